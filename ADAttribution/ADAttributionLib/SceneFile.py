@@ -1,0 +1,115 @@
+"""Writing and reading of scene files outside Slicer, with the MRML libraries of the slicer-core wheel. Needs no Qt.
+
+Inside Slicer, scenes are saved by Slicer itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import slicer
+import vtk
+
+from ADAttributionLib.SceneBuilder import addExplanation
+from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.scan_files import ITK_SUFFIXES, NIBABEL_SUFFIXES, file_suffix
+
+
+def newScene():
+    """Return an empty scene that knows the node types of this package, with colour nodes and a subject hierarchy."""
+    scene = slicer.vtkMRMLScene()
+    logics = [slicer.vtkMRMLApplicationLogic(), slicer.vtkMRMLColorLogic(), slicer.vtkSlicerSegmentationsModuleLogic()]
+    for logic in logics:
+        logic.SetMRMLScene(scene)
+    # The logics must live as long as the scene, which only refers to them.
+    _LOGICS[scene] = logics
+    return scene
+
+
+_LOGICS = {}
+
+
+def closeScene(scene):
+    """Release a scene made by :func:`newScene`."""
+    scene.Clear(True)
+    _LOGICS.pop(scene, None)
+
+
+def writeScene(explanation, path):
+    """Write an explanation as a Slicer scene (.mrb) that shows the first heatmap over the scan.
+
+    Raises OutputError when the MRML libraries report a problem.
+    """
+    target = Path(path)
+    scene = newScene()
+    try:
+        nodes = addExplanation(scene, explanation, scanName(explanation))
+        showOverlay(scene, nodes["scan"], next(iter(nodes["heatmaps"].values())))
+        # MRML writes silently to nowhere when a folder is missing.
+        if not target.parent.is_dir():
+            raise OutputError(f"The folder {target.parent} does not exist.")
+        messages = _errorsOf(lambda: scene.WriteToMRB(os.fspath(target)))
+        if messages or not target.is_file():
+            raise OutputError(f"The scene {target} could not be written: {messages or 'no file appeared'}")
+    finally:
+        closeScene(scene)
+    return target
+
+
+def scanName(explanation):
+    """Name of the scan for its nodes: the file's name without its suffix."""
+    source = Path(explanation.model_input.scan.source)
+    suffix = file_suffix(source, NIBABEL_SUFFIXES + ITK_SUFFIXES)
+    return source.name[: len(source.name) - len(suffix)] or "scan"
+
+
+def readScene(path):
+    """Read a scene file (.mrb) into a new scene.
+
+    Raises OutputError when it cannot be read.
+    """
+    scene = newScene()
+    with tempfile.TemporaryDirectory(prefix="ad-attribution-scene-") as folder:
+        # The archive is unpacked into a cache folder, which only Slicer's application sets up by itself.
+        cache = slicer.vtkCacheManager()
+        cache.SetRemoteCacheDirectory(folder)
+        dataIO = slicer.vtkDataIOManager()
+        dataIO.SetCacheManager(cache)
+        scene.SetCacheManager(cache)
+        scene.SetDataIOManager(dataIO)
+        messages = _errorsOf(lambda: scene.ReadFromMRB(os.fspath(path), True))
+    if messages or scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0:
+        closeScene(scene)
+        raise OutputError(f"The scene {path} could not be read: {messages or 'it holds no volume'}")
+    return scene
+
+
+def showOverlay(scene, scanNode, heatmapNode, opacity=0.85):
+    """Show a heatmap over a scan in all slice views of the scene, which are created where there are none."""
+    for color in ("Red", "Yellow", "Green"):
+        composite = scene.GetNodeByID(f"vtkMRMLSliceCompositeNode{color}")
+        if composite is None:
+            composite = slicer.vtkMRMLSliceCompositeNode()
+            composite.SetLayoutName(color)
+            composite.SetSingletonTag(color)
+            composite = scene.AddNode(composite)
+        composite.SetBackgroundVolumeID(scanNode.GetID())
+        composite.SetForegroundVolumeID(heatmapNode.GetID())
+        composite.SetForegroundOpacity(opacity)
+
+
+def _errorsOf(action):
+    """Run an action of the MRML libraries and return the error messages that VTK gave meanwhile."""
+    window = vtk.vtkStringOutputWindow()
+    previous = vtk.vtkOutputWindow.GetInstance()
+    vtk.vtkOutputWindow.SetInstance(window)
+    try:
+        succeeded = action()
+    finally:
+        vtk.vtkOutputWindow.SetInstance(previous)
+    errors = [line for line in window.GetOutput().splitlines() if line.startswith("ERROR")]
+    if not succeeded and not errors:
+        errors = ["the MRML library gave no reason"]
+    return "; ".join(errors)

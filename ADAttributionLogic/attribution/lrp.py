@@ -1,0 +1,264 @@
+"""Layer-wise relevance propagation: which rule at which layer, and the walk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ADAttributionLogic.attribution.lrp_rules import (
+    AlphaBetaRule,
+    ContributingRule,
+    EpsilonRule,
+    FlatRule,
+    GammaRule,
+    InheritRule,
+    Rule,
+    WSquareRule,
+    ZBoxRule,
+)
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method, Option, register
+from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.graph.layer_graph import LayerGraph
+from ADAttributionLogic.graph.operations import (
+    Activation,
+    Affine,
+    Convolution,
+    Dense,
+    Input,
+    Reshape,
+    Softmax,
+    WeightedOperation,
+)
+from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Which rule each kind of layer uses.
+
+    Attributes
+    ----------
+    first : Rule
+        Convolutions (or dense layers) that read the image.
+    convolution, dense : Rule
+    sums : Rule
+        Average pooling and residual additions.
+    scaling : Rule
+        Batch normalisation that is a layer of its own, and multiplication by constants.
+    """
+
+    first: Rule
+    convolution: Rule
+    dense: Rule
+    sums: Rule
+    scaling: Rule
+
+    def assign(self, graph: LayerGraph) -> dict[int, Rule]:
+        """Return the rule of every weighted layer."""
+        rules: dict[int, Rule] = {}
+        reading = _layers_that_read_the_image(graph)
+        for index, layer in enumerate(graph.layers):
+            operation = layer.operation
+            if isinstance(operation, WeightedOperation) and operation.one_to_one:
+                rules[index] = self.scaling
+            elif isinstance(operation, (Convolution, Dense)):
+                kind = self.convolution if isinstance(operation, Convolution) else self.dense
+                rules[index] = self.first if index in reading else kind
+            elif isinstance(operation, WeightedOperation):
+                rules[index] = self.sums
+        return rules
+
+
+def _layers_that_read_the_image(graph: LayerGraph) -> set[int]:
+    """Weighted layers with nothing but moving and scaling of voxels between them and the image."""
+    raw = {0}
+    reading: set[int] = set()
+    for index, layer in enumerate(graph.layers):
+        if isinstance(layer.operation, Input) or not set(layer.inputs) <= raw:
+            continue
+        if isinstance(layer.operation, WeightedOperation) and not layer.operation.one_to_one:
+            reading.add(index)
+        elif not isinstance(layer.operation, Activation):
+            raw.add(index)
+    return reading
+
+
+PRESETS = ("b-rule", "e-rule", "epsilon-plus-flat", "epsilon-gamma-box")
+
+
+def composite(options: Mapping[str, Any], image: Tensor) -> Composite:
+    """Make a composite from the options of the method ``lrp``.
+
+    ``b-rule`` and ``e-rule`` apply one rule everywhere, without biases (Böhle et al. 2019). ``epsilon-plus-flat`` and
+    ``epsilon-gamma-box`` use ε in dense layers, z⁺ or γ in convolutions, and flat or z-box in the first layer, with
+    biases (Montavon et al. 2019, Lapuschkin et al. 2019).
+    """
+    preset = options["rule"]
+    epsilon = float(options["epsilon"])
+    biased = preset.startswith("epsilon-") if options["bias"] == "preset" else options["bias"] == "absorbed"
+    low = float(image.min()) if options["low"] is None else float(options["low"])
+    high = float(image.max()) if options["high"] is None else float(options["high"])
+    dense: Rule = EpsilonRule(epsilon, absorb_bias=biased)
+    sums: Rule = EpsilonRule(epsilon)
+    if preset == "b-rule":
+        convolution: Rule = AlphaBetaRule(float(options["beta"]), epsilon, biased)
+        first = dense = convolution
+        sums = AlphaBetaRule(float(options["beta"]), epsilon)
+    elif preset == "e-rule":
+        exponent = options["exponent"]
+        convolution = EpsilonRule(epsilon, exponent, biased)
+        first = dense = convolution
+    elif preset == "epsilon-plus-flat":
+        convolution, first = AlphaBetaRule(0.0, epsilon, biased), FlatRule(epsilon)
+    else:
+        convolution, first = GammaRule(float(options["gamma"]), epsilon, biased), ZBoxRule(low, high, epsilon)
+    chosen_first = {
+        "preset": first,
+        "same": convolution,
+        "flat": FlatRule(epsilon),
+        "w-square": WSquareRule(epsilon),
+        "z-box": ZBoxRule(low, high, epsilon) if options["first_rule"] == "z-box" else first,
+    }[options["first_rule"]]
+    scaling: Rule = InheritRule() if options["batch_norm"] == "pass" else ContributingRule()
+    return Composite(chosen_first, convolution, dense, sums, scaling)
+
+
+class RelevanceRule(BackwardRule):
+    """LRP at each kind of layer; element-wise functions pass relevance through.
+
+    Parameters
+    ----------
+    rules : mapping of int to Rule
+        Of every weighted layer.
+    """
+
+    def __init__(self, rules: Mapping[int, Rule]) -> None:
+        self.rules = rules
+
+    def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
+        return relevance
+
+    def through_softmax(self, operation: Softmax, relevance: Tensor, output: Tensor) -> Tensor:
+        return relevance
+
+    def through_weighted(
+        self, layer: int, operation: WeightedOperation, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self.rules[layer].redistribute(operation, inputs, relevance)
+
+
+def negate_output(graph: LayerGraph) -> LayerGraph:
+    """Return the network whose single logit is −z, so that what speaks against z speaks for it.
+
+    Raises
+    ------
+    NetworkError
+        The logit does not come from a dense layer or convolution.
+    """
+    index = graph.output
+    while isinstance(graph.layers[index].operation, (Reshape, Affine)):
+        index = graph.layers[index].inputs[0]
+    operation = graph.layers[index].operation
+    if not isinstance(operation, (Convolution, Dense)) or any(
+        isinstance(layer.operation, Affine) for layer in graph.layers[index:]
+    ):
+        raise NetworkError(
+            f"LRP for class 0 of a single output needs a dense layer at the end, but found {graph.layers[index]}."
+        )
+    negated = replace(operation, weight=-operation.weight, bias=None if operation.bias is None else -operation.bias)
+    layers = list(graph.layers)
+    layers[index] = replace(layers[index], operation=negated)
+    return replace(graph, layers=tuple(layers))
+
+
+def _recording(job: Job) -> Recording:
+    folded = job.options["batch_norm"] == "fold"
+    if not job.decision.is_negated:
+        return job.evaluation.recording(folded)
+    return record(negate_output(job.evaluation.graph(folded)), job.evaluation.image, check=job.monitor.check)
+
+
+def _lrp(job: Job) -> MapResult:
+    recording = _recording(job)
+    rules = composite(job.options, job.evaluation.image).assign(recording.graph)
+    start = torch.zeros_like(recording.logits)
+    neuron = 0 if job.decision.head == "sigmoid" else job.decision.class_index
+    start[0, neuron] = job.decision.start_relevance
+    sums: dict[str, float] = {}
+
+    def observe(layer: str, relevance: Tensor) -> None:
+        sums[layer] = float(relevance.sum(dtype=torch.float64))
+
+    relevance = walk_back(recording, start, RelevanceRule(rules), observe=observe, check=job.monitor.check)
+    notes: tuple[str, ...] = ()
+    if job.options["rule"] == "b-rule" and job.options["beta"] == 0 and job.decision.start_relevance < 0:
+        notes = ("The start relevance is negative: the map shows what speaks for the class, with a negative sign.",)
+    return MapResult(relevance[0], job.decision.start_relevance, notes, sums)
+
+
+register(
+    Method(
+        "lrp",
+        "Layer-wise relevance propagation",
+        "How much did this voxel contribute to the decision? (Why does this person have AD?)",
+        "Bach et al. 2015, doi:10.1371/journal.pone.0130140; Böhle et al. 2019, doi:10.3389/fnagi.2019.00194",
+        _lrp,
+        (
+            Option(
+                "rule",
+                "b-rule",
+                "b-rule (αβ everywhere), e-rule (ε everywhere), epsilon-plus-flat or epsilon-gamma-box",
+                str,
+                PRESETS,
+            ),
+            Option(
+                "beta",
+                0.0,
+                "b-rule: weight of contributions against the class; α = 1 + β",
+                float,
+                minimum=0,
+                maximum=100,
+            ),
+            Option("epsilon", 1e-6, "stabiliser added to denominators", float, minimum=0, maximum=1e3),
+            Option("exponent", 1, "e-rule: power p of inputs and weights", float, minimum=1, maximum=9),
+            Option(
+                "gamma",
+                0.25,
+                "epsilon-gamma-box: extra weight of favourable contributions",
+                float,
+                minimum=0,
+                maximum=1e3,
+            ),
+            Option("low", None, "z-box: smallest possible voxel value (default: the image's)", float),
+            Option("high", None, "z-box: largest possible voxel value (default: the image's)", float),
+            Option(
+                "first_rule",
+                "preset",
+                "rule of the first layer: the preset's, the same as in other convolutions, flat, w-square or z-box",
+                str,
+                ("preset", "same", "flat", "w-square", "z-box"),
+            ),
+            Option(
+                "bias",
+                "preset",
+                "whether biases keep a share: ignored (b-rule, e-rule) or absorbed (epsilon-…)",
+                str,
+                ("preset", "ignored", "absorbed"),
+            ),
+            Option(
+                "batch_norm",
+                "fold",
+                "fold: merged into the layer before it; pass: relevance passes unchanged, as in the published code",
+                str,
+                ("fold", "pass"),
+            ),
+        ),
+        is_conserving=True,
+        starts_with_relevance=True,
+        needs_layers=True,
+    )
+)

@@ -1,0 +1,298 @@
+"""LRP's rules: how one weighted sum hands its relevance to its inputs.
+
+Each rule is a value with one method. ``z`` is what a rule divides by; where it is exactly 0, nothing contributed and
+the relevance is dropped (it then counts as unattributed). Biases take no part unless `absorb_bias` says so, as in
+Böhle et al.'s code; with it, a bias keeps its share of the relevance.
+
+References
+----------
+Bach et al. 2015, doi:10.1371/journal.pone.0130140 (ε, αβ). Montavon et al. 2017, doi:10.1016/j.patcog.2016.11.008
+(w², z-box). Lapuschkin et al. 2019, doi:10.1038/s41467-019-08987-4 (flat). Montavon et al. 2019, LNCS 11700, and
+Andéol et al. 2021, arXiv:2105.09636 (γ, and its form for inputs of either sign). Böhle et al. 2019,
+doi:10.3389/fnagi.2019.00194 (exponent p, rare neurons).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.graph.operations import WeightedOperation
+
+Tensors = tuple[Tensor, ...]
+
+
+class Rule(ABC):
+    """How a weighted operation redistributes relevance."""
+
+    @abstractmethod
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        """Return the relevance of each input.
+
+        Parameters
+        ----------
+        operation : WeightedOperation
+        inputs : tuple of Tensor
+        relevance : Tensor
+            Of the operation's output.
+        """
+
+
+@dataclass(frozen=True)
+class EpsilonRule(Rule):
+    """ε-rule: ``R_i = Σ_j x_i^p w_ij^p R_j / (z_j + ε·sign z_j)``, ``z_j = Σ_i x_i^p w_ij^p``.
+
+    Attributes
+    ----------
+    epsilon : float
+    exponent : int
+        p; 1 is the usual rule.
+    absorb_bias : bool
+        Whether ``z`` contains the bias (p = 1 only).
+    """
+
+    epsilon: float = 1e-6
+    exponent: int = 1
+    absorb_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.exponent != int(self.exponent) or self.exponent < 1:
+            raise UsageError(
+                f"The exponent p must be a whole number ≥ 1, but is {self.exponent:g}: fractional powers of negative "
+                "weights are not numbers."
+            )
+        if self.absorb_bias and self.exponent != 1:
+            raise UsageError("A bias can only take part with exponent 1.")
+
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        weight = operation.weight
+        if self.exponent != 1:
+            inputs, weight = tuple(x**self.exponent for x in inputs), weight**self.exponent
+        z = operation.map(inputs, weight)
+        if self.absorb_bias:
+            z = _add_bias(z, operation.shaped_bias(z))
+        shares = operation.transpose(_divide(relevance, z, self.epsilon), weight, _shapes(inputs))
+        return tuple(x * share for x, share in zip(inputs, shares, strict=True))
+
+
+@dataclass(frozen=True)
+class AlphaBetaRule(Rule):
+    """αβ-rule with α = 1 + β: positive contributions get 1 + β of the relevance, negative ones −β.
+
+    A *rare neuron*, to which only one sign contributes, hands everything to that sign, so that relevance is conserved
+    (for β = 0, what has no positive contribution is dropped).
+
+    Attributes
+    ----------
+    beta : float
+        0: only positive contributions (the z⁺-rule).
+    epsilon : float
+    absorb_bias : bool
+        Whether the bias takes part as a contribution of its sign.
+    """
+
+    beta: float = 0.0
+    epsilon: float = 1e-6
+    absorb_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < float("inf"):
+            raise UsageError(f"β must be ≥ 0, but is {self.beta:g} (0: positive contributions only; 1: α = 2, β = 1).")
+
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        positive, negative = operation.weight.clamp(min=0), operation.weight.clamp(max=0)
+        x_positive, x_negative = _split_by_sign(inputs)
+        helping: _Terms = [(x_positive, positive), (x_negative, negative)]
+        z_plus = self._bias_part(_sum_terms(operation, helping), operation, positive=True)
+        if self.beta == 0:
+            return _hand_out(operation, helping, _divide(relevance, z_plus, self.epsilon), inputs)
+        hindering: _Terms = [(x_positive, negative), (x_negative, positive)]
+        z_minus = self._bias_part(_sum_terms(operation, hindering), operation, positive=False)
+        # A rare neuron's z is scaled by the coefficient, which then cancels; before ε is added, so that it does fully.
+        rare = (z_plus == 0) | (z_minus == 0)
+        alpha_z = torch.where(rare, z_plus * (1 + self.beta), z_plus)
+        beta_z = torch.where(rare, z_minus * -self.beta, z_minus)
+        gain = _divide(relevance * (1 + self.beta), alpha_z, self.epsilon)
+        loss = _divide(relevance * -self.beta, beta_z, self.epsilon)
+        first = _hand_out(operation, helping, gain, inputs)
+        second = _hand_out(operation, hindering, loss, inputs)
+        return tuple(a + b for a, b in zip(first, second, strict=True))
+
+    def _bias_part(self, z: Tensor, operation: WeightedOperation, positive: bool) -> Tensor:
+        bias = operation.shaped_bias(z) if self.absorb_bias else None
+        if bias is None:
+            return z
+        return z + (bias.clamp(min=0) if positive else bias.clamp(max=0))
+
+
+@dataclass(frozen=True)
+class GammaRule(Rule):
+    """γ-rule: contributions of the output's own sign are weighted by 1 + γ.
+
+    For inputs ≥ 0 and an active neuron: ``R_i = Σ_j x_i (w_ij + γ w_ij⁺) R_j / z_j``. Inputs of either sign and
+    negative outputs are treated symmetrically (Andéol et al. 2021).
+
+    Attributes
+    ----------
+    gamma : float
+    epsilon : float
+    absorb_bias : bool
+    """
+
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+    absorb_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma < float("inf"):
+            raise UsageError(f"γ must be ≥ 0, but is {self.gamma:g}.")
+
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        weight = operation.weight
+        more_positive = weight + self.gamma * weight.clamp(min=0)
+        more_negative = weight + self.gamma * weight.clamp(max=0)
+        x_positive, x_negative = _split_by_sign(inputs)
+        output = _add_bias(operation.map(inputs, weight), operation.shaped_bias(relevance))
+        total: list[Tensor] | None = None
+        for sign in (1, -1):
+            chosen = (output * sign) > 0
+            if not bool(chosen.any()):
+                continue
+            favoured, other = (more_positive, more_negative) if sign > 0 else (more_negative, more_positive)
+            terms: _Terms = [(x_positive, favoured), (x_negative, other)]
+            z = _sum_terms(operation, terms)
+            bias = operation.shaped_bias(z) if self.absorb_bias else None
+            if bias is not None:
+                z = z + bias + self.gamma * (bias.clamp(min=0) if sign > 0 else bias.clamp(max=0))
+            parts = _hand_out(operation, terms, _divide(relevance * chosen, z, self.epsilon), inputs)
+            total = list(parts) if total is None else [a + b for a, b in zip(total, parts, strict=True)]
+        return tuple(torch.zeros_like(x) for x in inputs) if total is None else tuple(total)
+
+
+@dataclass(frozen=True)
+class ZBoxRule(Rule):
+    """z^B-rule for inputs known to lie in a box: ``z_j = Σ_i x_i w_ij − l w_ij⁺ − h w_ij⁻``.
+
+    Attributes
+    ----------
+    low, high : float
+        Smallest and largest possible value of the input.
+    epsilon : float
+    """
+
+    low: float
+    high: float
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise UsageError(f"The z-box needs low < high, but got {self.low:g} and {self.high:g}.")
+
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        weight = operation.weight
+        positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+        low = tuple(torch.full_like(x, self.low) for x in inputs)
+        high = tuple(torch.full_like(x, self.high) for x in inputs)
+        z = operation.map(inputs, weight) - operation.map(low, positive) - operation.map(high, negative)
+        share = _divide(relevance, z, self.epsilon)
+        shapes = _shapes(inputs)
+        parts = zip(
+            inputs,
+            operation.transpose(share, weight, shapes),
+            operation.transpose(share, positive, shapes),
+            operation.transpose(share, negative, shapes),
+            strict=True,
+        )
+        return tuple(x * plain - self.low * lower - self.high * upper for x, plain, lower, upper in parts)
+
+
+@dataclass(frozen=True)
+class WSquareRule(Rule):
+    """w²-rule: relevance in proportion to the squared weights, whatever the inputs."""
+
+    epsilon: float = 1e-6
+
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        return _by_weight(operation, operation.weight**2, inputs, relevance, self.epsilon)
+
+
+@dataclass(frozen=True)
+class FlatRule(Rule):
+    """Flat rule: relevance in equal parts to all inputs of a window."""
+
+    epsilon: float = 1e-6
+
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        return _by_weight(operation, torch.ones_like(operation.weight), inputs, relevance, self.epsilon)
+
+
+@dataclass(frozen=True)
+class InheritRule(Rule):
+    """For one-to-one operations: the only input inherits the relevance, whatever its value."""
+
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        return (relevance,)
+
+
+@dataclass(frozen=True)
+class ContributingRule(Rule):
+    """For one-to-one operations: the only input inherits the relevance if it contributed (its product is not 0)."""
+
+    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+        return (relevance * (operation.map(inputs, operation.weight) != 0),)
+
+
+_Terms = list[tuple[Tensors | None, Tensor]]
+
+
+def _shapes(inputs: Tensors) -> tuple[torch.Size, ...]:
+    return tuple(x.shape for x in inputs)
+
+
+def _divide(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """``R / (z + ε·sign z)``, and 0 where z is 0."""
+    stabilised = z + torch.sign(z) * epsilon
+    return torch.where(z == 0, torch.zeros_like(relevance), relevance / stabilised.masked_fill_(z == 0, 1.0))
+
+
+def _add_bias(z: Tensor, bias: Tensor | None) -> Tensor:
+    return z if bias is None else z + bias
+
+
+def _split_by_sign(inputs: Tensors) -> tuple[Tensors | None, Tensors | None]:
+    """Positive and negative parts of the inputs; None for a part that is 0 everywhere (after a ReLU, the negative)."""
+    positive: Tensors | None = inputs
+    negative: Tensors | None = None
+    if any(bool((x < 0).any()) for x in inputs):
+        positive = tuple(x.clamp(min=0) for x in inputs)
+        negative = tuple(x.clamp(max=0) for x in inputs)
+    return positive, negative
+
+
+def _sum_terms(operation: WeightedOperation, terms: _Terms) -> Tensor:
+    values = [operation.map(inputs, weight) for inputs, weight in terms if inputs is not None]
+    return values[0] if len(values) == 1 else values[0] + values[1]
+
+
+def _hand_out(operation: WeightedOperation, terms: _Terms, share: Tensor, like: Tensors) -> Tensors:
+    """``Σ_terms x ⊙ mapᵀ(share)``."""
+    total: list[Tensor] | None = None
+    for inputs, weight in terms:
+        if inputs is None:
+            continue
+        parts = [x * part for x, part in zip(inputs, operation.transpose(share, weight, _shapes(like)), strict=True)]
+        total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
+    assert total is not None
+    return tuple(total)
+
+
+def _by_weight(
+    operation: WeightedOperation, weight: Tensor, inputs: Tensors, relevance: Tensor, epsilon: float
+) -> Tensors:
+    ones = tuple(torch.ones_like(x) for x in inputs)
+    z = operation.map(ones, weight)
+    return operation.transpose(_divide(relevance, z, epsilon), weight, _shapes(inputs))

@@ -1,0 +1,304 @@
+"""The list of attribution methods, their options, and the one function that runs them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.result import Attribution
+from ADAttributionLogic.attribution.target import Decision, Target
+from ADAttributionLogic.device import describe_device, is_out_of_memory
+from ADAttributionLogic.errors import NetworkError, UnknownNameError, UsageError
+from ADAttributionLogic.monitor import Monitor
+
+OptionValue = float | int | bool | str | None
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of a method.
+
+    Attributes
+    ----------
+    name : str
+    default : float, int, bool, str or None
+    help : str
+    kind : type
+        float, int, bool or str.
+    choices : tuple of str
+        Allowed values of a str.
+    minimum, maximum : float
+        Allowed range of a number.
+    """
+
+    name: str
+    default: OptionValue
+    help: str
+    kind: type
+    choices: tuple[str, ...] = ()
+    minimum: float = -math.inf
+    maximum: float = math.inf
+
+    def check(self, method: str, value: Any) -> OptionValue:
+        """Return the value in the option's type.
+
+        Raises
+        ------
+        UsageError
+            Wrong type, outside the range, or not among the choices.
+        """
+        what = f"Option {self.name} of {method}"
+        if value is None and self.default is None:
+            return None
+        if self.choices:
+            if value not in self.choices:
+                raise UnknownNameError(f"value for option {self.name} of {method}", str(value), self.choices)
+            return str(value)
+        if self.kind is bool or isinstance(value, bool):
+            if self.kind is not bool or not isinstance(value, bool):
+                raise UsageError(f"{what} must be of type {self.kind.__name__}, but is {value!r}.")
+            return value
+        if self.kind in (int, float):
+            if (
+                not isinstance(value, (int, float))
+                or (self.kind is int and value != int(value))
+                or not math.isfinite(value)
+            ):
+                raise UsageError(f"{what} must be a {'whole ' if self.kind is int else ''}number, but is {value!r}.")
+            if not self.minimum <= value <= self.maximum:
+                raise UsageError(f"{what} must be between {self.minimum:g} and {self.maximum:g}, but is {value:g}.")
+            return int(value) if self.kind is int else float(value)
+        return str(value)
+
+
+@dataclass(frozen=True, eq=False)
+class MapResult:
+    """What a method's function returns.
+
+    Attributes
+    ----------
+    values : Tensor, shape (C, …)
+    to_attribute : float or None
+        None: the score.
+    notes, relevance_by_layer
+        See :class:`Attribution`.
+    """
+
+    values: Tensor
+    to_attribute: float | None = None
+    notes: tuple[str, ...] = ()
+    relevance_by_layer: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that a method's function gets.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+    decision : Decision
+    options : mapping
+        Complete and checked.
+    monitor : Monitor
+    regions : Tensor or None
+        Label per voxel (…), int, for methods that work by region.
+    """
+
+    evaluation: Evaluation
+    decision: Decision
+    options: Mapping[str, Any]
+    monitor: Monitor
+    regions: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A registered method.
+
+    Attributes
+    ----------
+    name, title : str
+    summary : str
+        One sentence: which question the map answers.
+    source : str
+        Paper.
+    run : callable
+    options : tuple of Option
+    is_conserving : bool
+        Whether Σ relevance should equal what is to be attributed.
+    is_signed : bool
+        Whether the map has negative values.
+    starts_with_relevance : bool
+        Whether it hands out a start relevance (LRP), which the start ``unit`` sets to 1; the maps of other methods
+        are then scaled to Σ|R| = 1.
+    needs_layers, needs_regions : bool
+    """
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    run: Callable[[Job], MapResult] = field(repr=False)
+    options: tuple[Option, ...] = ()
+    is_conserving: bool = False
+    is_signed: bool = True
+    starts_with_relevance: bool = False
+    needs_layers: bool = False
+    needs_regions: bool = False
+
+    def complete(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:
+        """Check options and add the defaults.
+
+        Raises
+        ------
+        UnknownNameError, UsageError
+        """
+        known = {option.name: option for option in self.options}
+        for name in given:
+            if name not in known:
+                raise UnknownNameError(f"option of {self.name}", name, known)
+        return {name: option.check(self.name, given.get(name, option.default)) for name, option in known.items()}
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Add a method to the list."""
+    if method.name in _METHODS:
+        raise ValueError(f"There is already a method {method.name}.")
+    _METHODS[method.name] = method
+    return method
+
+
+def available_methods() -> tuple[Method, ...]:
+    """All methods, in the order in which they were registered."""
+    return tuple(_METHODS.values())
+
+
+def get_method(name: str) -> Method:
+    """Return a method by name.
+
+    Raises
+    ------
+    UnknownNameError
+    """
+    if name not in _METHODS:
+        raise UnknownNameError("method", name, _METHODS)
+    return _METHODS[name]
+
+
+def attribute(
+    evaluation: Evaluation,
+    method: str | Method,
+    target: Target | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    monitor: Monitor | None = None,
+    regions: Tensor | None = None,
+) -> Attribution:
+    """Explain an image.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Network and image. Where several methods explain the same image, share it: the forward pass is done once.
+    method : str or Method
+    target : Target, optional
+        The most probable class's probability by default.
+    options : mapping, optional
+        Of the method.
+    monitor : Monitor, optional
+    regions : Tensor, optional
+        Labels (…) of the voxels, for methods by region.
+
+    Returns
+    -------
+    Attribution
+        When the GPU's memory does not suffice, computed on the CPU, with a note that says so.
+
+    Raises
+    ------
+    UnknownNameError, UsageError, NetworkError, Cancelled
+    """
+    chosen = get_method(method) if isinstance(method, str) else method
+    complete = chosen.complete(options or {})
+    if chosen.needs_layers and evaluation.is_opaque:
+        evaluation.network.layers  # noqa: B018 (raises, saying which methods remain)
+    if chosen.needs_regions and regions is None:
+        raise UsageError(f"{chosen.title} needs an atlas: its maps are per region.")
+    target, monitor = target or Target(), monitor or Monitor()
+    started = time.perf_counter()
+    notes: tuple[str, ...] = ()
+    try:
+        result, decision = _run(evaluation, chosen, target, complete, monitor, regions)
+    except RuntimeError as cause:
+        if evaluation.device.type == "cpu" or not is_out_of_memory(cause):
+            raise
+        notes = (f"{describe_device(evaluation.device)} ran out of memory; {chosen.title} was computed on the CPU.",)
+        evaluation = Evaluation(evaluation.network, evaluation.image.cpu(), torch.device("cpu"), monitor)
+        result, decision = _run(evaluation, chosen, target, complete, monitor, regions)
+    return _finish(chosen, complete, evaluation, decision, result, notes, time.perf_counter() - started)
+
+
+def _run(
+    evaluation: Evaluation,
+    method: Method,
+    target: Target,
+    options: Mapping[str, OptionValue],
+    monitor: Monitor,
+    regions: Tensor | None,
+) -> tuple[MapResult, Decision]:
+    monitor.report(0.0, method.title)
+    decision = evaluation.decision(target)
+    result = method.run(Job(evaluation, decision, options, monitor, regions))
+    if evaluation.device.type == "cuda":
+        torch.cuda.synchronize(evaluation.device)
+    return result, decision
+
+
+def _finish(
+    method: Method,
+    options: Mapping[str, OptionValue],
+    evaluation: Evaluation,
+    decision: Decision,
+    result: MapResult,
+    notes: tuple[str, ...],
+    seconds: float,
+) -> Attribution:
+    values = result.values.detach()
+    if not bool(torch.isfinite(values).all()):
+        raise NetworkError(
+            f"{method.title} gave NaN or infinite relevance. The network's weights or activations are not finite, or a "
+            "stabiliser (ε) is too small."
+        )
+    to_attribute = decision.score if result.to_attribute is None else result.to_attribute
+    if decision.start == "unit" and not method.starts_with_relevance:
+        total = float(values.double().abs().sum()) or 1.0
+        values, to_attribute = values / total, to_attribute / total
+    relevance_sum = float(values.double().sum())
+    return Attribution(
+        values=values.cpu().numpy(),
+        method=method.name,
+        options=options,
+        class_index=decision.class_index,
+        start=decision.start,
+        score=decision.score,
+        to_attribute=to_attribute,
+        relevance_sum=relevance_sum,
+        unattributed=to_attribute - relevance_sum,
+        is_conserving=method.is_conserving,
+        probabilities=tuple(float(p) for p in decision.probabilities[0]),
+        device=describe_device(evaluation.device),
+        seconds=seconds,
+        notes=notes + result.notes,
+        relevance_by_layer=result.relevance_by_layer,
+    )

@@ -1,0 +1,89 @@
+"""What a method returns: the map, and what is needed to judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """A heatmap on the network's grid.
+
+    Attributes
+    ----------
+    values : ndarray, shape (C, …), float32
+        Relevance per channel and voxel.
+    method : str
+        Name of the method.
+    options : mapping
+        All options, defaults included.
+    class_index : int
+        The explained class.
+    start : str
+        The explained quantity: ``"probability"``, ``"logit"`` or ``"unit"`` (:class:`~.target.Target`).
+    score : float
+        Its value for this image (for ``unit``: the logit).
+    to_attribute : float
+        How much the method sets out to distribute over the voxels: the start relevance of LRP, the score minus that of
+        the baseline for integrated gradients, the score for all others.
+    relevance_sum : float
+        Σ of all values (float64).
+    unattributed : float
+        ``to_attribute − relevance_sum``: what did not reach the image (biases, zero voxels, stabilisers).
+    is_conserving : bool
+        Whether the method aims at ``unattributed = 0``; for others the number says little.
+    probabilities : tuple of float
+        The network's probability of each class.
+    device : str
+    seconds : float
+    notes : tuple of str
+        What a user should know: a fallback to the CPU, an approximation, a stopped refinement.
+    relevance_by_layer : mapping
+        For LRP: Σ relevance at the output of each block of layers, by layer name.
+    """
+
+    values: npt.NDArray[np.float32]
+    method: str
+    options: Mapping[str, Any]
+    class_index: int
+    start: str
+    score: float
+    to_attribute: float
+    relevance_sum: float
+    unattributed: float
+    is_conserving: bool
+    probabilities: tuple[float, ...]
+    device: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    relevance_by_layer: Mapping[str, float] | None = None
+
+    @property
+    def heatmap(self) -> npt.NDArray[np.float32]:
+        """Relevance per voxel: the sum over channels."""
+        if self.values.shape[0] == 1:
+            return np.asarray(self.values[0])
+        return np.asarray(self.values.sum(axis=0, dtype=np.float32))
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the map, as plain values for provenance."""
+        return {
+            "method": self.method,
+            "options": dict(self.options),
+            "class_index": self.class_index,
+            "start": self.start,
+            "score": self.score,
+            "to_attribute": self.to_attribute,
+            "relevance_sum": self.relevance_sum,
+            "unattributed": self.unattributed,
+            "is_conserving": self.is_conserving,
+            "device": self.device,
+            "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
+            **({"relevance_by_layer": dict(self.relevance_by_layer)} if self.relevance_by_layer else {}),
+        }

@@ -1,0 +1,118 @@
+"""What is explained: a class, and which quantity of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.graph.layer_graph import Head, class_probabilities
+
+Start = Literal["probability", "logit", "unit"]
+STARTS: tuple[Start, ...] = get_args(Start)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to explain.
+
+    Attributes
+    ----------
+    class_index : int or None
+        None: the class that the network finds most probable.
+    start : {"probability", "logit", "unit"}
+        * ``probability``: the class's probability. LRP starts with it (so that ΣR ≤ P(class), as published, and a
+          scan that the network thinks unlikely gets little relevance); gradients and occlusion are of it.
+        * ``logit``: the class's score before the softmax, which does not saturate.
+        * ``unit``: as the logit, but with a start relevance of 1 (LRP) or scaled to Σ|R| = 1 (other methods), so that
+          maps of different scans and networks can be compared whatever the scores were.
+    """
+
+    class_index: int | None = None
+    start: Start = "probability"
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise UsageError(f"The start must be one of {', '.join(STARTS)}, not {self.start!r}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What the network says about one image, and which class of it is explained.
+
+    Attributes
+    ----------
+    logits : Tensor, shape (1, K)
+    head : {"softmax", "sigmoid"}
+    class_index : int
+    start : {"probability", "logit", "unit"}
+    """
+
+    logits: Tensor
+    head: Head
+    class_index: int
+    start: Start
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Class probabilities (1, classes)."""
+        return class_probabilities(self.logits, self.head)
+
+    @property
+    def is_negated(self) -> bool:
+        """Whether the class is the absence of what a single sigmoid output stands for, so that its logit is −z."""
+        return self.head == "sigmoid" and self.class_index == 0
+
+    def score_of(self, logits: Tensor) -> Tensor:
+        """The explained quantity (N,) for other logits (N, K); that of ``unit`` is the logit."""
+        if self.start == "probability":
+            return class_probabilities(logits, self.head)[:, self.class_index]
+        if self.head == "sigmoid":
+            return -logits[:, 0] if self.is_negated else logits[:, 0]
+        return logits[:, self.class_index]
+
+    @property
+    def score(self) -> float:
+        """The explained quantity for the image."""
+        return float(self.score_of(self.logits)[0])
+
+    @property
+    def start_relevance(self) -> float:
+        """What LRP starts with."""
+        return 1.0 if self.start == "unit" else self.score
+
+    def gradient_at_logits(self, logits: Tensor) -> Tensor:
+        """Derivative of the explained quantity with respect to the logits (N, K), in closed form."""
+        if self.head == "sigmoid":
+            sign = -1.0 if self.is_negated else 1.0
+            if self.start == "probability":
+                return sign * torch.sigmoid(logits) * torch.sigmoid(-logits)
+            return torch.full_like(logits, sign)
+        one_hot = torch.zeros_like(logits)
+        one_hot[:, self.class_index] = 1
+        if self.start != "probability":
+            return one_hot
+        p = torch.softmax(logits, dim=1)
+        return p[:, self.class_index : self.class_index + 1] * (one_hot - p)
+
+
+def decide(logits: Tensor, head: Head, target: Target, class_count: int) -> Decision:
+    """Resolve a target for one image's logits (1, K).
+
+    Raises
+    ------
+    UsageError
+        A class that the network does not have.
+    """
+    if target.class_index is None:
+        index = int(class_probabilities(logits, head)[0].argmax())
+    elif 0 <= target.class_index < class_count:
+        index = target.class_index
+    else:
+        raise UsageError(
+            f"The network has {class_count} classes (0 to {class_count - 1}); there is no class {target.class_index}."
+        )
+    return Decision(logits, head, index, target.start)

@@ -1,0 +1,445 @@
+"""The command line: ``ad-attribution explain | simulate | methods | atlases | models``.
+
+Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ADAttributionLogic import __version__
+from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError
+
+if TYPE_CHECKING:
+    from ADAttributionLogic.attribution.registry import Option
+    from ADAttributionLogic.explain import Explanation, MethodRequest
+    from ADAttributionLogic.monitor import Monitor
+    from ADAttributionLogic.networks.packages import Model
+
+EXIT_CODES = {
+    0: "done",
+    1: "an error inside the program (please report it)",
+    2: "wrong usage: an unknown option, method, model or atlas, or a value out of range",
+    3: "the scan cannot be read or used",
+    4: "the network, its weights or its package cannot be used",
+    5: "the atlas cannot be read or used",
+    6: "the output cannot be written, or would overwrite something",
+    130: "cancelled",
+}
+
+#: Entry points of functions (Explanation, Path) → file; ADAttributionLib registers the one for MRML scenes.
+SCENE_WRITERS = "ad_attribution.scene_writers"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Only 'explain' needs the methods' options, and importing the methods imports torch, which takes seconds.
+    parser = _parser(with_method_options=arguments[:1] == ["explain"])
+    options = parser.parse_args(arguments)
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except ADAttributionError as error:
+        print(f"ad-attribution: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("ad-attribution: cancelled; nothing was kept.", file=sys.stderr)
+        return Cancelled.exit_code
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has gone; that is no error.
+        sys.stderr.close()
+        return 0
+
+
+def _parser(with_method_options: bool) -> argparse.ArgumentParser:
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = argparse.ArgumentParser(
+        prog="ad-attribution",
+        description="Show which brain regions made a CNN decide as it did on a T1 MRI scan. "
+        "Research software, not for clinical use.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_explain(commands, with_method_options)
+    _add_simulate(commands)
+    for name, run, help_text in (
+        ("methods", _list_methods, "list the attribution methods and their options"),
+        ("atlases", _list_atlases, "list the atlases and groupings"),
+        ("models", _list_models, "list the models that ship, with what they were trained on"),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument("--json", action="store_true", help="as JSON")
+        command.set_defaults(run=run)
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------------------ explain
+
+
+def _add_explain(commands: Any, with_method_options: bool) -> None:
+    command = commands.add_parser(
+        "explain",
+        help="explain a network's decision on a scan",
+        description="Explain a network's decision on a scan: heatmaps, region tables, a figure, a Slicer scene.",
+        epilog="The options of each method are listed by 'ad-attribution methods'; give them as --METHOD-OPTION VALUE, "
+        "e.g. --lrp-beta 0.5 --occlusion-size 16.",
+    )
+    command.add_argument(
+        "scan", metavar="SCAN", help="T1 scan: NIfTI, MGH, NRRD or MetaImage file, or a folder with one DICOM series"
+    )
+    command.add_argument(
+        "--model",
+        default="simulated-atrophy",
+        help="name, package folder, state dict (.pt), .pt2 or TorchScript (default: %(default)s)",
+    )
+    command.add_argument(
+        "--method", action="append", dest="methods", metavar="METHOD", help="may be repeated (default: lrp)"
+    )
+    command.add_argument(
+        "--atlas", default="aal", help="name or label file; 'none' for no tables (default: %(default)s)"
+    )
+    command.add_argument(
+        "--atlas-names",
+        metavar="FILE",
+        help="region names of a label file (CSV, TSV, FreeSurfer LUT, ITK-SNAP, SPM XML)",
+    )
+    command.add_argument(
+        "--grouping", metavar="NAME", help="merge regions: a name from 'ad-attribution atlases', or a JSON file"
+    )
+    command.add_argument(
+        "--target",
+        default="positive",
+        help="class to explain: positive, predicted, a name or number (default: %(default)s)",
+    )
+    command.add_argument(
+        "--start",
+        default="probability",
+        choices=("probability", "logit", "unit"),
+        help="quantity to explain (default: %(default)s)",
+    )
+    command.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder for the results; must not exist")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier result of this program")
+    command.add_argument("--replace-non-finite", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
+    command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
+    command.add_argument("--no-figure", action="store_true", help="write no figure")
+    command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
+    command.add_argument("--top", type=int, default=10, metavar="N", help="regions to print (default: %(default)s)")
+    bare = command.add_argument_group("for models that are bare files")
+    bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images (TorchScript does not say)")
+    bare.add_argument("--normalisation", choices=("none", "min-max", "z-score"), help="of the intensities")
+    bare.add_argument(
+        "--gives-probabilities", action="store_true", help="a TorchScript network returns probabilities, not logits"
+    )
+    if with_method_options:
+        _add_method_options(command)
+    command.set_defaults(run=_explain)
+
+
+def _add_method_options(command: Any) -> None:
+    """One command line option per method option."""
+    from ADAttributionLogic import attribution  # noqa: F401
+    from ADAttributionLogic.attribution.registry import available_methods
+
+    for method in available_methods():
+        if not method.options:
+            continue
+        group = command.add_argument_group(f"options of {method.name}")
+        for option in method.options:
+            _add_method_option(group, method.name, option)
+
+
+def _add_method_option(group: Any, method: str, option: Option) -> None:
+    flag = f"--{method}-{option.name.replace('_', '-')}"
+    dest = f"{method}.{option.name}"
+    default = "" if option.default is None else f" (default: {option.default})"
+    help_text = f"{option.help}{default}".replace("%", "%%")
+    if option.kind is bool:
+        group.add_argument(flag, dest=dest, action="store_true", default=None, help=help_text)
+    else:
+        metavar = "|".join(option.choices) if option.choices else option.name.upper()
+        group.add_argument(
+            flag, dest=dest, type=option.kind if not option.choices else str, metavar=metavar, help=help_text
+        )
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.report.result_folder import FIGURE_FILE, SCENE_FILE, check_output_folder, write_explanation
+
+    check_output_folder(options.out, options.overwrite)
+    requests = _requests(options)
+    with _Progress() as monitor:
+        explanation = _compute(options, requests, monitor)
+        for note in _notes(explanation):
+            print(f"note: {note}", file=sys.stderr)
+        with monitor.stage(0.8, 1.0) as part:
+            scene_writer = None if options.no_scene else _scene_writer()
+            folder = write_explanation(
+                explanation,
+                options.out,
+                overwrite=options.overwrite,
+                figure=not options.no_figure,
+                scene_writer=scene_writer,
+                monitor=part,
+            )
+    _print_result(explanation, options.top)
+    print(f"\nResults: {folder}")
+    for name, what in ((FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
+        if (folder / name).exists():
+            print(f"  {what}: {folder / name}")
+    for name, what in (("heatmaps", "heatmaps"), ("tables", "tables")):
+        if (folder / name).exists():
+            print(f"  {what}: {folder / name}")
+    return 0
+
+
+def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], monitor: Monitor) -> Explanation:
+    from ADAttributionLogic.atlas.library import load_atlas
+    from ADAttributionLogic.explain import explain
+    from ADAttributionLogic.scan_files import read_scan
+
+    monitor.report(0.0, "reading the scan")
+    scan = read_scan(options.scan, options.series_uid)
+    monitor.report(0.02, "loading the model")
+    model = _load_model(options)
+    atlas = None
+    if options.atlas != "none":
+        atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
+    with monitor.stage(0.05, 0.8) as part:
+        return explain(
+            scan,
+            model,
+            requests,
+            atlas=atlas,
+            target=options.target,
+            start=options.start,
+            device=options.device,
+            replace_non_finite=options.replace_non_finite,
+            monitor=part,
+        )
+
+
+def _requests(options: argparse.Namespace) -> list[MethodRequest]:
+    from ADAttributionLogic.attribution.registry import get_method
+    from ADAttributionLogic.explain import MethodRequest
+
+    names = list(dict.fromkeys(options.methods or ["lrp"]))
+    requests = []
+    for name in names:
+        given = {option.name: getattr(options, f"{name}.{option.name}", None) for option in get_method(name).options}
+        requests.append(MethodRequest(name, {key: value for key, value in given.items() if value is not None}))
+    for key, value in vars(options).items():
+        method = key.split(".")[0]
+        if "." in key and value is not None and method not in names:
+            raise UsageError(
+                f"Option --{key.replace('.', '-').replace('_', '-')} was given, but not --method {method}."
+            )
+    return requests
+
+
+def _load_model(options: argparse.Namespace) -> Model:
+    from ADAttributionLogic.networks.loading import load_model
+    from ADAttributionLogic.preprocessing.normalisation import Normalisation
+
+    shape = None
+    if options.shape:
+        numbers = options.shape.replace("x", ",").split(",")
+        if len(numbers) != 3 or not all(n.strip().isdigit() for n in numbers):
+            raise UsageError(f"--shape must be three whole numbers such as 193,229,193, but is {options.shape!r}.")
+        shape = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
+    normalisation = Normalisation(options.normalisation) if options.normalisation else None
+    return load_model(
+        options.model, shape=shape, normalisation=normalisation, gives_probabilities=options.gives_probabilities
+    )
+
+
+def _scene_writer() -> Callable[[Explanation, Path], Any] | None:
+    """The function that writes Slicer scenes, from the package that may import Slicer's libraries."""
+    why = "this package is not installed with pip"
+    for entry in entry_points(group=SCENE_WRITERS):
+        try:
+            writer: Callable[[Explanation, Path], Any] = entry.load()
+            return writer
+        except ImportError as cause:
+            why = f"{cause}; pip install ad-attribution[headless]"
+    print(f"note: no Slicer scene is written ({why})", file=sys.stderr)
+    return None
+
+
+def _notes(explanation: Explanation) -> list[str]:
+    notes = list(explanation.provenance["notes"])
+    for heatmap in explanation.heatmaps:
+        notes += [f"{heatmap.name}: {note}" for note in heatmap.attribution.notes]
+    return notes
+
+
+def _print_result(explanation: Explanation, top: int) -> None:
+    chances = ", ".join(f"P({name}) = {p:.4f}" for name, p in explanation.probabilities.items())
+    print(f"{explanation.model.title}: {chances}; explained class: {explanation.target_class}")
+    for heatmap in explanation.heatmaps:
+        result = heatmap.attribution
+        line = f"\n{heatmap.method.title}: Σ relevance {result.relevance_sum:.4g}"
+        if result.is_conserving:
+            line += f" of {result.to_attribute:.4g} (unattributed {result.unattributed:.3g})"
+        print(f"{line}, {result.seconds:.1f} s on {result.device}")
+        if heatmap.table is None:
+            continue
+        print(f"  {'rank':>4}  {'region':40} {'density/mm³':>12} {'sum':>10} {'share':>7}")
+        for row in heatmap.table.ranked("density_rank")[: max(top, 0)]:
+            numbers = f"{row['density']:>12.3e} {row['sum']:>10.3e} {row['share']:>7.1%}"
+            print(f"  {row['density_rank']:>4}  {row['name']:40.40} {numbers}")
+
+
+class _Progress:
+    """A progress bar on stderr, and Ctrl-C as cancellation between two steps."""
+
+    def __enter__(self) -> Monitor:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        from ADAttributionLogic.monitor import Monitor
+
+        self._cancelled = False
+        self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar.start()
+        task = self._bar.add_task("starting", total=1.0)
+        return Monitor(
+            lambda fraction, text: self._bar.update(task, completed=fraction, description=text), lambda: self._cancelled
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _interrupt(self, *_: object) -> None:
+        if self._cancelled:  # a second Ctrl-C does not wait for the current step
+            raise KeyboardInterrupt
+        self._cancelled = True
+
+
+# ----------------------------------------------------------------------------------------------------------- simulate
+
+
+def _add_simulate(commands: Any) -> None:
+    command = commands.add_parser(
+        "simulate",
+        help="make a simulated scan with known atrophy",
+        description="Deform the ICBM152 template brain into a simulated subject, with its ground truth. "
+        "Not a model of any disease.",
+    )
+    command.add_argument(
+        "--class",
+        dest="label",
+        default="AD",
+        choices=("AD", "CN"),
+        help="with or without atrophy (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=1, help="different seeds give different subjects (default: %(default)s)"
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist")
+    command.add_argument("--displacement", action="store_true", help="write the whole displacement field too (100 MB)")
+    command.set_defaults(run=_simulate)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
+    from ADAttributionLogic.simulation.subject import CONTROL, PATIENT, draw_parameters, simulate_subject
+    from ADAttributionLogic.simulation.subject_files import write_subject
+
+    if options.seed < 0:
+        raise UsageError(f"--seed must be 0 or more, but is {options.seed}.")
+    label = PATIENT if options.label == "AD" else CONTROL
+    subject = simulate_subject(icbm152_anatomy(), draw_parameters(label, options.seed))
+    folder = write_subject(subject, options.out, displacement=options.displacement)
+    for name, change in subject.volume_change.items():
+        print(f"{name:35} {change:+.1%}")
+    print(f"\nSimulated subject: {folder / 'scan.nii.gz'}")
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- lists
+
+
+def _list_methods(options: argparse.Namespace) -> int:
+    from ADAttributionLogic import attribution  # noqa: F401
+    from ADAttributionLogic.attribution.registry import available_methods
+
+    if options.json:
+        return _print_json([_method_entry(method) for method in available_methods()])
+    for method in available_methods():
+        print(f"{method.name:22} {method.title}\n{'':22} {method.summary}\n{'':22} {method.source}")
+        if method.needs_layers:
+            print(f"{'':22} needs the network's layers (not for TorchScript)")
+        for option in method.options:
+            default = "" if option.default is None else f" (default {option.default})"
+            print(f"{'':24} --{method.name}-{option.name.replace('_', '-')}: {option.help}{default}")
+        print()
+    return 0
+
+
+def _method_entry(method: Any) -> dict[str, Any]:
+    options = [
+        {"name": o.name, "default": o.default, "help": o.help, "type": o.kind.__name__, "choices": list(o.choices)}
+        for o in method.options
+    ]
+    plain = {
+        key: getattr(method, key)
+        for key in ("name", "title", "summary", "source", "is_conserving", "needs_layers", "needs_regions")
+    }
+    return {**plain, "options": options}
+
+
+def _list_atlases(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.atlas.library import available_atlases, available_groupings
+
+    entries = [
+        {"name": e.name, "title": e.title, "groupings": list(e.groupings), "licence": e.licence}
+        for e in available_atlases()
+    ]
+    if options.json:
+        return _print_json({"atlases": entries, "groupings": list(available_groupings())})
+    for entry in entries:
+        groupings = f"groupings: {', '.join(entry['groupings'])}"
+        _print_entry(str(entry["name"]), entry["title"], f"licence: {entry['licence']}", groupings)
+    print(f"All groupings: {', '.join(available_groupings())}")
+    print("A label file (NIfTI, MGH, NRRD, MetaImage) with --atlas-names works as well.")
+    return 0
+
+
+def _list_models(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.networks.packages import available_models, read_card
+
+    cards = [(folder, read_card(folder)) for folder in available_models()]
+    if options.json:
+        return _print_json([{**card, "folder": str(folder)} for folder, card in cards])
+    for _, card in cards:
+        use = f"use: {card['intended_use']}"
+        _print_entry(card["name"], card["title"], f"trained on: {card['training']['data']}", use)
+    return 0
+
+
+def _print_entry(name: str, *lines: object) -> None:
+    print(f"{name:20} " + f"\n{'':20} ".join(map(str, lines)) + "\n")
+
+
+def _print_json(document: Any) -> int:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""The main job in one function: a scan, a network, methods and an atlas in; heatmaps and region tables out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic import provenance
+from ADAttributionLogic.atlas.atlas import Atlas
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.registry import Method, attribute, get_method
+from ADAttributionLogic.attribution.result import Attribution
+from ADAttributionLogic.attribution.target import Start, Target
+from ADAttributionLogic.device import choose_device, describe_device, is_out_of_memory
+from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
+from ADAttributionLogic.relevance.region_table import RegionTable, index_regions, region_table
+from ADAttributionLogic.volume import Volume
+
+
+@dataclass(frozen=True)
+class MethodRequest:
+    """A method to run, with those of its options that are not the default."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """One method's result.
+
+    Attributes
+    ----------
+    name : str
+        Unique in its explanation: the method, with ``-2`` … when it was asked for several times.
+    method : Method
+    attribution : Attribution
+    volume : Volume
+        float32, on the network's grid.
+    table : RegionTable or None
+        None without an atlas.
+    """
+
+    name: str
+    method: Method
+    attribution: Attribution
+    volume: Volume
+    table: RegionTable | None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """All that :func:`explain` found.
+
+    Attributes
+    ----------
+    model : Model
+    model_input : ModelInput
+        The scan as the network saw it.
+    probabilities : dict of str to float
+        By class name.
+    target_class : str
+        What all heatmaps explain.
+    heatmaps : tuple of Heatmap
+    atlas : Atlas or None
+        On the network's grid.
+    provenance : dict
+        Everything needed to repeat it, as plain values.
+    """
+
+    model: Model
+    model_input: ModelInput
+    probabilities: dict[str, float]
+    target_class: str
+    heatmaps: tuple[Heatmap, ...]
+    atlas: Atlas | None
+    provenance: dict[str, Any]
+
+    @property
+    def predicted_class(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def scan(self) -> Volume:
+        """The scan on the network's grid, with its own intensities."""
+        return self.model_input.unnormalised
+
+
+def explain(
+    scan: Volume,
+    model: Model,
+    methods: Sequence[str | MethodRequest],
+    *,
+    atlas: Atlas | None = None,
+    target: str | int = "positive",
+    start: Start = "probability",
+    device: str = "auto",
+    replace_non_finite: float | None = None,
+    monitor: Monitor | None = None,
+) -> Explanation:
+    """Explain a network's decision on a scan.
+
+    Parameters
+    ----------
+    scan : Volume
+        Registered to the network's space and skull-stripped, in any orientation.
+    model : Model
+    methods : sequence of str or MethodRequest
+    atlas : Atlas, optional
+        In the network's space, on any grid.
+    target : str or int
+        The class that all methods explain: ``"positive"`` (the model's positive class, e.g. AD, whatever was
+        predicted, so that patients and controls can be compared), ``"predicted"``, a class name or its number.
+    start : {"probability", "logit", "unit"}
+        Which quantity of it; see :class:`~.attribution.target.Target`.
+    device : str
+        ``"auto"`` (CUDA, else MPS, else CPU), or one of them. When a GPU's memory does not suffice, the CPU is used,
+        which the result's notes say.
+    replace_non_finite : float, optional
+        Value for NaN and infinite voxels, which are refused otherwise.
+    monitor : Monitor, optional
+        Progress and cancellation.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    ADAttributionError
+        Its kinds say what is wrong: usage, scan, network, atlas, cancelled.
+    """
+    started, date = time.perf_counter(), provenance.now()
+    monitor = monitor or Monitor()
+    requests = [m if isinstance(m, MethodRequest) else MethodRequest(m) for m in methods]
+    if not requests:
+        raise UsageError("Choose at least one method.")
+    chosen = [(get_method(r.name), get_method(r.name).complete(r.options)) for r in requests]
+    if atlas is None and any(m.needs_regions for m, _ in chosen):
+        raise UsageError(f"{next(m.title for m, _ in chosen if m.needs_regions)} needs an atlas.")
+    monitor.report(0.0, "preparing the scan")
+    model_input = prepare(scan, model.grid, model.normalisation, replace_non_finite=replace_non_finite)
+    _require_shape(model, model_input)
+    placed = None if atlas is None else atlas.on_grid(model_input.volume.grid)
+    index = None if placed is None else index_regions(placed)
+    regions = None if placed is None else torch.from_numpy(placed.labels.array)
+
+    evaluation, notes = _evaluate(model, model_input, choose_device(device), monitor)
+    resolved = Target(_class_index(model, target), start)
+    heatmaps: list[Heatmap] = []
+    for number, (method, options) in enumerate(chosen):
+        with monitor.stage(0.1 + 0.9 * number / len(chosen), 0.1 + 0.9 * (number + 1) / len(chosen)) as part:
+            evaluation.monitor = part
+            result = attribute(evaluation, method, resolved, options, monitor=part, regions=regions)
+        volume = Volume(result.heatmap, model_input.volume.affine, f"{method.title} of {scan.source}")
+        name = _unique_name(method.name, [h.name for h in heatmaps])
+        table = None if index is None else region_table(volume, index, name)
+        heatmaps.append(Heatmap(name, method, result, volume, table))
+        # One target class for everything that is compared, also when it was "the predicted one".
+        resolved = Target(result.class_index, start)
+    probabilities = dict(zip(model.classes, heatmaps[0].attribution.probabilities, strict=True))
+    target_class = model.classes[heatmaps[0].attribution.class_index]
+    record = {
+        "notice": provenance.NOTICE,
+        "date": date,
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_memory_mb": provenance.peak_memory_mb(),
+        "software": provenance.software(),
+        "device": describe_device(evaluation.device),
+        "threads": torch.get_num_threads(),
+        "scan": provenance.describe_scan(model_input.scan),
+        "preprocessing": list(model_input.steps),
+        "notes": [*model_input.notes, *notes],
+        "model": provenance.describe_model(model),
+        "atlas": None if placed is None else provenance.describe_atlas(placed),
+        "probabilities": probabilities,
+        "target_class": target_class,
+        "start": start,
+        "methods": {h.name: h.attribution.summary() for h in heatmaps},
+    }
+    monitor.report(1.0, "done")
+    return Explanation(model, model_input, probabilities, target_class, tuple(heatmaps), placed, record)
+
+
+def _evaluate(
+    model: Model, model_input: ModelInput, device: torch.device, monitor: Monitor
+) -> tuple[Evaluation, tuple[str, ...]]:
+    """The network's decision, on the CPU if the GPU's memory does not suffice."""
+    image = torch.from_numpy(model_input.array)[None, None]
+    try:
+        with monitor.stage(0.02, 0.1) as part:
+            part.report(0.0, f"running {model.title}")
+            evaluation = Evaluation(model.network, image, device, part)
+            _ = evaluation.logits
+    except RuntimeError as cause:
+        if device.type == "cpu" or not is_out_of_memory(cause):
+            raise
+        evaluation = Evaluation(model.network, image, torch.device("cpu"), monitor)
+        return evaluation, (f"{describe_device(device)} ran out of memory; everything was computed on the CPU.",)
+    return evaluation, ()
+
+
+def _require_shape(model: Model, model_input: ModelInput) -> None:
+    grid: Grid = model_input.volume.grid
+    if grid.shape != model.shape:
+        given, needed = ("×".join(map(str, s)) for s in (grid.shape, model.shape))
+        raise GridMismatchError(
+            f"{model.title} takes images of {needed} voxels, but the scan has {given}, and the model says nothing "
+            f"about the space it was trained in, so that the scan cannot be resampled. Resample it to {needed} voxels."
+        )
+
+
+def _class_index(model: Model, target: str | int) -> int | None:
+    if target == "positive":
+        return model.positive_class
+    if target == "predicted":
+        return None
+    if isinstance(target, int) or target.isdigit():
+        index = int(target)
+        if not 0 <= index < len(model.classes):
+            count = len(model.classes)
+            raise UsageError(f"{model.title} has {count} classes (0 to {count - 1}); there is no class {index}.")
+        return index
+    names = [name.lower() for name in model.classes]
+    if target.lower() not in names:
+        raise UnknownNameError("class", target, [*model.classes, "positive", "predicted"])
+    return names.index(target.lower())
+
+
+def _unique_name(name: str, taken: Sequence[str]) -> str:
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate

@@ -1,0 +1,87 @@
+"""Where in the image the units of a feature map sit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.graph.layer_graph import LayerGraph
+from ADAttributionLogic.graph.operations import (
+    Activation,
+    Add,
+    Affine,
+    AveragePool,
+    Concatenate,
+    Convolution,
+    Input,
+    MaxPool,
+    Operation,
+    Softmax,
+    ZeroPad,
+)
+
+
+@dataclass(frozen=True)
+class UnitPlacement:
+    """Unit ``i`` of a feature map is centred on voxel ``offset + step · i``, per spatial axis (voxel centres at whole
+    numbers)."""
+
+    offset: tuple[float, ...]
+    step: tuple[float, ...]
+
+
+def unit_placement(graph: LayerGraph, layer: int) -> UnitPlacement:
+    """Follow the windows of all operations from the input to a layer.
+
+    Raises
+    ------
+    NetworkError
+        An operation on the way has no fixed windows, or two paths put the units at different places.
+    """
+    known: dict[int, UnitPlacement] = {}
+    for index, item in enumerate(graph.layers[: layer + 1]):
+        if isinstance(item.operation, Input):
+            axes = len(item.shape) - 1
+            known[index] = UnitPlacement((0.0,) * axes, (1.0,) * axes)
+            continue
+        places = {known[i] for i in item.inputs if i in known}
+        moved = _through(item.operation, next(iter(places))) if len(places) == 1 else None
+        if moved is not None:
+            known[index] = moved
+    if layer not in known:
+        raise NetworkError(f"The units of layer {graph.layers[layer]} have no fixed place in the image.")
+    return known[layer]
+
+
+def _through(operation: Operation, place: UnitPlacement) -> UnitPlacement | None:
+    if isinstance(operation, (Activation, Affine, Add, Softmax)):
+        return place
+    if isinstance(operation, Concatenate):
+        return place if operation.axis == 1 else None
+    if isinstance(operation, ZeroPad):
+        pads = ((0, 0),) * (len(place.step) - len(operation.padding)) + operation.padding
+        return UnitPlacement(
+            tuple(o - s * p[0] for o, s, p in zip(place.offset, place.step, pads, strict=True)), place.step
+        )
+    if not isinstance(operation, (Convolution, MaxPool, AveragePool)):
+        return None
+    dilation = (1,) * len(place.step) if isinstance(operation, AveragePool) else operation.dilation
+    windows = zip(operation.kernel, operation.padding, dilation, place.offset, place.step, strict=True)
+    offset = tuple(o + s * ((k - 1) * d / 2 - p[0]) for k, p, d, o, s in windows)
+    return UnitPlacement(offset, tuple(s * stride for s, stride in zip(place.step, operation.stride, strict=True)))
+
+
+def place_on_image(units: Tensor, placement: UnitPlacement, shape: tuple[int, ...]) -> Tensor:
+    """Interpolate a map (…) of units linearly onto the image's voxels; beyond the outermost units it stays constant."""
+    for axis, (offset, step, size) in enumerate(zip(placement.offset, placement.step, shape, strict=True)):
+        count = units.shape[axis]
+        positions = (torch.arange(size, dtype=units.dtype, device=units.device) - offset) / step
+        positions = positions.clamp(0, count - 1)
+        low = positions.floor().clamp(max=max(count - 2, 0)).long()
+        weight = (positions - low).reshape([-1 if a == axis else 1 for a in range(units.ndim)])
+        high = (low + 1).clamp(max=count - 1)
+        units = units.index_select(axis, low) * (1 - weight) + units.index_select(axis, high) * weight
+    return units

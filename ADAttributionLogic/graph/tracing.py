@@ -1,0 +1,339 @@
+"""From a PyTorch module to a LayerGraph.
+
+The module is traced once with :func:`torch.export.export` on shapes alone (no image is computed), in evaluation mode
+and on a copy of its containers that shares its tensors, so that the user's module is only read. The export gives core
+ATen operations, in which functional calls, in-place operations and reused modules are ordinary nodes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
+from ADAttributionLogic.graph.aten import CONVERTERS, Arguments
+from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph, strip_head
+from ADAttributionLogic.graph.operations import Input, MaxPool, Reshape
+
+
+def trace(network: nn.Module, input_shape: Sequence[int]) -> LayerGraph:
+    """Trace a network for images of one shape.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes a batch of images (N, C, …) and returns class scores (N, K). Its training flag does not matter: what is
+        traced is its behaviour in evaluation mode.
+    input_shape : sequence of int
+        Channels and spatial size, e.g. (1, 193, 229, 193).
+
+    Returns
+    -------
+    LayerGraph
+        Shares the network's weights (float32 or float64, as they are).
+
+    Raises
+    ------
+    UnsupportedOperationError
+        An operation for which there is no rule; names it and where it sits.
+    GridMismatchError
+        The network fails on an image of this shape.
+    NetworkError
+        It cannot be traced at all (e.g. its path depends on voxel values).
+    """
+    shell = shell_copy(network).eval()
+    tensors = [*shell.parameters(), *shell.buffers()]
+    floating = [t for t in tensors if t.is_floating_point()]
+    example = torch.empty(
+        (1, *input_shape),
+        dtype=floating[0].dtype if floating else torch.float32,
+        device=floating[0].device if floating else "cpu",
+    )
+    with _quiet():
+        try:
+            program = torch.export.export(shell, (example,), strict=False)
+        except Exception as cause:  # torch.export passes on whatever the network raises
+            raise _tracing_error(cause, input_shape) from cause
+    return from_exported_program(program)
+
+
+def shell_copy(network: nn.Module) -> nn.Module:
+    """Copy a module's containers; parameters and buffers are shared, so that this costs no memory."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+
+
+def from_exported_program(program: Any) -> LayerGraph:
+    """Convert an exported program (``torch.export``) into a LayerGraph.
+
+    Raises
+    ------
+    UnsupportedOperationError, NetworkError
+        As :func:`trace`.
+    """
+    with _quiet():
+        try:
+            program = program.run_decompositions()
+        except Exception as cause:
+            raise NetworkError(
+                f"The exported network cannot be brought to core operations: {_first_line(cause)}"
+            ) from cause
+    return strip_head(_Conversion(program).layers())
+
+
+class _Conversion:
+    """One pass over the nodes of an exported program."""
+
+    def __init__(self, program: Any) -> None:
+        self.program = program
+        self.constants: dict[Any, Any] = {}  # nodes that do not depend on the image → their values
+        self.layer_of: dict[Any, int] = {}  # nodes that do → index of the layer that computes them
+        self.converted: list[Layer] = []
+        self.names: dict[str, int] = {}
+
+    def layers(self) -> tuple[Layer, ...]:
+        image = self._bind_placeholders()
+        output = None
+        for node in self.program.graph.nodes:
+            if node.op == "call_function":
+                self._convert(node)
+            elif node.op == "output":
+                output = self._single_output(node)
+        if output is None or output not in self.layer_of:
+            raise NetworkError(f"The network's output does not depend on its input {image.name!r}.")
+        return _needed_for(_restore_1d_pools(self.converted), self.layer_of[output])
+
+    def _bind_placeholders(self) -> Any:
+        """Parameters, buffers and constants become values, the image becomes the first layer."""
+        signature = self.program.graph_signature
+        state = {**self.program.state_dict, **self.program.constants}
+        targets = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        images = []
+        for node in self.program.graph.nodes:
+            if node.op != "placeholder":
+                continue
+            if node.name in targets:
+                self.constants[node] = state[targets[node.name]].detach()
+            elif node.name in signature.user_inputs:
+                images.append(node)
+        if len(images) != 1:
+            raise NetworkError(f"The network must take one image, but takes {len(images)} inputs.")
+        self.layer_of[images[0]] = 0
+        self.converted.append(Layer("input", Input(), (), tuple(images[0].meta["val"].shape[1:]), "the input"))
+        return images[0]
+
+    def _single_output(self, node: Any) -> Any:
+        outputs = list(node.args[0])
+        if len(outputs) != 1:
+            raise NetworkError(
+                f"The network must return one tensor of class scores, but returns {len(outputs)} values."
+            )
+        return outputs[0]
+
+    def _convert(self, node: Any) -> None:
+        sources = [n for n in node.all_input_nodes if n in self.layer_of]
+        if not sources:
+            self.constants[node] = self._evaluate(node)
+            return
+        name = _operation_name(node)
+        if name == "getitem":
+            self._take_item(node, sources[0])
+            return
+        location = _location(node)
+        converter = CONVERTERS.get(name)
+        if converter is None:
+            raise UnsupportedOperationError(name, location, "No rule says how relevance passes through it.")
+        value = node.meta["val"]
+        shape = tuple((value[0] if isinstance(value, (tuple, list)) else value).shape)
+        if not shape or shape[0] != 1:
+            raise UnsupportedOperationError(
+                name, location, f"It mixes or drops the batch axis: its result has shape {shape} for one image."
+            )
+        operation = converter(self._arguments(node, name, location, shape))
+        if operation is None:  # the identity
+            self.layer_of[node] = self.layer_of[sources[0]]
+            return
+        inputs = tuple(self.layer_of[n] for n in _tensor_arguments(node) if n in self.layer_of)
+        self.layer_of[node] = len(self.converted)
+        self.converted.append(Layer(self._unique(node, name), operation, inputs, shape[1:], location))
+
+    def _take_item(self, node: Any, source: Any) -> None:
+        if node.args[1] != 0:
+            raise UnsupportedOperationError(
+                f"{_operation_name(source)} (result {node.args[1]})",
+                _location(source),
+                "Only its first result is supported.",
+            )
+        self.layer_of[node] = self.layer_of[source]
+
+    def _evaluate(self, node: Any) -> Any:
+        """Compute what does not depend on the image (e.g. a transposed weight) once and for all."""
+
+        def value(argument: Any) -> Any:
+            return self.constants.get(argument, argument)
+
+        args = torch.fx.node.map_arg(node.args, value)
+        kwargs = torch.fx.node.map_arg(node.kwargs, value)
+        with torch.no_grad():
+            return node.target(*args, **kwargs)
+
+    def _arguments(self, node: Any, name: str, location: str, shape: tuple[int, ...]) -> Arguments:
+        """The node's arguments by name, constants replaced by their values, image-dependent ones by their shapes."""
+
+        def value(argument: Any) -> Any:
+            return self.constants[argument] if argument in self.constants else tuple(argument.meta["val"].shape)
+
+        values: dict[str, Any] = {}
+        dynamic: set[str] = set()
+        schema = node.target._schema.arguments
+        given = {**{a.name: v for a, v in zip(schema, node.args)}, **node.kwargs}  # noqa: B905 (args may be fewer)
+        for argument in schema:
+            raw = given.get(argument.name, argument.default_value)
+            values[argument.name] = torch.fx.node.map_arg(raw, value)
+            if any(n in self.layer_of for n in _nodes_in(raw)):
+                dynamic.add(argument.name)
+        return Arguments(name, location, values, frozenset(dynamic), shape)
+
+    def _unique(self, node: Any, operation: str) -> str:
+        name = _module_path(node) or operation.split(".")[1].removesuffix("_with_indices").strip("_")
+        self.names[name] = self.names.get(name, 0) + 1
+        return name if self.names[name] == 1 else f"{name}#{self.names[name]}"
+
+
+def _restore_1d_pools(layers: Sequence[Layer]) -> list[Layer]:
+    """Undo PyTorch's way of pooling in 1D: an axis of length 1 is put in, pooled over in 2D, and taken out again."""
+    restored = list(layers)
+    for index, layer in enumerate(layers):
+        pool = layer.operation
+        before = layers[layer.inputs[0]] if layer.inputs else layer
+        if not isinstance(pool, MaxPool) or len(layer.shape) != 3 or layer.shape[1] != 1 or pool.kernel[0] != 1:
+            continue
+        if isinstance(before.operation, Reshape) and before.shape[1] == 1:
+            flat = replace(
+                pool,
+                kernel=pool.kernel[1:],
+                stride=pool.stride[1:],
+                padding=pool.padding[1:],
+                dilation=pool.dilation[1:],
+            )
+            shape = (layer.shape[0], layer.shape[2])
+            restored[index] = replace(layer, name=before.name, operation=flat, inputs=before.inputs, shape=shape)
+    # The reshapes that follow have become ones to the same shape.
+    idle = {
+        index: layer.inputs[0]
+        for index, layer in enumerate(restored)
+        if isinstance(layer.operation, Reshape) and layer.shape == restored[layer.inputs[0]].shape
+    }
+    return [replace(layer, inputs=tuple(idle.get(source, source) for source in layer.inputs)) for layer in restored]
+
+
+def _needed_for(layers: Sequence[Layer], output: int) -> tuple[Layer, ...]:
+    """Drop layers that the output does not depend on, and make the output the last one."""
+    needed = {output, 0}
+    for index in range(output, -1, -1):
+        if index in needed:
+            needed.update(layers[index].inputs)
+    kept = sorted(needed)
+    position = {index: new for new, index in enumerate(kept)}
+    return tuple(
+        Layer(x.name, x.operation, tuple(position[i] for i in x.inputs), x.shape, x.location)
+        for x in (layers[i] for i in kept)
+    )
+
+
+def _nodes_in(argument: Any) -> Iterator[Any]:
+    if isinstance(argument, torch.fx.Node):
+        yield argument
+    elif isinstance(argument, (list, tuple)):
+        for item in argument:
+            yield from _nodes_in(item)
+
+
+def _tensor_arguments(node: Any) -> list[Any]:
+    """Nodes among the arguments, with repetitions (x + x has two inputs)."""
+    return [n for argument in (*node.args, *node.kwargs.values()) for n in _nodes_in(argument)]
+
+
+def _operation_name(node: Any) -> str:
+    target = node.target
+    if getattr(target, "__name__", "") == "getitem":
+        return "getitem"
+    return str(target).removesuffix(".default")
+
+
+def _module_path(node: Any) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values() if path]
+    # A module called again is written with a counter ("relu@1"), which is not part of its path.
+    return re.sub(r"@\d+", "", paths[-1]) if paths else ""
+
+
+def _location(node: Any) -> str:
+    """Module path and the user's source line."""
+    path = _module_path(node)
+    place = f"module {path!r}" if path else "the top level"
+    frames = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]+)', node.meta.get("stack_trace") or "")
+    own = [f for f in frames if "/torch/" not in f[0].replace("\\", "/")]
+    if own:
+        file, line, code = own[-1]
+        place += f" ({PurePath(file).name}:{line}: {code.strip()})"
+    return place
+
+
+def _first_line(cause: BaseException) -> str:
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__
+
+
+def _tracing_error(cause: Exception, input_shape: Sequence[int]) -> NetworkError:
+    shape = "×".join(map(str, input_shape))
+    text = str(cause)
+    if (
+        re.search(r"shape|size|mat1|channels|reduction dim|dimension", text, re.IGNORECASE)
+        and "data-dependent" not in text
+    ):
+        return GridMismatchError(f"The network cannot take an image of {shape} (channels×voxels): {_first_line(cause)}")
+    return NetworkError(
+        f"The network cannot be traced for an image of {shape}: {_first_line(cause)} "
+        "(its path may depend on voxel values)."
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export's own warnings about its internals away from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._subclasses.fake_tensor")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def tensors_of(graph: LayerGraph) -> Iterator[Tensor]:
+    """All weights of a graph."""
+    for layer in graph.layers:
+        for value in vars(layer.operation).values():
+            if isinstance(value, Tensor):
+                yield value

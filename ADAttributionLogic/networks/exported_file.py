@@ -1,0 +1,348 @@
+"""Networks exported with ``torch.export.save`` (.pt2), read without executing anything that the file contains.
+
+PyTorch's own loader unpickles parts of such an archive and evaluates expressions in it. Here the archive's JSON graph
+and raw weights are read directly, and the network is run by calling, one by one, operations from a fixed list
+(:mod:`~.allowed_operations`). What needs more (dynamic shapes, custom objects, pickled tensors) is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ADAttributionLogic.errors import NetworkError, UnsafeFileError, UnsupportedOperationError
+from ADAttributionLogic.networks.allowed_operations import is_allowed
+
+#: Major version of the archive's graph format that is understood.
+SCHEMA_MAJOR = 8
+
+#: No graph or table of contents is larger.
+MAX_JSON_BYTES = 200_000_000
+
+_DTYPES = {
+    1: torch.uint8,
+    2: torch.int8,
+    3: torch.int16,
+    4: torch.int32,
+    5: torch.int64,
+    6: torch.float16,
+    7: torch.float32,
+    8: torch.float64,
+    12: torch.bool,
+    13: torch.bfloat16,
+}
+_MEMORY_FORMATS = {
+    1: torch.contiguous_format,
+    2: torch.channels_last,
+    3: torch.channels_last_3d,
+    4: torch.preserve_format,
+}
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The value of another node."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One operation of the network."""
+
+    function: Any
+    name: str
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    results: tuple[str, ...]
+    is_list: bool
+
+
+class ExportedNetwork(nn.Module):
+    """A network that runs the graph of an exported file, operation by operation.
+
+    Parameters
+    ----------
+    calls : sequence
+    state : mapping of str to Tensor
+        Graph input name → weight, buffer or constant.
+    image, output : str
+        Graph names of the image and of the result.
+    input_shape : tuple of int
+        Channels and spatial size that it was exported for.
+    batch_size : int
+        That it was exported for.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[_Call],
+        state: Mapping[str, Tensor],
+        image: str,
+        output: str,
+        input_shape: tuple[int, ...],
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.calls = tuple(calls)
+        self.image, self.output = image, output
+        self.input_shape = input_shape
+        self.batch_size = batch_size
+        self.buffer_of = {}
+        for number, (name, tensor) in enumerate(state.items()):
+            self.register_buffer(f"value_{number}", tensor)
+            self.buffer_of[name] = f"value_{number}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores of a batch; images are taken one by one where the export fixed the batch size to one."""
+        if x.shape[0] != self.batch_size:
+            if self.batch_size != 1:
+                raise NetworkError(
+                    f"This network was exported for batches of {self.batch_size}; export it for one image."
+                )
+            return torch.cat([self.run(image[None]) for image in x])
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the graph on a batch of the exported size."""
+        values: dict[str, Any] = {name: getattr(self, buffer) for name, buffer in self.buffer_of.items()}
+        values[self.image] = x
+
+        def resolve(argument: Any) -> Any:
+            if isinstance(argument, _Reference):
+                return values[argument.name]
+            return [resolve(item) for item in argument] if isinstance(argument, list) else argument
+
+        for call in self.calls:
+            arguments = [resolve(a) for a in call.arguments]
+            keywords = {key: resolve(value) for key, value in call.keywords.items()}
+            result = call.function(*arguments, **keywords)
+            if call.is_list or len(call.results) > 1:
+                values.update(zip(call.results, result, strict=False))
+            else:
+                values[call.results[0]] = result
+        output: Tensor = values[self.output]
+        return output
+
+
+def read_exported_network(path: str | os.PathLike[str]) -> ExportedNetwork:
+    """Read a ``.pt2`` file.
+
+    Raises
+    ------
+    NetworkError
+        A damaged archive, or a format of another version.
+    UnsafeFileError
+        Pickled tensors, custom objects or compiled code.
+    UnsupportedOperationError
+        An operation that is not on the list, or dynamic shapes.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _Reader(archive, os.path.basename(path)).network()
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError) as cause:
+        raise NetworkError(
+            f"{path} is not a network saved with torch.export.save, or is damaged: {cause!r}."
+        ) from cause
+
+
+class _Reader:
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        self.archive = archive
+        self.name = name
+        files = [f for f in archive.namelist() if not f.endswith("/")]
+        self.root = files[0].split("/")[0] if files else ""
+        self.files = {f.removeprefix(f"{self.root}/") for f in files}
+        self._refuse_code()
+
+    def _refuse_code(self) -> None:
+        if any(f.startswith("data/aotinductor/") for f in self.files):
+            raise UnsafeFileError(
+                f"{self.name} contains compiled code; export the network with torch.export.save instead."
+            )
+        legacy = {"serialized_exported_program.json", "serialized_state_dict.pt", "data/weights/model.pt"} & self.files
+        if legacy or "models/model.json" not in self.files:
+            raise NetworkError(
+                f"{self.name} has the format of another version of PyTorch. Export it again with PyTorch 2.9 or newer: "
+                "torch.export.save(torch.export.export(network.eval(), (image,)), 'network.pt2')."
+            )
+
+    def _json(self, name: str) -> Any:
+        info = self.archive.getinfo(f"{self.root}/{name}")
+        if info.file_size > MAX_JSON_BYTES:
+            raise NetworkError(
+                f"{name} in {self.name} has {info.file_size} bytes, more than any network's description."
+            )
+        return json.loads(self.archive.read(info))
+
+    def network(self) -> ExportedNetwork:
+        program = self._json("models/model.json")
+        version = program.get("schema_version", {}).get("major")
+        if version != SCHEMA_MAJOR:
+            raise NetworkError(
+                f"{self.name} has graph format {version}, but only {SCHEMA_MAJOR} is understood; export it again."
+            )
+        module = program["graph_module"]
+        graph, signature = module["graph"], module["signature"]
+        if program.get("range_constraints") or graph.get("sym_int_values"):
+            raise UnsupportedOperationError("dynamic shapes", self.name, "Export the network for one fixed image size.")
+        tensors = {
+            **self._tensors("data/weights", "data/weights/model_weights_config.json"),
+            **self._tensors("data/constants", "data/constants/model_constants_config.json"),
+        }
+        state, image = self._inputs(signature, tensors)
+        calls = [self._call(node) for node in graph["nodes"]]
+        shape = [_whole(size) for size in graph["tensor_values"][image]["sizes"]]
+        return ExportedNetwork(calls, state, image, self._output(signature), tuple(shape[1:]), shape[0])
+
+    def _tensors(self, folder: str, table: str) -> dict[str, Tensor]:
+        """Raw little-endian payloads, by fully qualified name."""
+        if table not in self.files:
+            return {}
+        if "byteorder" in self.files and self.archive.read(f"{self.root}/byteorder").strip() != b"little":
+            raise NetworkError(f"{self.name} was written on a big-endian computer, which is not supported.")
+        tensors: dict[str, Tensor] = {}
+        for fqn, entry in self._json(table)["config"].items():
+            if entry["use_pickle"] or entry["tensor_meta"] is None:
+                raise UnsafeFileError(
+                    f"{fqn} in {self.name} is a pickled object; loading it would execute code, which is refused."
+                )
+            tensors[fqn] = self._tensor(folder, entry)
+        return tensors
+
+    def _tensor(self, folder: str, entry: Mapping[str, Any]) -> Tensor:
+        meta = entry["tensor_meta"]
+        dtype = _DTYPES.get(meta["dtype"])
+        if dtype is None:
+            raise NetworkError(f"{self.name} holds tensors of a type that is not supported (code {meta['dtype']}).")
+        data = bytearray(self.archive.read(f"{self.root}/{folder}/{entry['path_name']}"))
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        sizes, strides = [_whole(s) for s in meta["sizes"]], [_whole(s) for s in meta["strides"]]
+        offset = _whole(meta["storage_offset"])
+        reach = offset + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) + 1
+        if min(sizes, default=1) > 0 and (reach > flat.numel() or min([offset, *strides]) < 0):
+            raise NetworkError(f"{self.name} is damaged: a weight of shape {sizes} has only {flat.numel()} numbers.")
+        return torch.as_strided(flat, sizes, strides, offset).clone()
+
+    def _inputs(self, signature: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+        state: dict[str, Tensor] = {}
+        images: list[str] = []
+        for entry in signature["input_specs"]:
+            ((kind, spec),) = entry.items()
+            if kind == "user_input":
+                argument = spec["arg"]
+                if "as_tensor" not in argument:
+                    raise UnsupportedOperationError(
+                        "an input that is no image", self.name, "The network must take one image."
+                    )
+                images.append(argument["as_tensor"]["name"])
+                continue
+            key = {
+                "parameter": "parameter_name",
+                "buffer": "buffer_name",
+                "tensor_constant": "tensor_constant_name",
+            }.get(kind)
+            if key is None:
+                raise UnsafeFileError(f"{self.name} has an input of kind {kind}, which could hold code; it is refused.")
+            state[spec["arg"]["name"]] = tensors[spec[key]]
+        if len(images) != 1:
+            raise NetworkError(f"The network in {self.name} takes {len(images)} images; it must take one.")
+        return state, images[0]
+
+    def _output(self, signature: Mapping[str, Any]) -> str:
+        outputs = [
+            spec["arg"]["as_tensor"]["name"]
+            for entry in signature["output_specs"]
+            for kind, spec in entry.items()
+            if kind == "user_output"
+        ]
+        if len(outputs) != 1:
+            raise NetworkError(f"The network in {self.name} returns {len(outputs)} tensors; it must return one.")
+        return str(outputs[0])
+
+    def _call(self, node: Mapping[str, Any]) -> _Call:
+        target = str(node["target"])
+        function = self._function(target, node)
+        positional, keywords = [], {}
+        for argument in node["inputs"]:
+            value = self._value(argument["arg"], target)
+            if argument.get("kind") == 2:
+                keywords[argument["name"]] = value
+            else:
+                positional.append(value)
+        results: list[str] = []
+        is_list = False
+        for output in node["outputs"]:
+            ((kind, value),) = output.items()
+            if kind == "as_tensor":
+                results.append(value["name"])
+            elif kind == "as_tensors":
+                results += [item["name"] for item in value]
+                is_list = True
+            elif kind != "as_none":
+                raise UnsupportedOperationError(target, self.name, f"It returns {kind}.")
+        return _Call(function, target, tuple(positional), keywords, tuple(results), is_list)
+
+    def _function(self, target: str, node: Mapping[str, Any]) -> Any:
+        if target == "_operator.getitem":
+            return operator.getitem
+        parts = target.split(".")
+        location = str((node.get("metadata") or {}).get("nn_module_stack", "")).split(";")[-1].split(",")[1:2]
+        if parts[:3] != ["torch", "ops", "aten"] or len(parts) != 5 or not is_allowed(parts[3]):
+            raise UnsupportedOperationError(
+                target,
+                f"{self.name}, module {location[0] if location else ''!r}",
+                "It is not on the list of operations that may be run from a file.",
+            )
+        overloads = getattr(torch.ops.aten, parts[3])
+        if parts[4] not in overloads.overloads():
+            raise UnsupportedOperationError(target, self.name, "This PyTorch does not have it.")
+        return getattr(overloads, parts[4])
+
+    def _value(self, argument: Mapping[str, Any], target: str) -> Any:
+        ((kind, value),) = argument.items()
+        if kind == "as_none":
+            return None
+        if kind == "as_tensor":
+            return _Reference(value["name"])
+        if kind == "as_tensors":
+            return [_Reference(item["name"]) for item in value]
+        if kind == "as_optional_tensors":
+            return [_Reference(i["as_tensor"]["name"]) if "as_tensor" in i else None for i in value]
+        if kind in ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_float", "as_floats"):
+            return _number(value)
+        if kind == "as_sym_int" and "as_int" in value:
+            return value["as_int"]
+        if kind == "as_scalar_type" and value in _DTYPES:
+            return _DTYPES[value]
+        if kind == "as_memory_format" and value in _MEMORY_FORMATS:
+            return _MEMORY_FORMATS[value]
+        if kind == "as_device":
+            return None  # wherever the weights are
+        if kind == "as_layout":
+            return torch.strided
+        raise UnsupportedOperationError(target, self.name, f"An argument of kind {kind} is not supported.")
+
+
+def _whole(size: Mapping[str, Any]) -> int:
+    if "as_int" not in size:
+        raise UnsupportedOperationError(
+            "dynamic shapes", "the exported file", "Export the network for one fixed image size."
+        )
+    return int(size["as_int"])
+
+
+def _number(value: Any) -> Any:
+    """JSON writes infinities and NaN as strings."""
+    if value in ("Infinity", "-Infinity", "NaN"):
+        return {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}[value]
+    return value

@@ -1,0 +1,219 @@
+"""Finding and loading a model by name or path, whatever its form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ADAttributionLogic.errors import NetworkError, UnknownNameError
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, Shape
+from ADAttributionLogic.networks.network import Network, explainable
+from ADAttributionLogic.networks.packages import (
+    MODEL_FILE,
+    Model,
+    available_models,
+    file_sha256,
+    load_package,
+    network_from_pt2,
+    network_from_torchscript,
+)
+from ADAttributionLogic.networks.state_dicts import network_from_state_dict, read_state_dict, unwrap
+from ADAttributionLogic.networks.torchscript_file import is_torchscript
+from ADAttributionLogic.preprocessing.normalisation import Normalisation
+from ADAttributionLogic.scan_files import file_suffix
+
+#: ICBM152 2009c nonlinear asymmetric at 1 mm, the space of the publications.
+ICBM152_GRID = Grid(
+    ICBM152_SHAPE, np.array([[1, 0, 0, -96], [0, 1, 0, -132], [0, 0, 1, -78], [0, 0, 0, 1]], dtype=np.float64)
+)
+
+_FILE_SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".safetensors")
+
+
+def load_model(
+    name: str | os.PathLike[str],
+    *,
+    shape: Shape | None = None,
+    normalisation: Normalisation | None = None,
+    classes: Sequence[str] | None = None,
+    gives_probabilities: bool = False,
+) -> Model:
+    """Load a model.
+
+    Parameters
+    ----------
+    name : str or path-like
+        Name of a shipped package, a package folder, a state dict of a published network (``.pt``, ``.pth``,
+        ``.safetensors``), an exported network (``.pt2``) or TorchScript (``.pt``, ``.ts``).
+    shape : tuple of int, optional
+        For bare files: voxels of the images. State dicts and ``.pt2`` files know it.
+    normalisation : Normalisation, optional
+        For bare files, which do not know it. Min-max for Böhle et al.'s network by default, none for others.
+    classes : sequence of str, optional
+        For bare files.
+    gives_probabilities : bool
+        For bare ``.pt2`` and TorchScript files: what they return, where it cannot be seen.
+
+    Raises
+    ------
+    UnknownNameError, NetworkError and its kinds
+    """
+    shipped = {folder.name: folder for folder in available_models()}
+    path = Path(name)
+    if str(name) in shipped and not path.exists():
+        return load_package(shipped[str(name)])
+    if path.is_dir():
+        return load_package(path)
+    if path.name == MODEL_FILE and path.is_file():
+        return load_package(path.parent)
+    if not path.is_file():
+        raise UnknownNameError("model (or package folder, or file of weights)", str(name), shipped)
+    suffix = file_suffix(path, _FILE_SUFFIXES)
+    if not suffix:
+        raise NetworkError(
+            f"{path.name} is of an unknown kind. Known: a model package folder, {', '.join(_FILE_SUFFIXES)}."
+        )
+    if suffix == ".pt2":
+        return _from_pt2(path, shape, normalisation, classes, gives_probabilities)
+    if suffix == ".ts" or is_torchscript(path):
+        return _from_torchscript(path, shape, normalisation, classes, gives_probabilities)
+    return _from_state_dict(path, suffix, shape, normalisation, classes)
+
+
+def model_from_module(
+    network: nn.Module,
+    shape: Shape,
+    *,
+    grid: Grid | None = None,
+    normalisation: Normalisation | None = None,
+    classes: Sequence[str] | None = None,
+    positive_class: int = 1,
+    name: str = "",
+    allow_opaque: bool = False,
+) -> Model:
+    """Make a model of a network that was constructed in code.
+
+    Parameters
+    ----------
+    network : nn.Module
+    shape : tuple of int
+        Voxels of the images; one channel.
+    grid : Grid, optional
+        Its space; without it, scans of this shape are taken as they are.
+    normalisation, classes, positive_class, name
+        What is known about it.
+    allow_opaque : bool
+        Accept operations without a rule; then only gradients and occlusion explain it.
+    """
+    name = name or type(network).__name__
+    traced = explainable(network, (1, *shape), allow_opaque=allow_opaque, name=name)
+    return _bare(name, traced, shape, grid, normalisation, classes, "", {"source": "passed in code"}, positive_class)
+
+
+def _from_pt2(
+    path: Path,
+    shape: Shape | None,
+    normalisation: Normalisation | None,
+    classes: Sequence[str] | None,
+    gives_probabilities: bool,
+) -> Model:
+    from ADAttributionLogic.networks.exported_file import read_exported_network
+
+    exported = read_exported_network(path).input_shape
+    if len(exported) != 4 or exported[0] != 1:
+        raise NetworkError(f"{path.name} takes images of shape {exported}; a scan has one channel and three axes.")
+    own = (exported[1], exported[2], exported[3])
+    if shape is not None and shape != own:
+        raise NetworkError(f"{path.name} was exported for {own} voxels, not for {shape}.")
+    network = network_from_pt2(path, own, gives_probabilities, path.stem)
+    return _bare(
+        path.stem, network, own, _space_of(own), normalisation, classes, file_sha256(path), {"file": str(path)}
+    )
+
+
+def _from_torchscript(
+    path: Path,
+    shape: Shape | None,
+    normalisation: Normalisation | None,
+    classes: Sequence[str] | None,
+    gives_probabilities: bool,
+) -> Model:
+    if shape is None:
+        raise NetworkError(
+            f"{path.name} is TorchScript, which does not say for which images it was made. Give the shape."
+        )
+    network = network_from_torchscript(path, shape, gives_probabilities, path.stem)
+    return _bare(
+        path.stem, network, shape, _space_of(shape), normalisation, classes, file_sha256(path), {"file": str(path)}
+    )
+
+
+def _from_state_dict(
+    path: Path, suffix: str, shape: Shape | None, normalisation: Normalisation | None, classes: Sequence[str] | None
+) -> Model:
+    state = _read_safetensors(path) if suffix == ".safetensors" else read_state_dict(path)
+    module, known, fitted = network_from_state_dict(state, shape)
+    if normalisation is None:
+        normalisation = Normalisation("min-max" if known.name == "boehle2019" else "none")
+    network = explainable(module, (1, *fitted), name=known.name)
+    card = {"file": str(path), "architecture": known.name, "title": known.title}
+    return _bare(known.name, network, fitted, _space_of(fitted), normalisation, classes, file_sha256(path), card)
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return unwrap(load_file(path))
+    except (SafetensorError, OSError) as cause:
+        raise NetworkError(f"{path.name} is not a safetensors file, or is damaged: {cause}") from cause
+
+
+def _space_of(shape: Shape) -> Grid | None:
+    return ICBM152_GRID if shape == ICBM152_SHAPE else None
+
+
+def _bare(
+    name: str,
+    network: Network,
+    shape: Shape,
+    grid: Grid | None,
+    normalisation: Normalisation | None,
+    classes: Sequence[str] | None,
+    sha256: str,
+    card: Mapping[str, Any],
+    positive_class: int = 1,
+) -> Model:
+    names = tuple(classes) if classes is not None else _default_classes(network.class_count)
+    if len(names) != network.class_count:
+        raise NetworkError(
+            f"{name} has {network.class_count} classes, but {len(names)} names were given: {', '.join(names)}."
+        )
+    unknown = {
+        "training": {"data": "unknown: not stated by the file"},
+        "intended_use": "unknown: not stated by the file",
+    }
+    return Model(
+        name,
+        str(card.get("title", name)),
+        network,
+        shape,
+        grid,
+        normalisation or Normalisation("none"),
+        names,
+        positive_class,
+        sha256,
+        {**unknown, **card},
+    )
+
+
+def _default_classes(count: int) -> tuple[str, ...]:
+    """The publications' order for two classes: controls, patients."""
+    return ("CN", "AD") if count == 2 else tuple(f"class {i}" for i in range(count))

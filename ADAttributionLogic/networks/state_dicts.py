@@ -1,0 +1,178 @@
+"""State dicts of the published networks, as their authors' code saved them.
+
+Files are read with ``torch.load(weights_only=True)`` only, which builds tensors and plain containers and executes
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsafeFileError
+from ADAttributionLogic.networks.architectures import ARCHITECTURES, ICBM152_SHAPE, Architecture, Shape, build_network
+
+StateDict = dict[str, Tensor]
+
+#: Keys under which training scripts commonly keep the weights in a checkpoint.
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
+    """Read a file of weights.
+
+    Returns
+    -------
+    dict of str to Tensor
+        With wrapping prefixes (``module.``, ``0.``) removed.
+
+    Raises
+    ------
+    NetworkError
+        Missing, empty or damaged file, or no weights in it.
+    UnsafeFileError
+        The file holds objects that only unpickling, which executes code, could restore.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise NetworkError(f"The weights {file} do not exist.")
+    if file.stat().st_size == 0:
+        raise NetworkError(f"The weights {file} are empty (0 bytes).")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as cause:
+        raise UnsafeFileError(
+            f"{file.name} holds more than weights ({_first_objection(str(cause))}); loading it would execute code from "
+            "the file, which is refused. In the program that made it, save only the weights: "
+            "torch.save(network.state_dict(), 'weights.pt')."
+        ) from cause
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as cause:
+        raise NetworkError(
+            f"{file.name} cannot be read as weights; it is damaged or of another kind: {cause}"
+        ) from cause
+    return unwrap(_find_weights(content, file.name))
+
+
+def _first_objection(text: str) -> str:
+    for line in text.splitlines():
+        if "global" in line.lower() or "class" in line.lower():
+            return line.strip().split(". ")[0].strip()[:200]
+    return text.splitlines()[0][:200] if text else "unknown objects"
+
+
+def _find_weights(content: Any, name: str) -> Mapping[str, Any]:
+    if isinstance(content, Mapping):
+        for key in _NESTED:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise NetworkError(f"{name} holds no state dict (a dictionary of named tensors).")
+    return content
+
+
+def unwrap(state: Mapping[str, Tensor]) -> StateDict:
+    """Remove what DataParallel (``module.``) and Sequential(network, Softmax) (``0.``) put before every key."""
+    keys = dict(state)
+    while True:
+        for prefix in ("module.", "_orig_mod.", "0.", "net.", "model."):
+            if keys and all(key.startswith(prefix) for key in keys):
+                keys = {key.removeprefix(prefix): value for key, value in keys.items()}
+                break
+        else:
+            return keys
+
+
+def identify(state: Mapping[str, Tensor]) -> Architecture:
+    """Say which published architecture a state dict belongs to, by its keys.
+
+    Raises
+    ------
+    NetworkError
+        None of them; says which keys are missing and which are too many for the nearest.
+    """
+    best, best_difference = "", None
+    for name, architecture in ARCHITECTURES.items():
+        expected = set(build_network(name, architecture.smallest_shape()).state_dict())
+        # Files of PyTorch < 0.4.1 have no batch counters.
+        difference = {k for k in expected ^ set(state) if not k.endswith("num_batches_tracked")}
+        if not difference:
+            return architecture
+        if best_difference is None or len(difference) < len(best_difference):
+            best, best_difference = name, difference
+    listed = ", ".join(sorted(best_difference or ())[:6])
+    raise NetworkError(
+        f"These weights belong to none of the known networks ({', '.join(ARCHITECTURES)}). Nearest is {best}, with "
+        f"{len(best_difference or ())} keys missing or unexpected: {listed} … Give your own network as an exported "
+        ".pt2 file, or pass the constructed module in Python."
+    )
+
+
+def network_from_state_dict(
+    state: Mapping[str, Tensor], shape: Shape | None = None
+) -> tuple[nn.Module, Architecture, Shape]:
+    """Build the network that a state dict belongs to and load it.
+
+    Parameters
+    ----------
+    state : mapping
+    shape : tuple of int, optional
+        Grid of the images. By default, the one grid in common use that the first dense layer fits.
+
+    Returns
+    -------
+    network, architecture, shape
+
+    Raises
+    ------
+    NetworkError, GridMismatchError
+    """
+    architecture = identify(state)
+    flattened = int(state[architecture.first_dense].shape[1])
+    fitting = architecture.shapes_for(flattened)
+    if shape is None:
+        if not fitting:
+            raise GridMismatchError(
+                f"These {architecture.title} weights were made for images whose features flatten to {flattened}, which "
+                "none of the grids in common use gives. Say the grid's shape."
+            )
+        shape = ICBM152_SHAPE if ICBM152_SHAPE in fitting else fitting[0]
+    require_fit(architecture, flattened, shape)
+    network = build_network(architecture.name, shape)
+    _load(network, state, architecture)
+    return network, architecture, shape
+
+
+def require_fit(architecture: Architecture, flattened: int, shape: Shape) -> None:
+    """Refuse a grid that the first dense layer does not fit, and say which grids do.
+
+    Raises
+    ------
+    GridMismatchError
+    """
+    if architecture.flattened_size(shape) == flattened:
+        return
+    fitting = ", ".join("×".join(map(str, s)) for s in architecture.shapes_for(flattened)) or "none in common use"
+    raise GridMismatchError(
+        f"{architecture.title} flattens an image of {'×'.join(map(str, shape))} voxels to "
+        f"{architecture.flattened_size(shape)} features, but these weights need {flattened}. Grids that fit: {fitting}."
+    )
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor], architecture: Architecture) -> None:
+    own = network.state_dict()
+    for key, value in state.items():
+        if key in own and own[key].shape != value.shape:
+            raise NetworkError(
+                f"Weight {key} has shape {tuple(value.shape)}, but {architecture.title} needs {tuple(own[key].shape)}."
+            )
+    if not all(bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
+        raise NetworkError("The weights contain NaN or infinite values; the file is damaged or the training diverged.")
+    network.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
+    network.eval()

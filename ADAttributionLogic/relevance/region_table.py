@@ -1,0 +1,267 @@
+"""How much each atlas region contributed: one pass over the heatmap, one row per region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ADAttributionLogic.atlas.atlas import Atlas, Region
+from ADAttributionLogic.errors import AtlasError
+from ADAttributionLogic.volume import Volume
+
+#: Label and name of the row for voxels in no region.
+OUTSIDE_LABEL = 0
+OUTSIDE_NAME = "outside the atlas"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the region table.
+
+    Attributes
+    ----------
+    name, title : str
+    unit : str
+        "" for names and numbers without unit; ``relevance`` is the unit of the heatmap (given in its provenance).
+    description : str
+    kind : type
+        str, int or float; a missing float is NaN.
+    """
+
+    name: str
+    title: str
+    unit: str
+    description: str
+    kind: type
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("label", "Label", "", "Value in the atlas; 0 for the voxels outside it", int),
+    Column("name", "Region", "", "Name in the atlas", str),
+    Column("hemisphere", "Side", "", "left, right, midline, both (merged) or unknown", str),
+    Column("rank", "Rank", "", "1 = largest sum; the row outside the atlas has none (0)", int),
+    Column("sum", "Sum", "relevance", "Sum of the relevance of all voxels, with sign", float),
+    Column("share", "Share", "fraction", "Sum divided by the sum over all regions (Rieke et al. 2018)", float),
+    Column("density", "Density", "relevance/mm³", "Sum divided by the volume (Böhle et al. 2019, per mm³)", float),
+    Column("density_rank", "Density rank", "", "1 = largest density; 0 outside the atlas", int),
+    Column("absolute_sum", "Absolute sum", "relevance", "Sum of magnitudes (Eitel & Ritter 2019)", float),
+    Column("positive_sum", "Positive sum", "relevance", "Sum of the positive relevance", float),
+    Column("voxels", "Voxels", "voxels", "Number of voxels on the heatmap's grid", int),
+    Column("volume_mm3", "Volume", "mm³", "Voxels times the volume of one", float),
+    Column("peak", "Peak", "relevance", "Relevance of the voxel with the largest magnitude", float),
+    Column("peak_r", "Peak R", "mm", "Its position, towards the right", float),
+    Column("peak_a", "Peak A", "mm", "Its position, towards anterior", float),
+    Column("peak_s", "Peak S", "mm", "Its position, towards superior", float),
+    Column(
+        "asymmetry",
+        "Asymmetry",
+        "",
+        "(left − right) / (|left| + |right|) of the sums of a pair; missing without a pair",
+        float,
+    ),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RegionTable:
+    """A region table: columns of equal length, one row per region and a last one for what lies outside the atlas.
+
+    Attributes
+    ----------
+    columns : mapping of str to ndarray
+        In the order of :data:`COLUMNS`.
+    atlas, method : str
+        What it was computed from.
+    """
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    atlas: str
+    method: str
+
+    def __len__(self) -> int:
+        return len(self.columns["label"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows as plain values, in the order of the labels."""
+        values = {name: column.tolist() for name, column in self.columns.items()}
+        return [{name: values[name][i] for name in values} for i in range(len(self))]
+
+    def ranked(self, by: str = "rank") -> list[dict[str, Any]]:
+        """Regions (not the outside) by rank, best first."""
+        regions = [row for row in self.rows() if row["label"] != OUTSIDE_LABEL]
+        return sorted(regions, key=lambda row: row[by])
+
+
+@dataclass(frozen=True, eq=False)
+class RegionIndex:
+    """An atlas on a grid, prepared for fast tables: which voxels each region has. Reusable for many heatmaps.
+
+    Attributes
+    ----------
+    atlas : Atlas
+    regions : tuple of Region
+        Those with at least one voxel on the grid.
+    order : ndarray of int
+        Flat indices of the labelled voxels, sorted by region.
+    starts : ndarray of int
+        Where each region begins in `order`.
+    compact : ndarray of int
+        Region number (0, 1, …) of each entry of `order`.
+    outside : ndarray of bool
+        Per voxel, whether it is in no region.
+    missing : tuple of str
+        Regions without a voxel on the grid.
+    """
+
+    atlas: Atlas
+    regions: tuple[Region, ...]
+    order: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    compact: npt.NDArray[np.int32]
+    outside: npt.NDArray[np.bool_]
+    missing: tuple[str, ...]
+
+
+def index_regions(atlas: Atlas) -> RegionIndex:
+    """Prepare an atlas, which must be on the heatmaps' grid (:meth:`Atlas.on_grid`)."""
+    flat = atlas.labels.array.ravel()
+    inside = np.flatnonzero(flat)
+    counts = np.bincount(flat[inside])
+    regions = tuple(r for r in atlas.regions if r.label < counts.size and counts[r.label] > 0)
+    if not regions:
+        raise AtlasError(f"The atlas {atlas.name} has no region on this grid.")
+    number_of = np.full(counts.size, -1, dtype=np.int32)
+    number_of[[r.label for r in regions]] = np.arange(len(regions), dtype=np.int32)
+    numbers = number_of[flat[inside]]
+    if numbers.min() < 0:
+        raise AtlasError(
+            f"The atlas {atlas.name} has labels without a region: {np.unique(flat[inside][numbers < 0])[:5].tolist()} …"
+        )
+    kind: Any = np.uint16 if len(regions) < 1 << 16 else np.int32  # 16 bits are sorted by counting, in linear time
+    sorting = np.argsort(numbers.astype(kind), kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(regions)))[:-1]])
+    missing = tuple(r.name for r in atlas.regions if r not in set(regions))
+    return RegionIndex(atlas, regions, inside[sorting], starts, numbers[sorting], flat == 0, missing)
+
+
+def region_table(heatmap: Volume, atlas: Atlas | RegionIndex, method: str = "") -> RegionTable:
+    """Summarise a heatmap by atlas region.
+
+    Sums are accumulated in float64. The last row holds the voxels outside the atlas, so that the columns of sums and
+    voxels add up to the whole heatmap.
+
+    Parameters
+    ----------
+    heatmap : Volume
+    atlas : Atlas or RegionIndex
+        On the heatmap's grid.
+    method : str
+        Written into the table.
+
+    Raises
+    ------
+    AtlasError
+        The atlas is on another grid.
+    """
+    index = atlas if isinstance(atlas, RegionIndex) else index_regions(atlas)
+    labels = index.atlas.labels
+    if not heatmap.grid.is_same(labels.grid):
+        raise AtlasError(
+            f"The atlas is on {labels.grid.describe()}, the heatmap on {heatmap.grid.describe()}; resample it first."
+        )
+    flat = np.ascontiguousarray(heatmap.array).ravel()
+    values = flat[index.order].astype(np.float64)
+    count = len(index.regions)
+    magnitudes = np.abs(values)
+    sums = {"sum": np.add.reduceat(values, index.starts), "absolute_sum": np.add.reduceat(magnitudes, index.starts)}
+    outside = _outside(flat, index, {name: float(column.sum()) for name, column in sums.items()})
+    columns = _names(index.regions)
+    for name, column in sums.items():
+        columns[name] = np.append(column, outside[name])
+    columns["positive_sum"] = (columns["sum"] + columns["absolute_sum"]) / 2
+    peak_at = _peaks(magnitudes, index)
+    voxels = np.diff(np.append(index.starts, index.order.size))
+    columns["voxels"] = np.append(voxels, flat.size - index.order.size)
+    columns["volume_mm3"] = columns["voxels"] * heatmap.grid.voxel_volume_mm3
+    columns["density"] = _divide(columns["sum"], columns["volume_mm3"])
+    columns["share"] = np.append(_divide(sums["sum"], np.full(count, sums["sum"].sum())), np.nan)
+    columns["rank"] = np.append(_ranks(sums["sum"]), 0)
+    columns["density_rank"] = np.append(_ranks(columns["density"][:-1]), 0)
+    places = np.append(peak_at, outside["peak_at"]).astype(np.int64)
+    columns["peak"] = np.where(places >= 0, flat[places].astype(np.float64), np.nan)
+    position = heatmap.grid.to_ras(np.stack(np.unravel_index(np.maximum(places, 0), heatmap.array.shape), axis=1))
+    for axis, name in enumerate(("peak_r", "peak_a", "peak_s")):
+        columns[name] = np.where(places >= 0, position[:, axis], np.nan)
+    columns["asymmetry"] = np.append(_asymmetry(index.regions, sums["sum"]), np.nan)
+    return RegionTable({c.name: columns[c.name] for c in COLUMNS}, index.atlas.name, method)
+
+
+def _names(regions: tuple[Region, ...]) -> dict[str, npt.NDArray[Any]]:
+    return {
+        "label": np.array([r.label for r in regions] + [OUTSIDE_LABEL]),
+        "name": np.array([r.name for r in regions] + [OUTSIDE_NAME], dtype=object),
+        "hemisphere": np.array([r.hemisphere for r in regions] + ["unknown"], dtype=object),
+    }
+
+
+def _peaks(magnitudes: npt.NDArray[np.float64], index: RegionIndex) -> npt.NDArray[np.int64]:
+    """Flat index of each region's voxel with the largest magnitude; of equal ones the first."""
+    largest = np.maximum.reduceat(magnitudes, index.starts)
+    hits = np.flatnonzero(magnitudes == largest[index.compact])
+    _, first = np.unique(index.compact[hits], return_index=True)
+    peaks: npt.NDArray[np.int64] = index.order[hits[first]]
+    return peaks
+
+
+#: Voxels that are summed at a time: few enough to stay in the processor's cache.
+_CHUNK = 1 << 17
+
+
+def _outside(flat: npt.NDArray[Any], index: RegionIndex, inside: Mapping[str, float]) -> dict[str, float]:
+    """What the regions leave over, and the largest magnitude among it."""
+    if index.outside.size == 0 or not index.outside.any():
+        return {"sum": 0.0, "absolute_sum": 0.0, "peak_at": -1}
+    total = total_magnitude = 0.0
+    largest, peak_at = -1.0, -1
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK]
+        magnitudes = np.abs(part)
+        total += float(part.sum(dtype=np.float64))
+        total_magnitude += float(magnitudes.sum(dtype=np.float64))
+        magnitudes *= index.outside[start : start + _CHUNK]
+        highest = float(magnitudes.max())
+        if highest > largest:
+            largest, peak_at = highest, start + int(np.argmax(magnitudes))
+    if largest == 0:  # nothing outside: any voxel there is the peak, but none inside
+        peak_at = int(np.argmax(index.outside))
+    return {"sum": total - inside["sum"], "absolute_sum": total_magnitude - inside["absolute_sum"], "peak_at": peak_at}
+
+
+def _divide(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    safe = np.where(denominator == 0, 1, denominator)
+    quotient: npt.NDArray[np.float64] = np.where(denominator == 0, np.nan, numerator / safe)
+    return quotient
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """1 for the largest value; equal values share the better rank."""
+    ordered = np.sort(-values)
+    return np.searchsorted(ordered, -values, side="left") + 1
+
+
+def _asymmetry(regions: tuple[Region, ...], sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    pairs: dict[str, dict[str, int]] = {}
+    for number, region in enumerate(regions):
+        if region.group and region.hemisphere in ("left", "right"):
+            pairs.setdefault(region.group, {})[region.hemisphere] = number
+    result = np.full(len(regions), np.nan)
+    for pair in pairs.values():
+        if len(pair) == 2:
+            left, right = sums[pair["left"]], sums[pair["right"]]
+            scale = abs(left) + abs(right)
+            result[[pair["left"], pair["right"]]] = (left - right) / scale if scale > 0 else 0.0
+    return result

@@ -1,0 +1,237 @@
+"""A figure of a scan with a heatmap laid over it, as radiologists look at it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.relevance.region_table import RegionTable
+from ADAttributionLogic.report.overlay_display import OverlayDisplay, two_sided_colours
+from ADAttributionLogic.volume import Volume, resample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BACKGROUND, TEXT, MUTED = "#101014", "#f2f2f2", "#a8a8b0"
+
+
+@dataclass(frozen=True, eq=False)
+class FigureRow:
+    """One heatmap of a figure.
+
+    Attributes
+    ----------
+    title, subtitle : str
+    heatmap : Volume
+    display : OverlayDisplay
+    table : RegionTable or None
+        Its top regions are listed beside the slices.
+    quantity : str
+        What the colours mean, e.g. ``"relevance for AD (probability)"``.
+    """
+
+    title: str
+    subtitle: str
+    heatmap: Volume
+    display: OverlayDisplay
+    table: RegionTable | None
+    quantity: str
+
+
+def write_figure(
+    path: str | os.PathLike[str], scan: Volume, rows: Sequence[FigureRow], headline: str, footnote: str, top: int = 8
+) -> Path:
+    """Draw one row of slices per heatmap: two coronal, two axial, one sagittal, colour bar and top regions.
+
+    Slices go through the places with most relevance; all rows show the same slices, so that they can be compared.
+    Left is where the patient's right is (radiological convention), as the letters say.
+
+    Parameters
+    ----------
+    path : path-like
+        Where to write; the suffix says the format (.png, .pdf, .svg).
+    scan : Volume
+    rows : sequence of FigureRow
+    headline, footnote : str
+    top : int
+        How many regions to list.
+
+    Raises
+    ------
+    OutputError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as cause:
+        raise OutputError("Figures need matplotlib: pip install ad-attribution[report].") from cause
+    grid = _upright(scan.grid)
+    brain = resample(scan, grid)
+    maps = [resample(row.heatmap, grid) for row in rows]
+    slices = choose_slices([np.abs(m.array) for m in maps], brain.array)
+    ratios = [grid.shape[0], grid.shape[0], grid.shape[0], grid.shape[0], grid.shape[1], 12, 150]
+    figure = Figure(figsize=(19, 3.1 * len(rows) + 1.1), facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    height = figure.get_size_inches()[1]
+    axes = figure.subplots(
+        len(rows),
+        7,
+        squeeze=False,
+        gridspec_kw={
+            "width_ratios": ratios,
+            "left": 0.075,
+            "right": 0.99,
+            "top": 1 - 0.75 / height,
+            "bottom": 0.35 / height,
+            "wspace": 0.04,
+            "hspace": 0.12,
+        },
+    )
+    for row, heatmap, cells in zip(rows, maps, axes, strict=True):
+        _draw_row(row, brain, heatmap, slices, grid, cells, top)
+    figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
+    figure.text(0.012, 0.14 / height, footnote, color=MUTED, fontsize=9, va="center")
+    figure.savefig(path, dpi=100, facecolor=BACKGROUND)
+    return Path(path)
+
+
+def choose_slices(maps: Sequence[npt.NDArray[Any]], brain: npt.NDArray[Any]) -> dict[str, tuple[int, ...]]:
+    """Slices with the most relevance: two coronal and two axial at least an eighth of the brain apart, one sagittal.
+
+    Each map counts equally. Relevance is squared, so that a few strong voxels outweigh many faint ones.
+    """
+    profiles = [np.zeros(n) for n in brain.shape]
+    for magnitude in maps:
+        squared = np.square(magnitude, dtype=np.float64)
+        for axis in range(3):
+            profile = squared.sum(axis=tuple(a for a in range(3) if a != axis))
+            profiles[axis] += profile / (profile.sum() or 1.0)
+    counts = {"sagittal": (0, 1), "coronal": (1, 2), "axial": (2, 2)}
+    chosen: dict[str, tuple[int, ...]] = {}
+    for name, (axis, count) in counts.items():
+        profile = np.convolve(profiles[axis], np.ones(3) / 3, mode="same")
+        # Where there is no (more) relevance, the widest slices of the brain.
+        profile += 1e-9 * (brain > 0).mean(axis=tuple(a for a in range(3) if a != axis))
+        picks: list[int] = []
+        for _ in range(count):
+            pick = int(np.argmax(profile))
+            picks.append(pick)
+            apart = brain.shape[axis] // 8
+            profile[max(pick - apart, 0) : pick + apart + 1] = -1
+        chosen[name] = tuple(sorted(picks))
+    return chosen
+
+
+def _upright(grid: Grid) -> Grid:
+    """The same field of view in RAS orientation with isotropic voxels, whatever the scan's."""
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, -1).T
+    points = grid.to_ras(corners)
+    low, high = points.min(axis=0), points.max(axis=0)
+    step = min(grid.spacing)
+    i, j, k = np.maximum(np.rint((high - low) / step), 1).astype(int)
+    affine = np.diag([step, step, step, 1.0])
+    affine[:3, 3] = low + step / 2
+    return Grid((int(i), int(j), int(k)), affine)
+
+
+def _draw_row(
+    row: FigureRow, brain: Volume, heatmap: Volume, slices: dict[str, tuple[int, ...]], grid: Grid, cells: Any, top: int
+) -> None:
+    inside = brain.array[brain.array > 0]
+    bright = float(np.percentile(inside, 99.5)) if inside.size else 1.0
+    planes = [("coronal", 1, s) for s in slices["coronal"]] + [("axial", 2, s) for s in slices["axial"]]
+    planes.append(("sagittal", 0, slices["sagittal"][0]))
+    for cell, (name, axis, index) in zip(cells[:5], planes, strict=True):
+        _draw_slice(cell, brain.array, heatmap.array, axis, index, bright, row.display)
+        millimetres = grid.to_ras([index if a == axis else 0 for a in range(3)])[axis]
+        cell.set_title(f"{name} {'RAS'[axis]} {millimetres:+.0f} mm", color=MUTED, fontsize=9, pad=3)
+        _letters(cell, name)
+    cells[0].text(
+        -0.06,
+        0.5,
+        f"{row.title}\n\n",
+        transform=cells[0].transAxes,
+        rotation=90,
+        ha="right",
+        va="center",
+        color=TEXT,
+        fontsize=11,
+        weight="bold",
+    )
+    cells[0].text(
+        -0.06,
+        0.5,
+        row.subtitle,
+        transform=cells[0].transAxes,
+        rotation=90,
+        ha="right",
+        va="center",
+        color=MUTED,
+        fontsize=8,
+    )
+    _draw_colour_bar(cells[5], row)
+    _list_regions(cells[6], row, top)
+
+
+def _draw_slice(
+    cell: Axes, brain: Any, heatmap: Any, axis: int, index: int, bright: float, display: OverlayDisplay
+) -> None:
+    anatomy, relevance = (np.take(a, index, axis=axis).T for a in (brain, heatmap))
+    if axis != 0:  # radiological convention: the patient's right on the left
+        anatomy, relevance = anatomy[:, ::-1], relevance[:, ::-1]
+    cell.imshow(anatomy, cmap="gray", vmin=0, vmax=bright, origin="lower", interpolation="bilinear")
+    table = two_sided_colours(display)
+    position = np.clip((relevance / display.maximum + 1) / 2 * (len(table) - 1), 0, len(table) - 1)
+    cell.imshow(table[np.rint(position).astype(int)] * (1, 1, 1, 0.85), origin="lower", interpolation="nearest")
+    cell.axis("off")
+
+
+def _letters(cell: Axes, plane: str) -> None:
+    left, right = ("P", "A") if plane == "sagittal" else ("R", "L")
+    for x, letter, side in ((0.02, left, "left"), (0.98, right, "right")):
+        cell.text(x, 0.5, letter, transform=cell.transAxes, color=MUTED, fontsize=9, ha=side, va="center")
+
+
+def _draw_colour_bar(cell: Axes, row: FigureRow) -> None:
+    signed = bool((row.heatmap.array < 0).any())
+    table = two_sided_colours(row.display)
+    colours = table if signed else table[len(table) // 2 :]
+    low = -row.display.maximum if signed else 0.0
+    cell.imshow(colours[:, None], aspect="auto", origin="lower", extent=(0, 1, low, row.display.maximum))
+    ticks = [row.display.threshold, row.display.maximum]
+    cell.set_yticks(([-t for t in reversed(ticks)] if signed else []) + ticks)
+    cell.set_yticklabels([f"{t:.2g}" for t in cell.get_yticks()], color=MUTED, fontsize=7)
+    cell.set_xticks([])
+    cell.set_facecolor("#2a2a30")
+    cell.yaxis.tick_right()
+    cell.tick_params(colors=MUTED, length=2, pad=1)
+    cell.set_title(row.quantity, color=MUTED, fontsize=8, pad=3)
+
+
+def _list_regions(cell: Axes, row: FigureRow, top: int) -> None:
+    cell.axis("off")
+    if row.table is None:
+        return
+    ranked = row.table.ranked("density_rank")[:top]
+    names = [str(r["name"]).replace("_", " ") for r in ranked]
+    values = np.array([r["density"] for r in ranked], dtype=float)
+    bars = cell.inset_axes((0.62, 0.02, 0.36, 0.92))
+    bars.set_facecolor(BACKGROUND)
+    bars.barh(np.arange(len(names)), values, color=["#ff8c1a" if v >= 0 else "#3399ff" for v in values], height=0.7)
+    bars.set_yticks(np.arange(len(names)))
+    bars.set_yticklabels([n if len(n) < 40 else n[:38] + "…" for n in names], color=TEXT, fontsize=8)
+    bars.invert_yaxis()
+    bars.set_xticks([])
+    for spine in bars.spines.values():
+        spine.set_visible(False)
+    bars.tick_params(length=0)
+    bars.set_title("regions by density (relevance per mm³)", color=MUTED, fontsize=8, pad=3, loc="right")

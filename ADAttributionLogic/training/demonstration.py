@@ -1,0 +1,219 @@
+"""Making of the demonstration network ``simulated-atrophy``: simulate, train, test, explain, write the package.
+
+``python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort``
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ADAttributionLogic import attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.registry import attribute
+from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.device import choose_device, describe_device
+from ADAttributionLogic.errors import ADAttributionError
+from ADAttributionLogic.networks.architectures import build_network, initialise
+from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.networks.packages import save_package
+from ADAttributionLogic.relevance.region_table import index_regions, region_table
+from ADAttributionLogic.simulation.anatomy import Anatomy, affected_labels, icbm152_anatomy
+from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
+from ADAttributionLogic.simulation.subject import PATIENT
+from ADAttributionLogic.training.fit import Epoch, Fit, fit, predict
+from ADAttributionLogic.training.metrics import Performance, performance
+from ADAttributionLogic.training.recipe import Recipe
+from ADAttributionLogic.volume import Volume
+
+NAME = "simulated-atrophy"
+
+#: The recipe of Böhle et al. and Eitel & Ritter (Adam 1e-4, weight decay 1e-4, batch 4, flip, ±2 voxels, patience 8),
+#: with a head start and as many epochs as fit into an hour on two cores.
+RECIPE = Recipe(epochs=14, head_start=True)
+
+INTENDED_USE = (
+    "Demonstration and testing of ADAttribution only. Trained on simulated data; it has never seen a patient. It says "
+    "nothing about any real scan. Not for clinical use."
+)
+LIMITATIONS = (
+    "All subjects are deformations of one template brain; the patients' only difference is a simulated shrinkage of "
+    "the medial temporal lobe and a widening of the inferior lateral ventricles. Real anatomy, scanners, ageing and "
+    "disease are not represented. Expects skull-stripped scans in ICBM152 2009c space."
+)
+TRAINING_DATA = (
+    "simulated scans: the ICBM152 2009c template brain, deformed; the class AD with simulated medial temporal atrophy. "
+    "No patient, no real scan."
+)
+LICENCE = (
+    "BSD-3-Clause. Derived from the ICBM152 2009c template, Copyright (C) 1993-2004 Louis Collins, McConnell Brain "
+    "Imaging Centre, Montreal Neurological Institute, McGill University."
+)
+
+
+@dataclass(eq=False)
+class _Scan:
+    """A simulated scan as training wants it, normalised and kept in memory."""
+
+    scans: SimulatedScans
+    of: CohortSubject
+    _kept: npt.NDArray[np.float16] | None = None
+
+    @property
+    def subject(self) -> str:
+        """Name of the subject."""
+        return self.of.name
+
+    @property
+    def label(self) -> int:
+        """0 control, 1 patient."""
+        return self.of.label
+
+    def load(self) -> npt.NDArray[np.float16]:
+        """The scan between 0 and 1."""
+        if self._kept is None:
+            scan = np.array(self.scans.load(self.of))
+            self._kept = scan / scan.max()
+        return self._kept
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the package and return an exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", required=True, metavar="DIR", help="package folder to write; must not exist")
+    parser.add_argument(
+        "--cache", metavar="DIR", help="where to keep the simulated scans (3 GB; default: a temporary folder)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
+    parser.add_argument("--seed", type=int, default=RECIPE.seed, help="of initial weights, order and augmentation")
+    options = parser.parse_args(arguments)
+    try:
+        device = choose_device(options.device)
+        if options.cache:
+            make_demonstration_network(options.out, options.cache, device, options.seed)
+        else:
+            with tempfile.TemporaryDirectory(prefix="ad-attribution-cohort-") as cache:
+                make_demonstration_network(options.out, cache, device, options.seed)
+    except ADAttributionError as error:
+        print(f"demonstration: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def make_demonstration_network(out: str, cache: str, device: torch.device, seed: int) -> Path:
+    """Simulate the cohort, train and test the network, and write its package."""
+    started = time.perf_counter()
+    anatomy = icbm152_anatomy()
+    plan = CohortPlan()
+    subjects = draw_cohort(plan)
+    scans = SimulatedScans(anatomy, cache)
+    scans.make_all(subjects, lambda name: print(f"\rsimulating {name} of {len(subjects)}", end="", file=sys.stderr))
+    simulated = time.perf_counter()
+    splits = {s: [_Scan(scans, x) for x in subjects if x.split == s] for s in ("train", "validation", "test")}
+    network = build_network("boehle2019", anatomy.template.grid.shape)
+    initialise(network, seed)
+    recipe = Recipe(**{**asdict(RECIPE), "seed": seed})
+    fitted = fit(network, splits["train"], splits["validation"], recipe, device, _report)
+    trained = time.perf_counter()
+    network.to("cpu")
+    probabilities = predict(network, splits["test"])
+    labels = [scan.label for scan in splits["test"]]
+    tested = performance(labels, probabilities)
+    print(f"test: {tested}")
+    hits = [s for s, p in zip(splits["test"], probabilities, strict=True) if s.label == PATIENT and p >= 0.5]
+    ranking = rank_regions(network, hits, anatomy)
+    affected = set(affected_labels())
+    ranks = {name: rank for rank, (label, name) in enumerate(ranking, start=1) if label in affected}
+    print("LRP, mean density over the true positives:", ", ".join(name for _, name in ranking[:10]))
+    print("ranks of the affected regions:", ranks)
+    card = _card(
+        anatomy, plan, recipe, fitted, tested, ranks, len(hits), device, (simulated - started, trained - simulated)
+    )
+    return save_package(out, card, network)
+
+
+def rank_regions(network: nn.Module, patients: Sequence[_Scan], anatomy: Anatomy) -> list[tuple[int, str]]:
+    """Regions (label, name) by mean LRP density (b-rule, β = 0) over some patients, highest first."""
+    index = index_regions(anatomy.atlas)
+    explained = explainable(network, (1, *anatomy.template.grid.shape))
+    densities = []
+    for patient in patients:
+        image = torch.from_numpy(patient.load().astype(np.float32))[None, None]
+        result = attribute(Evaluation(explained, image, torch.device("cpu")), "lrp", Target(PATIENT))
+        heatmap = Volume(result.heatmap, anatomy.affine)
+        densities.append(region_table(heatmap, index).columns["density"][:-1])
+    mean = np.mean(densities, axis=0)
+    return [(index.regions[i].label, index.regions[i].name) for i in np.argsort(-mean)]
+
+
+def _report(epoch: Epoch) -> None:
+    print(
+        f"\repoch {epoch.number}: training loss {epoch.training_loss:.4f}, validation loss "
+        f"{epoch.validation_loss:.4f}, accuracy {epoch.validation_accuracy:.3f}, {epoch.seconds:.0f} s",
+        flush=True,
+    )
+
+
+def _card(
+    anatomy: Anatomy,
+    plan: CohortPlan,
+    recipe: Recipe,
+    fitted: Fit,
+    tested: Performance,
+    ranks: dict[str, int],
+    true_positives: int,
+    device: torch.device,
+    seconds: tuple[float, float],
+) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "name": NAME,
+        "title": "Simulated atrophy (demonstration)",
+        "network": {"architecture": "boehle2019"},
+        "grid": {
+            "shape": list(anatomy.template.grid.shape),
+            "affine": anatomy.affine.tolist(),
+            "space": "ICBM152 2009c nonlinear asymmetric, 1 mm",
+        },
+        "normalisation": {"kind": "min-max", "mask": "nonzero"},
+        "classes": ["CN", "AD"],
+        "positive_class": PATIENT,
+        "training": {
+            "data": TRAINING_DATA,
+            "subjects": {"train": plan.train, "validation": plan.validation, "test": plan.test, "seed": plan.seed},
+            "recipe": asdict(recipe),
+            "epochs": [
+                asdict(epoch) | {"training_loss": None} if epoch.number == 0 else asdict(epoch)
+                for epoch in fitted.history
+            ],
+            "best_epoch": fitted.best_epoch,
+            "test_performance": tested.as_dict(),
+            "lrp_density_ranks_of_affected_regions": ranks,
+            "true_positives": true_positives,
+            "device": describe_device(device),
+            "seconds": {"simulation": round(seconds[0]), "training": round(seconds[1])},
+            "made_with": "python -m ADAttributionLogic.training.demonstration",
+        },
+        "licence": LICENCE,
+        "intended_use": INTENDED_USE,
+        "limitations": LIMITATIONS,
+        "references": [
+            "Böhle et al. 2019, doi:10.3389/fnagi.2019.00194 (architecture, recipe)",
+            "Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033 (template)",
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

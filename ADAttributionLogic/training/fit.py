@@ -1,0 +1,179 @@
+"""Training of a two-class network on 3D scans."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ADAttributionLogic.training.head_start import finish_head, follow_features, start_head
+from ADAttributionLogic.training.recipe import Recipe
+from ADAttributionLogic.training.scans import (
+    TrainingScan,
+    augment,
+    batch,
+    batches,
+    fast_arithmetic,
+    keep_freed_memory,
+    require_disjoint_subjects,
+)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of training reached. Number 0 is the state after the head start."""
+
+    number: int
+    training_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The outcome of a training.
+
+    Attributes
+    ----------
+    state : dict
+        Weights of the epoch with the lowest validation loss.
+    history : tuple of Epoch
+    best_epoch : int
+    """
+
+    state: dict[str, Tensor]
+    history: tuple[Epoch, ...]
+    best_epoch: int
+
+
+def fit(
+    network: nn.Module,
+    training: Sequence[TrainingScan],
+    validation: Sequence[TrainingScan],
+    recipe: Recipe,
+    device: torch.device | None = None,
+    report: Callable[[Epoch], None] | None = None,
+) -> Fit:
+    """Train `network` (in place) with Adam and early stopping on the validation loss.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Images (N, 1, I, J, K) to logits (N, 2).
+    training, validation : sequence of TrainingScan
+        Must not share a subject.
+    recipe : Recipe
+    device : torch.device, optional
+        CPU by default.
+    report : callable, optional
+        Called after each epoch.
+
+    Returns
+    -------
+    Fit
+    """
+    require_disjoint_subjects(training=training, validation=validation)
+    device = device or torch.device("cpu")
+    keep_freed_memory()
+    network.to(device)
+    history: list[Epoch] = []
+    best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), float("inf"), 0
+
+    def finish_epoch(number: int, training_loss: float, started: float) -> None:
+        nonlocal best, best_loss, best_epoch
+        validation_loss, accuracy = _validate(network, validation, device)
+        history.append(Epoch(number, training_loss, validation_loss, accuracy, time.perf_counter() - started))
+        # The head start is an initialisation, not an epoch: what is kept has been trained as a whole.
+        if number > 0 and validation_loss < best_loss:
+            best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), validation_loss, number
+        if report is not None:
+            report(history[-1])
+
+    if recipe.head_start:
+        started = time.perf_counter()
+        start_head(network, training, validation, recipe, device)
+        best = copy.deepcopy(network.state_dict())
+        finish_epoch(0, float("nan"), started)
+    optimiser = torch.optim.Adam(_parameter_groups(network, recipe), weight_decay=recipe.weight_decay)
+    generator = np.random.default_rng(recipe.seed)
+    for number in range(1, recipe.epochs + 1):
+        started = time.perf_counter()
+        if recipe.head_start and number > 1:
+            follow_features(network, training, recipe, device)
+        loss = _train_one_epoch(network, training, recipe, optimiser, generator, device)
+        finish_epoch(number, loss, started)
+        if number - best_epoch >= recipe.patience:
+            break
+    network.load_state_dict(best)
+    finish_head(network)
+    network.eval()
+    return Fit(network.state_dict(), tuple(history), best_epoch)
+
+
+def predict(
+    network: nn.Module, scans: Sequence[TrainingScan], device: torch.device | None = None
+) -> npt.NDArray[np.float64]:
+    """Return the probability of class 1 for each scan, in float32 arithmetic."""
+    device = device or torch.device("cpu")
+    network.eval()
+    probabilities = []
+    with torch.no_grad():
+        for scan in scans:
+            logits = network(batch([scan.load()]).to(device))
+            probabilities.append(float(torch.softmax(logits.double(), dim=1)[0, 1]))
+    return np.array(probabilities)
+
+
+def _parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Each layer's parameters with its learning rate."""
+    dense_rate = recipe.learning_rate if recipe.dense_learning_rate is None else recipe.dense_learning_rate
+    return [
+        {"params": parameters, "lr": dense_rate if isinstance(layer, nn.Linear) else recipe.learning_rate}
+        for layer in network.modules()
+        if (parameters := list(layer.parameters(recurse=False)))
+    ]
+
+
+def _train_one_epoch(
+    network: nn.Module,
+    scans: Sequence[TrainingScan],
+    recipe: Recipe,
+    optimiser: torch.optim.Optimizer,
+    generator: np.random.Generator,
+    device: torch.device,
+) -> float:
+    network.train()
+    torch.manual_seed(int(generator.integers(2**31)))  # dropout
+    total = 0.0
+    for chosen in batches(scans, recipe.batch_size, generator):
+        images = batch([augment(scan.load(), recipe, generator) for scan in chosen]).to(device)
+        labels = torch.tensor([scan.label for scan in chosen], device=device)
+        optimiser.zero_grad(set_to_none=True)
+        with fast_arithmetic(device):
+            logits = network(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        loss.backward()
+        optimiser.step()
+        total += float(loss.detach()) * len(chosen)
+    return total / len(scans)
+
+
+def _validate(network: nn.Module, scans: Sequence[TrainingScan], device: torch.device) -> tuple[float, float]:
+    network.eval()
+    losses, right = [], 0
+    with torch.no_grad():
+        for scan in scans:
+            with fast_arithmetic(device):
+                logits = network(batch([scan.load()]).to(device)).float()
+            losses.append(float(F.cross_entropy(logits, torch.tensor([scan.label], device=device))))
+            right += int(logits.argmax(dim=1)) == scan.label
+    return float(np.mean(losses)), right / len(scans)

@@ -1,0 +1,54 @@
+# What to type:
+#   make demo    explain a simulated patient and the template brain; results in demo/
+#   make test    all tests
+#   make bench   figures of speed and memory (BENCH=part to run those whose name contains "part")
+#   make lint    ruff and mypy
+#   make train   make the demonstration network anew (about 45 minutes on two cores)
+# Everything is installed into .venv first, once.
+
+VENV   ?= .venv
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+BENCH  ?=
+BIN    := $(VENV)/bin
+
+# Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
+TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: demo test bench lint train clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m ADAttributionLogic.demo --out demo
+
+test: $(VENV)/developed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(PYTEST)
+
+bench: $(VENV)/developed
+	$(BIN)/python Testing/benchmarks/run.py $(BENCH)
+
+lint: $(VENV)/developed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+train: $(VENV)/developed
+	$(BIN)/python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.12, for example.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$(TORCH)" $(TORCH_SOURCE)
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch pyproject.toml
+	$(BIN)/pip install --quiet --editable ".[atlas,report,headless]"
+	touch $@
+
+$(VENV)/developed: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable ".[atlas,report,headless,training,dev]"
+	touch $@

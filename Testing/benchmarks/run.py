@@ -1,0 +1,33 @@
+"""Run the benchmarks: ``python Testing/benchmarks/run.py [PART OF A NAME]``.
+
+One line per figure, tab-separated: name, value, bar, ``ok`` or ``short`` (``-`` for figures without a bar). Every ratio
+is measured within one run against its alternative, because the speed of shared machines drifts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "ADAttribution")]
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    print("name\tvalue\tbar\tresult", flush=True)
+    short = 0
+    for path in sorted(HERE.glob("bench_*.py")):
+        for benchmark in importlib.import_module(path.stem).BENCHMARKS:
+            if wanted not in benchmark.__name__:
+                continue
+            for figure in benchmark():
+                print(figure, flush=True)
+                short += figure.is_short
+    print(f"# {short} figures fall short", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
