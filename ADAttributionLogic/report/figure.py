@@ -78,18 +78,21 @@ def write_figure(
     brain = resample(scan, grid)
     maps = [resample(row.heatmap, grid) for row in rows]
     slices = choose_slices([np.abs(m.array) for m in maps], brain.array)
-    ratios = [grid.shape[0], grid.shape[0], grid.shape[0], grid.shape[0], grid.shape[1], 12, 150]
-    figure = Figure(figsize=(19, 3.1 * len(rows) + 1.1), facecolor=BACKGROUND)
+    # Widths: four slices seen along the second or third axis, one along the first, the colour bar, the regions.
+    ratios = [*[grid.shape[0]] * 4, grid.shape[1], 0.06 * grid.shape[0]]
+    if any(row.table is not None for row in rows):
+        ratios.append(1.05 * grid.shape[0])
+    width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.1
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
-    height = figure.get_size_inches()[1]
     axes = figure.subplots(
         len(rows),
-        7,
+        len(ratios),
         squeeze=False,
         gridspec_kw={
             "width_ratios": ratios,
-            "left": 0.075,
-            "right": 0.99,
+            "left": 1.4 / width,
+            "right": 1 - (0.19 if len(ratios) == 7 else 0.6) / width,
             "top": 1 - 0.75 / height,
             "bottom": 0.35 / height,
             "wspace": 0.04,
@@ -179,7 +182,11 @@ def _draw_row(
         fontsize=8,
     )
     _draw_colour_bar(cells[5], row)
-    _list_regions(cells[6], row, top)
+    if row.table is not None:
+        _list_regions(cells[6], row.table, top)
+    else:
+        for cell in cells[6:]:
+            cell.axis("off")
 
 
 def _draw_slice(
@@ -213,15 +220,13 @@ def _draw_colour_bar(cell: Axes, row: FigureRow) -> None:
     cell.set_xticks([])
     cell.set_facecolor("#2a2a30")
     cell.yaxis.tick_right()
-    cell.tick_params(colors=MUTED, length=2, pad=1)
+    cell.tick_params(colors=MUTED, length=0, pad=4)
     cell.set_title(row.quantity, color=MUTED, fontsize=8, pad=3)
 
 
-def _list_regions(cell: Axes, row: FigureRow, top: int) -> None:
+def _list_regions(cell: Axes, table: RegionTable, top: int) -> None:
     cell.axis("off")
-    if row.table is None:
-        return
-    ranked = row.table.ranked("density_rank")[:top]
+    ranked = table.ranked("density_rank")[:top]
     names = [str(r["name"]).replace("_", " ") for r in ranked]
     values = np.array([r["density"] for r in ranked], dtype=float)
     bars = cell.inset_axes((0.62, 0.02, 0.36, 0.92))

@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ADAttributionLogic.training.head_start import finish_head, follow_features, start_head
+from ADAttributionLogic.training.head_start import StandardisedFeatures, start_head
 from ADAttributionLogic.training.recipe import Recipe
 from ADAttributionLogic.training.scans import (
     TrainingScan,
@@ -85,36 +84,36 @@ def fit(
     device = device or torch.device("cpu")
     keep_freed_memory()
     network.to(device)
+    learner: nn.Module = network
     history: list[Epoch] = []
-    best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), float("inf"), 0
+    best_loss, best_epoch, best = float("inf"), 0, copy.deepcopy(network.state_dict())
 
     def finish_epoch(number: int, training_loss: float, started: float) -> None:
         nonlocal best, best_loss, best_epoch
-        validation_loss, accuracy = _validate(network, validation, device)
+        validation_loss, accuracy = _validate(learner, validation, device)
         history.append(Epoch(number, training_loss, validation_loss, accuracy, time.perf_counter() - started))
         # The head start is an initialisation, not an epoch: what is kept has been trained as a whole.
         if number > 0 and validation_loss < best_loss:
-            best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), validation_loss, number
+            best_loss, best_epoch, best = validation_loss, number, copy.deepcopy(network.state_dict())
         if report is not None:
             report(history[-1])
 
     if recipe.head_start:
         started = time.perf_counter()
-        start_head(network, training, validation, recipe, device)
+        learner = start_head(network, training, validation, recipe, device)
         best = copy.deepcopy(network.state_dict())
         finish_epoch(0, float("nan"), started)
-    optimiser = torch.optim.Adam(_parameter_groups(network, recipe), weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     generator = np.random.default_rng(recipe.seed)
     for number in range(1, recipe.epochs + 1):
         started = time.perf_counter()
-        if recipe.head_start and number > 1:
-            follow_features(network, training, recipe, device)
-        loss = _train_one_epoch(network, training, recipe, optimiser, generator, device)
+        loss = _train_one_epoch(learner, training, recipe, optimiser, generator, device)
         finish_epoch(number, loss, started)
         if number - best_epoch >= recipe.patience:
             break
     network.load_state_dict(best)
-    finish_head(network)
+    if isinstance(learner, StandardisedFeatures):
+        learner.merge()
     network.eval()
     return Fit(network.state_dict(), tuple(history), best_epoch)
 
@@ -131,16 +130,6 @@ def predict(
             logits = network(batch([scan.load()]).to(device))
             probabilities.append(float(torch.softmax(logits.double(), dim=1)[0, 1]))
     return np.array(probabilities)
-
-
-def _parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Each layer's parameters with its learning rate."""
-    dense_rate = recipe.learning_rate if recipe.dense_learning_rate is None else recipe.dense_learning_rate
-    return [
-        {"params": parameters, "lr": dense_rate if isinstance(layer, nn.Linear) else recipe.learning_rate}
-        for layer in network.modules()
-        if (parameters := list(layer.parameters(recurse=False)))
-    ]
 
 
 def _train_one_epoch(
@@ -163,6 +152,8 @@ def _train_one_epoch(
         loss = F.cross_entropy(logits.float(), labels)
         loss.backward()
         optimiser.step()
+        if isinstance(network, StandardisedFeatures):
+            network.shrink(recipe.learning_rate)
         total += float(loss.detach()) * len(chosen)
     return total / len(scans)
 

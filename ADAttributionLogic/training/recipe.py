@@ -14,8 +14,6 @@ class Recipe:
     batch_size : int
     learning_rate, weight_decay : float
         Of Adam.
-    dense_learning_rate : float or None
-        Of the dense layers, where it differs.
     epochs : int
         At most so many.
     patience : int
@@ -26,6 +24,8 @@ class Recipe:
         Shift along the coronal (second array) axis by up to so many voxels.
     head_start : bool
         Train the dense layers first, on features of the untrained convolutions (:mod:`~.head_start`).
+    sparsity : float
+        With a head start: strength of the L1 penalty on the first dense layer's weights for standardised features.
     seed : int
         Of initial weights, order and augmentation.
     """
@@ -37,8 +37,8 @@ class Recipe:
     patience: int = 8
     flip_probability: float = 0.5
     translation_voxels: int = 2
-    dense_learning_rate: float | None = None
     head_start: bool = False
+    sparsity: float = 0.2
     seed: int = 0
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.training.fit import Epoch, fit, predict
-from ADAttributionLogic.training.head_start import StandardisedDense, finish_head, start_head
+from ADAttributionLogic.training.head_start import StandardisedFeatures, start_head
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import BOEHLE_2019, RIEKE_2018, Recipe
 from ADAttributionLogic.training.scans import augment, batches, move, require_disjoint_subjects
@@ -76,16 +76,28 @@ def test_the_head_start_merges_into_the_published_network() -> None:
     """The network with its standardised features, and the network after merging, say the same."""
     network = build_network("boehle2019", SHAPE)
     initialise(network, 0)
-    start_head(network, scans(8, 1), scans(4, 2), Recipe(), torch.device("cpu"))
-    assert isinstance(network.eval().dense_1, StandardisedDense)
+    learner = start_head(network, scans(8, 1), scans(4, 2), Recipe(), torch.device("cpu")).eval()
+    assert isinstance(learner, StandardisedFeatures)
     x = torch.from_numpy(np.stack([s.array for s in scans(4, 3)]))[:, None]
     with torch.no_grad():
-        expected = network(x)
-        finish_head(network)
+        expected = learner(x)
+        assert learner.merge() is network
         torch.testing.assert_close(network(x), expected, atol=1e-4, rtol=1e-4)
-    assert type(network.dense_1) is torch.nn.Linear
+        torch.testing.assert_close(learner(x), expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(TypeError, match="no separate head"):
         start_head(build_network("korolev2017", (124, 124, 124)), [], [], Recipe(), torch.device("cpu"))
+
+
+def test_the_penalty_leaves_only_weights_that_are_needed() -> None:
+    """A soft threshold: what is within a step of zero becomes exactly zero, the rest comes nearer by one step."""
+    network = build_network("boehle2019", SHAPE)
+    learner = StandardisedFeatures(network, torch.zeros(64), torch.ones(64), sparsity=0.5)
+    before = network.dense_1.weight.detach().clone()
+    learner.shrink(0.1)
+    after = network.dense_1.weight.detach()
+    small = before.abs() <= 0.05
+    assert small.any() and not small.all() and not after[small].any()
+    torch.testing.assert_close(after[~small], before[~small] - 0.05 * before[~small].sign())
 
 
 def test_a_subject_in_two_splits_is_refused() -> None:
