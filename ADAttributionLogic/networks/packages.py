@@ -250,7 +250,7 @@ def save_package(folder: str | os.PathLike[str], card: Mapping[str, Any], networ
     NetworkError
         The card is not as the schema says.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     target = Path(folder)
     if target.exists():
@@ -261,7 +261,8 @@ def save_package(folder: str | os.PathLike[str], card: Mapping[str, Any], networ
         unfinished.mkdir()
         weights = unfinished / "weights.safetensors"
         state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        save_file({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}, weights)
+        # Not save_file: it leaves the file unreadable for everybody but its owner.
+        weights.write_bytes(save({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}))
         size = weights.stat().st_size
         complete = {**card, "weights": {"file": weights.name, "sha256": file_sha256(weights), "bytes": size}}
         text = json.dumps(complete, indent=2, ensure_ascii=False) + "\n"

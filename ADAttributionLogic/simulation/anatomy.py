@@ -22,6 +22,15 @@ SHRINKING = {
 }
 WIDENING = {"Inferior lateral ventricle": (50, 49)}
 
+#: How strongly each shrinks or widens (negative), relative to the others.
+STRENGTH = {
+    "Hippocampus": 1.0,
+    "Amygdala": 1.3,
+    "Entorhinal area": 0.6,
+    "Parahippocampal gyrus": 0.4,
+    "Inferior lateral ventricle": -0.7,
+}
+
 SIDES = ("left", "right")
 
 #: Width (standard deviation, mm) of the rim of a structure along which it contracts or widens.
@@ -108,9 +117,10 @@ def atrophy_field(atlas: Atlas) -> AtrophyField:
     box = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     velocity = {}
     for index, side in enumerate(SIDES):
-        shrinking = np.isin(box, [pair[index] for pair in SHRINKING.values()])
-        widening = np.isin(box, [pair[index] for pair in WIDENING.values()])
-        velocity[side] = _rim_velocity(shrinking.astype(np.float32) - widening, atlas.labels.grid.spacing)
+        mask = np.zeros(box.shape, dtype=np.float32)
+        for name, pair in {**SHRINKING, **WIDENING}.items():
+            mask[box == pair[index]] = STRENGTH[name]
+        velocity[side] = _rim_velocity(mask, atlas.labels.grid.spacing)
     return AtrophyField((start[0], start[1], start[2]), velocity)
 
 

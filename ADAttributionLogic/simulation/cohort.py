@@ -79,7 +79,7 @@ class SimulatedScans:
     """
 
     #: Changes whenever the same parameters would give another scan.
-    VERSION = 1
+    VERSION = 3
 
     def __init__(self, anatomy: Anatomy, folder: str | os.PathLike[str]) -> None:
         self.anatomy = anatomy

@@ -88,11 +88,11 @@ class SimulatedSubject:
 def draw_parameters(label: int, seed: int) -> SubjectParameters:
     """Draw a subject's parameters.
 
-    The strength is drawn per hemisphere, so that one side alone does not decide the class: patients 0.8–3.5 mm with a
-    mean of both sides of at least 1.8 mm, controls 0–0.5 mm.
+    The strength is drawn per hemisphere, so that one side alone does not decide the class: patients 0.6–2.6 mm with a
+    mean of both sides of at least 1.3 mm, controls 0–0.35 mm.
     """
     generator = np.random.default_rng([seed, label, 0])
-    low, high, least = (0.8, 3.5, 1.8) if label == PATIENT else (0.0, 0.5, 0.0)
+    low, high, least = (0.6, 2.6, 1.3) if label == PATIENT else (0.0, 0.35, 0.0)
     while True:
         left, right = generator.uniform(low, high, size=2)
         if (left + right) / 2 >= least:

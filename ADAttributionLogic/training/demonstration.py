@@ -41,7 +41,7 @@ NAME = "simulated-atrophy"
 
 #: The recipe of Böhle et al. and Eitel & Ritter (Adam 1e-4, weight decay 1e-4, batch 4, flip, ±2 voxels, patience 8),
 #: with a head start and no more epochs than fit well into an hour on two cores.
-RECIPE = Recipe(epochs=20, head_start=True)
+RECIPE = Recipe(learning_rate=2e-4, epochs=20, head_start=True)
 
 INTENDED_USE = (
     "Demonstration and testing of ADAttribution only. Trained on simulated data; it has never seen a patient. It says "

@@ -377,6 +377,7 @@ def test_a_package_round_trip(package: Path) -> None:
     assert (model.name, model.classes, model.positive_class, model.shape) == ("test-model", ("CN", "AD"), 1, SMALL)
     assert model.grid.spacing == (2, 2, 2) and model.normalisation.kind == "min-max"
     assert sorted(p.name for p in package.iterdir()) == ["model.json", "weights.safetensors"]
+    assert len({p.stat().st_mode for p in package.iterdir()}) == 1, "both readable by the same people"
     assert (
         load_model(package).weights_sha256 == load_model(package / "model.json").weights_sha256 == model.weights_sha256
     )
