@@ -124,7 +124,7 @@ def _add_explain(commands: Any, with_method_options: bool) -> None:
     command.add_argument(
         "--start",
         default="probability",
-        choices=("probability", "logit", "unit"),
+        choices=("probability", "logit", "margin", "unit"),
         help="quantity to explain (default: %(default)s)",
     )
     command.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")

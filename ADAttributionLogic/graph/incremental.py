@@ -142,16 +142,12 @@ class IncrementalForward:
             sizes.append(int(np.prod(needed)) * channels)
             inner = step.reaches[-1].needed(outputs) if len(step.reaches) > 1 else outputs
             sizes.append(int(np.prod(inner)) * self.graph.layers[step.layers[0]].shape[0])
-            if step.keeps_sums and self._adds_change(step, plan):
-                operation = self._convolution(step)
-                entering = np.prod(plan.largest[step.sources[0]])
-                sizes.append(int(entering) * math.prod(operation.kernel) * operation.weight.shape[0])
         sizes += [math.prod(self.graph.layers[i].shape) for i in (*plan.frontier, *plan.tail)]
         return sum(sizes), max(sizes)
 
     def _kept_bytes(self, plan: Plan) -> int:
         kept = {i for step in plan.steps for i in _needed_maps(step)}
-        inner = kept - {i for step in plan.steps for i in step.layers if i in self._known._recorded}
+        inner = kept - {i for step in plan.steps for i in step.layers if i in self._known.recorded}
         return sum(math.prod(self.graph.layers[i].shape) * self._itemsize for i in inner)
 
     # ----------------------------------------------------------------------------------------------------------- work
@@ -289,11 +285,6 @@ class IncrementalForward:
         if not _can_add(operation):
             return False
         return _adding_work(operation) * np.prod(source.size) < operation.weight.numel() * np.prod(size)
-
-    def _adds_change(self, step: Step, plan: Plan) -> bool:
-        operation = self._convolution(step)
-        entering, leaving = np.prod(plan.largest[step.sources[0]]), np.prod(plan.largest[step.output])
-        return _can_add(operation) and _adding_work(operation) * entering < operation.weight.numel() * leaving
 
     def _convolution(self, step: Step) -> Convolution:
         operation = self.graph.layers[step.layers[0]].operation
@@ -544,11 +535,11 @@ def convolve_alone(operation: Convolution, taps: Tensor, x: Tensor) -> Tensor:
     axes, size = operation.dimensions, x.shape[2:]
     reach = [d * (k - 1) for d, k in zip(operation.dilation, operation.kernel, strict=True)]
     places = x.movedim(1, -1).reshape(-1, x.shape[1])
-    products = torch.matmul(places, taps).view(-1, x.shape[0], *size, taps.shape[2])
     result = x.new_zeros(x.shape[0], *(n + r for n, r in zip(size, reach, strict=True)), taps.shape[2])
-    for product, tap in zip(products, np.ndindex(*operation.kernel), strict=True):
+    for weight, tap in zip(taps, np.ndindex(*operation.kernel), strict=True):
         begin = [r - d * t for r, d, t in zip(reach, operation.dilation, tap, strict=True)]
-        result[(slice(None), *(slice(a, a + n) for a, n in zip(begin, size, strict=True)))] += product
+        here = (slice(None), *(slice(a, a + n) for a, n in zip(begin, size, strict=True)))
+        result[here] += torch.mm(places, weight).view(x.shape[0], *size, -1)
     return result.movedim(axes + 1, 1)
 
 

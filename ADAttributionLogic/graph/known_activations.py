@@ -26,8 +26,8 @@ class KnownActivations:
 
     def __init__(self, recording: Recording) -> None:
         self._graph = recording.graph
-        self._outputs = dict(recording.outputs)
-        self._recorded = frozenset(recording.outputs)
+        self._outputs = {layer: x.contiguous() for layer, x in recording.outputs.items()}
+        self.recorded = frozenset(recording.outputs)
         self._buffers: dict[str, Tensor] = {}
 
     def output(self, layer: int) -> Tensor:
@@ -39,7 +39,7 @@ class KnownActivations:
 
     def keep_only(self, layers: frozenset[int]) -> None:
         """Forget what was computed on demand for other layers than these."""
-        self._outputs = {i: x for i, x in self._outputs.items() if i in layers or i in self._recorded}
+        self._outputs = {i: x for i, x in self._outputs.items() if i in layers or i in self.recorded}
 
     def buffer(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """An uninitialised tensor of this shape, in memory that is used again for the same purpose."""
@@ -69,18 +69,35 @@ class KnownActivations:
         Tensor, shape (B, C, *size)
         """
         known = self.output(layer)
-        shape = np.array(known.shape[2:])
-        result = self.buffer(purpose, (len(starts), known.shape[1], *map(int, size)))
-        outside = bool((starts < 0).any() or (starts + size > shape).any())
-        if known.device.type == "cpu" and result[0].numel() >= _COPY_FROM:
-            if outside:
-                result.fill_(fill)
-            _copy_boxes(known[0], starts, size, shape, result)
-            return result
-        _gather_boxes(known, starts, size, shape, result)
+        into = self.buffer(purpose, (len(starts), known.shape[1], *size.tolist()))
+        return cut_boxes(known, starts, size, into, fill)
+
+
+def cut_boxes(known: Tensor, starts: Places, size: Places, into: Tensor, fill: float = 0.0) -> Tensor:
+    """Copy boxes of a contiguous map.
+
+    Parameters
+    ----------
+    known : Tensor, shape (1, C, …)
+    starts : ndarray of int, shape (B, axes)
+    size : ndarray of int, shape (axes,)
+    into : Tensor, shape (B, C, *size)
+        Overwritten and returned.
+    fill : float
+        Value of places outside the map.
+    """
+    shape = np.array(known.shape[2:])
+    outside = bool((starts < 0).any() or (starts + size > shape).any())
+    if known.device.type == "cpu" and into[0].numel() >= _COPY_FROM:
         if outside:
-            result.masked_fill_(~inside_boxes(starts, np.zeros_like(starts), shape + 0 * starts, size, known.device), fill)
-        return result
+            into.fill_(fill)
+        _copy_boxes(known[0], starts, size, shape, into)
+        return into
+    _gather_boxes(known, starts, size, shape, into)
+    if outside:
+        first = np.zeros_like(starts)
+        into.masked_fill_(~inside_boxes(starts, first, first + shape, size, known.device), fill)
+    return into
 
 
 def _copy_boxes(known: Tensor, starts: Places, size: Places, shape: Places, result: Tensor) -> None:
