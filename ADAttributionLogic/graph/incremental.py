@@ -54,6 +54,9 @@ MAX_BATCH = {"cpu": 256, "cuda": 4096, "mps": 1024}
 #: page faults on the next use cost more than the arithmetic.
 LARGEST_TENSOR = {"cpu": 16_000_000, "cuda": 256_000_000, "mps": 128_000_000}
 
+#: Products of a change with weights that are held at a time.
+PRODUCTS = 1_000_000
+
 #: What it costs to add a convolved change, in multiplications per element that is added.
 ADDING = 10
 
@@ -292,10 +295,10 @@ class IncrementalForward:
         return operation
 
     def _tap_weights(self, step: Step) -> Tensor:
-        """The convolution's weights (taps, inputs, outputs)."""
+        """The convolution's weights (inputs, taps, outputs)."""
         if step.layers[0] not in self._taps:
             weight = self._convolution(step).weight
-            self._taps[step.layers[0]] = weight.flatten(2).permute(2, 1, 0).contiguous()
+            self._taps[step.layers[0]] = weight.flatten(2).permute(1, 2, 0).contiguous()
         return self._taps[step.layers[0]]
 
     def _unpadded(self, layer: int) -> Operation:
@@ -523,7 +526,7 @@ def convolve_alone(operation: Convolution, taps: Tensor, x: Tensor) -> Tensor:
     Parameters
     ----------
     operation : Convolution
-    taps : Tensor, shape (taps, inputs, outputs)
+    taps : Tensor, shape (inputs, taps, outputs)
         Its weights.
     x : Tensor, shape (B, C, …)
 
@@ -536,10 +539,16 @@ def convolve_alone(operation: Convolution, taps: Tensor, x: Tensor) -> Tensor:
     reach = [d * (k - 1) for d, k in zip(operation.dilation, operation.kernel, strict=True)]
     places = x.movedim(1, -1).reshape(-1, x.shape[1])
     result = x.new_zeros(x.shape[0], *(n + r for n, r in zip(size, reach, strict=True)), taps.shape[2])
-    for weight, tap in zip(taps, np.ndindex(*operation.kernel), strict=True):
-        begin = [r - d * t for r, d, t in zip(reach, operation.dilation, tap, strict=True)]
-        here = (slice(None), *(slice(a, a + n) for a, n in zip(begin, size, strict=True)))
-        result[here] += torch.mm(places, weight).view(x.shape[0], *size, -1)
+    # Several taps at a time: few products of useful size, which still stay in the cache.
+    at_once = max(PRODUCTS // (places.shape[0] * taps.shape[2]), 1)
+    positions = list(np.ndindex(*operation.kernel))
+    for start in range(0, len(positions), at_once):
+        weights = taps[:, start : start + at_once]
+        products = torch.mm(places, weights.reshape(taps.shape[0], -1)).view(x.shape[0], *size, -1, taps.shape[2])
+        for number, tap in enumerate(positions[start : start + at_once]):
+            begin = [r - d * t for r, d, t in zip(reach, operation.dilation, tap, strict=True)]
+            here = (slice(None), *(slice(a, a + n) for a, n in zip(begin, size, strict=True)))
+            result[here] += products[..., number, :]
     return result.movedim(axes + 1, 1)
 
 
