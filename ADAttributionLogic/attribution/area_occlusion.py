@@ -51,7 +51,7 @@ class Area:
     @property
     def high(self) -> Places:
         """Last-plus-one voxel of the box."""
-        return self.low + np.array(self.mask.shape)
+        return np.asarray(self.low + np.array(self.mask.shape))
 
     @property
     def box(self) -> tuple[slice, ...]:
@@ -144,9 +144,7 @@ def _pairs(
         return ()
     largest = sorted(np.argsort(-np.abs(found), kind="stable")[:count].tolist())
     chosen = list(itertools.combinations(largest, 2))
-    together = _drops_of(
-        job, [areas[a].joined(areas[b]) for a, b in chosen], fill, engine, "pairs of regions covered"
-    )
+    together = _drops_of(job, [areas[a].joined(areas[b]) for a, b in chosen], fill, engine, "pairs of regions covered")
     return tuple(
         RegionPair(areas[a].labels[0], areas[b].labels[0], float(drop), float(drop - found[a] - found[b]))
         for (a, b), drop in zip(chosen, together, strict=True)

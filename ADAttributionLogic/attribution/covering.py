@@ -52,7 +52,8 @@ class FullForward:
         """Yield the number of a window, and its logits (1, K)."""
         image = self._evaluation.image.clone()
         for number, (low, high) in enumerate(zip(lows, highs, strict=True)):
-            here = (..., *(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)))
+            window = (slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+            here = (slice(None), slice(None), *window)
             known = image[here].clone()
             image[here] = change(np.array([number]), known, low[None])
             logits = self._evaluation.logits_of(image)
@@ -115,7 +116,7 @@ def why_full_passes(evaluation: Evaluation) -> str:
     return ""
 
 
-# ---------------------------------------------------------------------------------------------------------------- covers
+# --------------------------------------------------------------------------------------------------------------- covers
 
 
 def cover_boxes(fill: Tensor, lows: Places, highs: Places) -> Change:
@@ -158,7 +159,7 @@ def _fill_boxes(fill: Tensor, starts: Places, size: Places) -> Tensor:
     return cut_boxes(fill, starts, size, fill.new_empty(len(starts), fill.shape[1], *size.tolist()))
 
 
-# ----------------------------------------------------------------------------------------------------------------- drops
+# ---------------------------------------------------------------------------------------------------------------- drops
 
 
 def drops(job: Job, logits: Tensor) -> npt.NDArray[np.float64]:

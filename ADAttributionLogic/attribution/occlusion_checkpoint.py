@@ -48,7 +48,9 @@ class Checkpoint:
             It cannot be read, or its folder cannot be written to.
         """
         if not os.access(self.path.parent, os.W_OK):
-            raise OutputError(f"The checkpoint {self.path} cannot be written: there is no such folder, or no permission.")
+            raise OutputError(
+                f"The checkpoint {self.path} cannot be written: there is no such folder, or no permission."
+            )
         if not self.path.exists():
             return None
         try:

@@ -287,7 +287,7 @@ class IncrementalForward:
         operation = self._convolution(step)
         if not _can_add(operation):
             return False
-        return _adding_work(operation) * np.prod(source.size) < operation.weight.numel() * np.prod(size)
+        return bool(_adding_work(operation) * np.prod(source.size) < operation.weight.numel() * np.prod(size))
 
     def _convolution(self, step: Step) -> Convolution:
         operation = self.graph.layers[step.layers[0]].operation

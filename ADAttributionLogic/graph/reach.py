@@ -42,7 +42,7 @@ class Reach:
     @property
     def extent(self) -> Places:
         """Inputs from the first to the last that one output reads (axes,)."""
-        return np.array(self.dilation) * (np.array(self.kernel) - 1) + 1
+        return np.asarray(np.array(self.dilation) * (np.array(self.kernel) - 1) + 1)
 
     @property
     def is_point(self) -> bool:
@@ -64,15 +64,15 @@ class Reach:
 
     def most_affected(self, inputs: Places, sizes: tuple[int, ...]) -> Places:
         """How many outputs a box of `inputs` can reach at most, wherever it lies."""
-        return np.minimum((inputs + self.extent - 2) // np.array(self.stride) + 1, sizes)
+        return np.asarray(np.minimum((inputs + self.extent - 2) // np.array(self.stride) + 1, sizes))
 
     def needed(self, outputs: Places) -> Places:
         """How many inputs, from first to last, `outputs` neighbouring outputs read."""
-        return (outputs - 1) * np.array(self.stride) + self.extent
+        return np.asarray((outputs - 1) * np.array(self.stride) + self.extent)
 
     def needed_from(self, starts: Places) -> Places:
         """The first input that is read by outputs from `starts` on; negative in the padding."""
-        return starts * np.array(self.stride) - np.array(self.padding)
+        return np.asarray(starts * np.array(self.stride) - np.array(self.padding))
 
 
 def point(axes: int) -> Reach:
