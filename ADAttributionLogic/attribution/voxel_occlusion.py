@@ -108,8 +108,10 @@ class _Run:
             now = time.perf_counter()
             if now - self._saved > CHECKPOINT_EVERY:
                 self.save()
-            pace.advance(len(chosen), float(len(chosen)), at_least=(now - self._started) / self._seconds)
-            if now - self._started >= self._seconds and not self.is_complete:
+            elapsed = now - self._started
+            of_budget = elapsed / self._seconds if self._seconds else 1.0
+            pace.advance(len(chosen), float(len(chosen)), at_least=of_budget)
+            if elapsed >= self._seconds and not self.is_complete:
                 self.why_stopped = f"The {self.job.options['minutes']:g} minutes were up"
                 return False
         return True

@@ -43,8 +43,7 @@ def regions_of(x: Tensor) -> Tensor:
 def test_the_methods_that_there_are() -> None:
     assert METHODS == [
         "lrp", "sensitivity", "gradient-x-input", "guided-backprop", "integrated-gradients", "smoothgrad", "occlusion",
-        "voxel-occlusion",
-        "area-occlusion", "grad-cam",
+        "voxel-occlusion", "area-occlusion", "grad-cam",
     ]  # fmt: skip
     for method in available_methods():
         assert method.summary.endswith((".", "?", ")")) and method.source
