@@ -19,7 +19,7 @@ visualize = pytest.importorskip("monai.visualize", reason="MONAI is an optional 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_occlusion_of_single_windows(dimensions: int) -> None:
-    """Non-overlapping windows: MONAI's first starts at voxel 0, ours reach size/2 before it, hence the front padding."""
+    """MONAI's first window starts at voxel 0, ours reach size/2 before it, hence the front padding."""
     torch.manual_seed(dimensions)
     network, x = make_lively(PublishedStyle(dimensions)).float(), image(1, dimensions, (20, 20, 20)).float()
     size, front = 4, 2

@@ -247,7 +247,7 @@ def test_the_published_network_at_its_real_size_in_single_precision() -> None:
             torch.testing.assert_close(torch.softmax(row, 0), torch.softmax(expected, 0), rtol=0, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------ economy and exact zeros
+# ---------------------------------------------------------------------------------------------- economy and exact zeros
 
 
 def test_windows_that_change_nothing_are_exactly_without_effect() -> None:
