@@ -31,7 +31,7 @@ EXIT_CODES = {
     4: "the network, its weights or its package cannot be used",
     5: "the atlas cannot be read or used",
     6: "the output cannot be written, or would overwrite something",
-    130: "cancelled",
+    130: "cancelled; what was finished by then is written",
 }
 
 #: Entry points of functions (Explanation, Path) → file; ADAttributionLib registers the one for MRML scenes.
@@ -92,7 +92,7 @@ def _add_explain(commands: Any, with_method_options: bool) -> None:
         help="explain a network's decision on a scan",
         description="Explain a network's decision on a scan: heatmaps, region tables, a figure, a Slicer scene.",
         epilog="The options of each method are listed by 'ad-attribution methods'; give them as --METHOD-OPTION VALUE, "
-        "e.g. --lrp-beta 0.5 --occlusion-size 16.",
+        "e.g. --lrp-beta 0.5 --occlusion-size 8 --occlusion-stride 4 --occlusion-mask brain.",
     )
     command.add_argument(
         "scan", metavar="SCAN", help="T1 scan: NIfTI, MGH, NRRD or MetaImage file, or a folder with one DICOM series"
@@ -124,13 +124,17 @@ def _add_explain(commands: Any, with_method_options: bool) -> None:
     command.add_argument(
         "--start",
         default="probability",
-        choices=("probability", "logit", "unit"),
+        choices=("probability", "logit", "margin", "unit"),
         help="quantity to explain (default: %(default)s)",
     )
     command.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")
     command.add_argument("--out", required=True, metavar="DIR", help="folder for the results; must not exist")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier result of this program")
     command.add_argument("--replace-non-finite", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
+    command.add_argument("--mask", metavar="FILE", help="voxels of interest, for occlusion with the mask 'given'")
+    command.add_argument(
+        "--reference", metavar="FILE", help="scan to compare with, for occlusion with the fill 'reference'"
+    )
     command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
@@ -182,7 +186,9 @@ def _explain(options: argparse.Namespace) -> int:
         explanation = _compute(options, requests, monitor)
         for note in _notes(explanation):
             print(f"note: {note}", file=sys.stderr)
-        with monitor.stage(0.8, 1.0) as part:
+        # What was finished before the user cancelled is written all the same.
+        is_cancelled = bool(explanation.provenance["is_cancelled"])
+        with (monitor.deaf() if is_cancelled else monitor).stage(0.8, 1.0) as part:
             scene_writer = None if options.no_scene else _scene_writer()
             folder = write_explanation(
                 explanation,
@@ -200,7 +206,7 @@ def _explain(options: argparse.Namespace) -> int:
     for name, what in (("heatmaps", "heatmaps"), ("tables", "tables")):
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
-    return 0
+    return Cancelled.exit_code if is_cancelled else 0
 
 
 def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], monitor: Monitor) -> Explanation:
@@ -215,6 +221,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     atlas = None
     if options.atlas != "none":
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
+    mask, reference = (None if file is None else read_scan(file) for file in (options.mask, options.reference))
     with monitor.stage(0.05, 0.8) as part:
         return explain(
             scan,
@@ -225,6 +232,8 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
             start=options.start,
             device=options.device,
             replace_non_finite=options.replace_non_finite,
+            mask=mask,
+            reference=reference,
             monitor=part,
         )
 

@@ -13,17 +13,17 @@ import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import provenance
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.registry import Method, attribute, get_method
+from ADAttributionLogic.attribution.registry import Companions, Method, attribute, get_method
 from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.attribution.target import Start, Target
 from ADAttributionLogic.device import choose_device, describe_device, is_out_of_memory
-from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
+from ADAttributionLogic.errors import Cancelled, GridMismatchError, UnknownNameError, UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
 from ADAttributionLogic.relevance.region_table import RegionTable, index_regions, region_table
-from ADAttributionLogic.volume import Volume
+from ADAttributionLogic.volume import Volume, resample
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ def explain(
     start: Start = "probability",
     device: str = "auto",
     replace_non_finite: float | None = None,
+    mask: Volume | None = None,
+    reference: Volume | None = None,
     monitor: Monitor | None = None,
 ) -> Explanation:
     """Explain a network's decision on a scan.
@@ -121,15 +123,21 @@ def explain(
     target : str or int
         The class that all methods explain: ``"positive"`` (the model's positive class, e.g. AD, whatever was
         predicted, so that patients and controls can be compared), ``"predicted"``, a class name or its number.
-    start : {"probability", "logit", "unit"}
+    start : {"probability", "logit", "margin", "unit"}
         Which quantity of it; see :class:`~.attribution.target.Target`.
     device : str
         ``"auto"`` (CUDA, else MPS, else CPU), or one of them. When a GPU's memory does not suffice, the CPU is used,
         which the result's notes say.
     replace_non_finite : float, optional
         Value for NaN and infinite voxels, which are refused otherwise.
+    mask : Volume, optional
+        Voxels of interest (not 0), for occlusion with the mask ``given``; in the network's space, on any grid.
+    reference : Volume, optional
+        A scan to compare with, such as a mean of controls, for occlusion with the fill ``reference``; it is prepared
+        as the scan is.
     monitor : Monitor, optional
-        Progress and cancellation.
+        Progress and cancellation. What was finished when the user cancelled is kept (also an unfinished map that is
+        usable), with a note that says so; if there is nothing, it is an error.
 
     Returns
     -------
@@ -153,21 +161,35 @@ def explain(
     _require_shape(model, model_input)
     placed = None if atlas is None else atlas.on_grid(model_input.volume.grid)
     index = None if placed is None else index_regions(placed)
-    regions = None if placed is None else torch.from_numpy(placed.labels.array)
+    companions = Companions(
+        regions=None if placed is None else torch.from_numpy(placed.labels.array),
+        mask=None if mask is None else _on_grid_of(model_input, mask),
+        reference=None if reference is None else _prepared(model, model_input, reference, replace_non_finite),
+    )
 
     evaluation, notes = _evaluate(model, model_input, choose_device(device), monitor)
     resolved = Target(_class_index(model, target), start)
     heatmaps: list[Heatmap] = []
     for number, (method, options) in enumerate(chosen):
-        with monitor.stage(0.1 + 0.9 * number / len(chosen), 0.1 + 0.9 * (number + 1) / len(chosen)) as part:
-            evaluation.monitor = part
-            result = attribute(evaluation, method, resolved, options, monitor=part, regions=regions)
+        try:
+            with monitor.stage(0.1 + 0.9 * number / len(chosen), 0.1 + 0.9 * (number + 1) / len(chosen)) as part:
+                evaluation.monitor = part
+                result = attribute(evaluation, method, resolved, options, monitor=part, companions=companions)
+        except Cancelled:
+            if not heatmaps:
+                raise
+            break
         volume = Volume(result.heatmap, model_input.volume.affine, f"{method.title} of {scan.source}")
         name = _unique_name(method.name, [h.name for h in heatmaps])
-        table = None if index is None else region_table(volume, index, name)
+        table = None if index is None else region_table(volume, index, name, result.region_drops)
         heatmaps.append(Heatmap(name, method, result, volume, table))
         # One target class for everything that is compared, also when it was "the predicted one".
         resolved = Target(result.class_index, start)
+    is_cancelled = monitor.is_cancelled
+    if is_cancelled:
+        finished = sum(not h.attribution.is_partial for h in heatmaps)
+        notes += (f"Cancelled after {finished} of {len(chosen)} methods were finished; what there was is kept.",)
+        monitor = monitor.deaf()
     probabilities = dict(zip(model.classes, heatmaps[0].attribution.probabilities, strict=True))
     target_class = model.classes[heatmaps[0].attribution.class_index]
     record = {
@@ -186,6 +208,7 @@ def explain(
         "probabilities": probabilities,
         "target_class": target_class,
         "start": start,
+        "is_cancelled": is_cancelled,
         "methods": {h.name: h.attribution.summary() for h in heatmaps},
     }
     monitor.report(1.0, "done")
@@ -208,6 +231,19 @@ def _evaluate(
         evaluation = Evaluation(model.network, image, torch.device("cpu"), monitor)
         return evaluation, (f"{describe_device(device)} ran out of memory; everything was computed on the CPU.",)
     return evaluation, ()
+
+
+def _on_grid_of(model_input: ModelInput, mask: Volume) -> torch.Tensor:
+    """A mask on the network's grid."""
+    return torch.from_numpy(resample(mask, model_input.volume.grid, "nearest").array != 0)
+
+
+def _prepared(
+    model: Model, model_input: ModelInput, reference: Volume, replace_non_finite: float | None
+) -> torch.Tensor:
+    """A reference scan as the network would see it."""
+    prepared = prepare(reference, model_input.volume.grid, model.normalisation, replace_non_finite=replace_non_finite)
+    return torch.from_numpy(prepared.array)[None, None]
 
 
 def _require_shape(model: Model, model_input: ModelInput) -> None:

@@ -30,8 +30,19 @@ class Monitor:
 
     def check(self) -> None:
         """Raise :class:`Cancelled` if the user has cancelled."""
-        if self._is_cancelled is not None and self._is_cancelled():
+        if self.is_cancelled:
             raise Cancelled("Cancelled; nothing was kept.")
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the user has cancelled."""
+        return self._is_cancelled is not None and self._is_cancelled()
+
+    def deaf(self) -> Monitor:
+        """The same progress, but no cancellation: for keeping what was finished before the user cancelled."""
+        part = Monitor(self._progress)
+        part._start, part._length = self._start, self._length
+        return part
 
     def report(self, fraction: float, text: str) -> None:
         """Report how much of the current stage is done, and check for cancellation."""

@@ -12,7 +12,6 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from ADAttributionLogic.relevance.region_table import COLUMNS
 from ADAttributionLogic.report.overlay_display import COLOUR_COUNT, OverlayDisplay, two_sided_colours
 
 
@@ -196,7 +195,7 @@ def addRegionTable(scene, table, name):
     node = scene.AddNewNodeByClass("vtkMRMLTableNode", name)
     modified = node.StartModify()
     try:
-        for column in COLUMNS:
+        for column in table.described:
             values = table.columns[column.name].tolist()
             node.AddColumn(_vtkColumn(column, values))
             node.SetColumnTitle(column.name, column.title)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.result import Attribution
+from ADAttributionLogic.attribution.result import Attribution, RegionPair
 from ADAttributionLogic.attribution.target import Decision, Target
 from ADAttributionLogic.device import describe_device, is_out_of_memory
 from ADAttributionLogic.errors import NetworkError, UnknownNameError, UsageError
@@ -87,7 +87,7 @@ class MapResult:
     values : Tensor, shape (C, …)
     to_attribute : float or None
         None: the score.
-    notes, relevance_by_layer
+    notes, relevance_by_layer, region_drops, region_pairs, is_partial
         See :class:`Attribution`.
     """
 
@@ -95,6 +95,31 @@ class MapResult:
     to_attribute: float | None = None
     notes: tuple[str, ...] = ()
     relevance_by_layer: Mapping[str, float] | None = None
+    region_drops: Mapping[int, float] | None = None
+    region_pairs: tuple[RegionPair, ...] = ()
+    is_partial: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Companions:
+    """What comes with the image, voxel by voxel on its grid.
+
+    Attributes
+    ----------
+    regions : Tensor or None
+        Label per voxel (…), int, for methods that work by region.
+    areas : mapping of int to Tensor, or None
+        Masks (…), bool, by label, which may overlap: instead of `regions` where methods work by region.
+    mask : Tensor or None
+        Voxels of interest (…), bool.
+    reference : Tensor or None
+        An image (1, C, …) to compare with, such as the mean of controls.
+    """
+
+    regions: Tensor | None = None
+    areas: Mapping[int, Tensor] | None = None
+    mask: Tensor | None = None
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +133,14 @@ class Job:
     options : mapping
         Complete and checked.
     monitor : Monitor
-    regions : Tensor or None
-        Label per voxel (…), int, for methods that work by region.
+    companions : Companions
     """
 
     evaluation: Evaluation
     decision: Decision
     options: Mapping[str, Any]
     monitor: Monitor
-    regions: Tensor | None = None
+    companions: Companions = field(default_factory=Companions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +228,7 @@ def attribute(
     *,
     monitor: Monitor | None = None,
     regions: Tensor | None = None,
+    companions: Companions | None = None,
 ) -> Attribution:
     """Explain an image.
 
@@ -218,7 +243,9 @@ def attribute(
         Of the method.
     monitor : Monitor, optional
     regions : Tensor, optional
-        Labels (…) of the voxels, for methods by region.
+        Labels (…) of the voxels, for methods by region; short for companions with nothing else.
+    companions : Companions, optional
+        What else comes with the image.
 
     Returns
     -------
@@ -233,19 +260,20 @@ def attribute(
     complete = chosen.complete(options or {})
     if chosen.needs_layers and evaluation.is_opaque:
         evaluation.network.layers  # noqa: B018 (raises, saying which methods remain)
-    if chosen.needs_regions and regions is None:
+    companions = companions or Companions(regions=regions)
+    if chosen.needs_regions and companions.regions is None and companions.areas is None:
         raise UsageError(f"{chosen.title} needs an atlas: its maps are per region.")
     target, monitor = target or Target(), monitor or Monitor()
     started = time.perf_counter()
     notes: tuple[str, ...] = ()
     try:
-        result, decision = _run(evaluation, chosen, target, complete, monitor, regions)
+        result, decision = _run(evaluation, chosen, target, complete, monitor, companions)
     except RuntimeError as cause:
         if evaluation.device.type == "cpu" or not is_out_of_memory(cause):
             raise
         notes = (f"{describe_device(evaluation.device)} ran out of memory; {chosen.title} was computed on the CPU.",)
         evaluation = Evaluation(evaluation.network, evaluation.image.cpu(), torch.device("cpu"), monitor)
-        result, decision = _run(evaluation, chosen, target, complete, monitor, regions)
+        result, decision = _run(evaluation, chosen, target, complete, monitor, companions)
     return _finish(chosen, complete, evaluation, decision, result, notes, time.perf_counter() - started)
 
 
@@ -255,11 +283,11 @@ def _run(
     target: Target,
     options: Mapping[str, OptionValue],
     monitor: Monitor,
-    regions: Tensor | None,
+    companions: Companions,
 ) -> tuple[MapResult, Decision]:
     monitor.report(0.0, method.title)
     decision = evaluation.decision(target)
-    result = method.run(Job(evaluation, decision, options, monitor, regions))
+    result = method.run(Job(evaluation, decision, options, monitor, companions))
     if evaluation.device.type == "cuda":
         torch.cuda.synchronize(evaluation.device)
     return result, decision
@@ -301,4 +329,7 @@ def _finish(
         seconds=seconds,
         notes=notes + result.notes,
         relevance_by_layer=result.relevance_by_layer,
+        region_drops=result.region_drops,
+        region_pairs=result.region_pairs,
+        is_partial=result.is_partial,
     )

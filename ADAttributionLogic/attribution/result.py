@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class RegionPair:
+    """What covering two regions together does.
+
+    Attributes
+    ----------
+    first, second : int
+        Their labels.
+    drop : float
+        Of the explained quantity, with both covered.
+    interaction : float
+        Drop for both minus the drops for each: positive where one region stands in for the other, so that only
+        covering both tells; negative where covering one already takes what the other says.
+    """
+
+    first: int
+    second: int
+    drop: float
+    interaction: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +46,7 @@ class Attribution:
     class_index : int
         The explained class.
     start : str
-        The explained quantity: ``"probability"``, ``"logit"`` or ``"unit"`` (:class:`~.target.Target`).
+        The explained quantity: ``"probability"``, ``"logit"``, ``"margin"`` or ``"unit"`` (:class:`~.target.Target`).
     score : float
         Its value for this image (for ``unit``: the logit).
     to_attribute : float
@@ -45,6 +66,11 @@ class Attribution:
         What a user should know: a fallback to the CPU, an approximation, a stopped refinement.
     relevance_by_layer : mapping
         For LRP: Σ relevance at the output of each block of layers, by layer name.
+    region_drops : mapping of int to float, or None
+        For occlusion by region: how much the explained quantity drops, with sign, by label.
+    region_pairs : tuple of RegionPair
+    is_partial : bool
+        Whether the method was stopped, by the user or a budget of time, before the map was complete.
     """
 
     values: npt.NDArray[np.float32]
@@ -62,6 +88,9 @@ class Attribution:
     seconds: float
     notes: tuple[str, ...] = ()
     relevance_by_layer: Mapping[str, float] | None = None
+    region_drops: Mapping[int, float] | None = None
+    region_pairs: tuple[RegionPair, ...] = ()
+    is_partial: bool = False
 
     @property
     def heatmap(self) -> npt.NDArray[np.float32]:
@@ -85,5 +114,8 @@ class Attribution:
             "device": self.device,
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),
+            **({"is_partial": True} if self.is_partial else {}),
             **({"relevance_by_layer": dict(self.relevance_by_layer)} if self.relevance_by_layer else {}),
+            **({"region_drops": {str(k): v for k, v in self.region_drops.items()}} if self.region_drops else {}),
+            **({"region_pairs": [asdict(pair) for pair in self.region_pairs]} if self.region_pairs else {}),
         }

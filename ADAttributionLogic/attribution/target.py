@@ -11,7 +11,7 @@ from torch import Tensor
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.graph.layer_graph import Head, class_probabilities
 
-Start = Literal["probability", "logit", "unit"]
+Start = Literal["probability", "logit", "margin", "unit"]
 STARTS: tuple[Start, ...] = get_args(Start)
 
 
@@ -23,10 +23,12 @@ class Target:
     ----------
     class_index : int or None
         None: the class that the network finds most probable.
-    start : {"probability", "logit", "unit"}
+    start : {"probability", "logit", "margin", "unit"}
         * ``probability``: the class's probability. LRP starts with it (so that ΣR ≤ P(class), as published, and a
           scan that the network thinks unlikely gets little relevance); gradients and occlusion are of it.
         * ``logit``: the class's score before the softmax, which does not saturate.
+        * ``margin``: the class's logit minus the largest other one, which says by how much it wins. LRP starts with it
+          at the class's own logit; gradients and occlusion are of the difference.
         * ``unit``: as the logit, but with a start relevance of 1 (LRP) or scaled to Σ|R| = 1 (other methods), so that
           maps of different scans and networks can be compared whatever the scores were.
     """
@@ -48,7 +50,7 @@ class Decision:
     logits : Tensor, shape (1, K)
     head : {"softmax", "sigmoid"}
     class_index : int
-    start : {"probability", "logit", "unit"}
+    start : {"probability", "logit", "margin", "unit"}
     """
 
     logits: Tensor
@@ -71,8 +73,17 @@ class Decision:
         if self.start == "probability":
             return class_probabilities(logits, self.head)[:, self.class_index]
         if self.head == "sigmoid":
+            # A sigmoid's logit is the margin of two classes.
             return -logits[:, 0] if self.is_negated else logits[:, 0]
+        if self.start == "margin":
+            return logits[:, self.class_index] - logits.gather(1, self._best_other(logits))[:, 0]
         return logits[:, self.class_index]
+
+    def _best_other(self, logits: Tensor) -> Tensor:
+        """The most probable of the other classes (N, 1)."""
+        others = logits.clone()
+        others[:, self.class_index] = -torch.inf
+        return others.argmax(1, keepdim=True)
 
     @property
     def score(self) -> float:
@@ -93,6 +104,8 @@ class Decision:
             return torch.full_like(logits, sign)
         one_hot = torch.zeros_like(logits)
         one_hot[:, self.class_index] = 1
+        if self.start == "margin":
+            return one_hot.scatter(1, self._best_other(logits), -1.0)
         if self.start != "probability":
             return one_hot
         p = torch.softmax(logits, dim=1)

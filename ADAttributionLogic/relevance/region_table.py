@@ -65,6 +65,15 @@ COLUMNS: tuple[Column, ...] = (
     ),
 )
 
+#: Only in the tables of methods that cover whole regions.
+DROP = Column(
+    "drop",
+    "Drop",
+    "score",
+    "How much the explained score falls when the region is covered, with sign (Rieke et al. 2018); missing outside",
+    float,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class RegionTable:
@@ -73,7 +82,7 @@ class RegionTable:
     Attributes
     ----------
     columns : mapping of str to ndarray
-        In the order of :data:`COLUMNS`.
+        In the order of :data:`COLUMNS`; :data:`DROP` last, if there is one.
     atlas, method : str
         What it was computed from.
     """
@@ -84,6 +93,11 @@ class RegionTable:
 
     def __len__(self) -> int:
         return len(self.columns["label"])
+
+    @property
+    def described(self) -> tuple[Column, ...]:
+        """What the columns are, in their order."""
+        return tuple(column for column in (*COLUMNS, DROP) if column.name in self.columns)
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows as plain values, in the order of the labels."""
@@ -148,7 +162,9 @@ def index_regions(atlas: Atlas) -> RegionIndex:
     return RegionIndex(atlas, regions, inside[sorting], starts, numbers[sorting], flat == 0, missing)
 
 
-def region_table(heatmap: Volume, atlas: Atlas | RegionIndex, method: str = "") -> RegionTable:
+def region_table(
+    heatmap: Volume, atlas: Atlas | RegionIndex, method: str = "", drops: Mapping[int, float] | None = None
+) -> RegionTable:
     """Summarise a heatmap by atlas region.
 
     Sums are accumulated in float64. The last row holds the voxels outside the atlas, so that the columns of sums and
@@ -161,6 +177,8 @@ def region_table(heatmap: Volume, atlas: Atlas | RegionIndex, method: str = "") 
         On the heatmap's grid.
     method : str
         Written into the table.
+    drops : mapping of int to float, optional
+        By label, how much the score falls when the region is covered: an additional column.
 
     Raises
     ------
@@ -197,7 +215,10 @@ def region_table(heatmap: Volume, atlas: Atlas | RegionIndex, method: str = "") 
     for axis, name in enumerate(("peak_r", "peak_a", "peak_s")):
         columns[name] = np.where(places >= 0, position[:, axis], np.nan)
     columns["asymmetry"] = np.append(_asymmetry(index.regions, sums["sum"]), np.nan)
-    return RegionTable({c.name: columns[c.name] for c in COLUMNS}, index.atlas.name, method)
+    described = {c.name: columns[c.name] for c in COLUMNS}
+    if drops is not None:
+        described[DROP.name] = np.array([drops.get(r.label, np.nan) for r in index.regions] + [np.nan])
+    return RegionTable(described, index.atlas.name, method)
 
 
 def _names(regions: tuple[Region, ...]) -> dict[str, npt.NDArray[Any]]:

@@ -6,11 +6,33 @@ import csv
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ADAttributionLogic.errors import OutputError
-from ADAttributionLogic.relevance.region_table import COLUMNS, RegionTable
+from ADAttributionLogic.relevance.region_table import RegionTable
+
+
+class RegionPair(Protocol):
+    """Two regions that were covered together (:class:`ADAttributionLogic.attribution.result.RegionPair`)."""
+
+    @property
+    def first(self) -> int:
+        """Label of one region."""
+
+    @property
+    def second(self) -> int:
+        """Label of the other."""
+
+    @property
+    def drop(self) -> float:
+        """How much the score falls when both are covered."""
+
+    @property
+    def interaction(self) -> float:
+        """By how much more than for each alone."""
+
 
 SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -35,7 +57,7 @@ def write_region_table(table: RegionTable, path: str | os.PathLike[str]) -> Path
         document = {
             "atlas": table.atlas,
             "method": table.method,
-            "columns": column_descriptions(),
+            "columns": column_descriptions(table),
             "rows": _json_rows(table),
         }
         _write_json(document, target)
@@ -47,13 +69,40 @@ def write_region_table(table: RegionTable, path: str | os.PathLike[str]) -> Path
             writer.writerow([_cell(value) for value in row.values()])
     sidecar = target.with_name(f"{target.stem}.units.json")
     if not sidecar.exists():
-        _write_json({"atlas": table.atlas, "method": table.method, "columns": column_descriptions()}, sidecar)
+        _write_json({"atlas": table.atlas, "method": table.method, "columns": column_descriptions(table)}, sidecar)
     return target
 
 
-def column_descriptions() -> dict[str, dict[str, str]]:
+def write_pair_table(pairs: Iterable[RegionPair], names: Mapping[int, str], path: str | os.PathLike[str]) -> Path:
+    """Write what covering two regions together does, as CSV, strongest interaction first.
+
+    Parameters
+    ----------
+    pairs : iterable of RegionPair
+    names : mapping of int to str
+        Of the regions, by label.
+    path : path-like
+
+    Raises
+    ------
+    OutputError
+        The file exists.
+    """
+    target = Path(path)
+    if target.exists():
+        raise OutputError(f"{target} exists; nothing is overwritten. Choose another name.")
+    with open(target, "x", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["first_label", "first", "second_label", "second", "drop", "interaction"])
+        for pair in sorted(pairs, key=lambda p: -abs(p.interaction)):
+            named = (pair.first, names[pair.first], pair.second, names[pair.second])
+            writer.writerow([*named, repr(pair.drop), repr(pair.interaction)])
+    return target
+
+
+def column_descriptions(table: RegionTable) -> dict[str, dict[str, str]]:
     """Title, unit and description of each column."""
-    return {c.name: {"title": c.title, "unit": c.unit, "description": c.description} for c in COLUMNS}
+    return {c.name: {"title": c.title, "unit": c.unit, "description": c.description} for c in table.described}
 
 
 def _json_rows(table: RegionTable) -> list[dict[str, Any]]:

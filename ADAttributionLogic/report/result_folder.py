@@ -14,7 +14,7 @@ from ADAttributionLogic import provenance
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explain import Explanation
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.relevance.table_files import write_region_table
+from ADAttributionLogic.relevance.table_files import write_pair_table, write_region_table
 from ADAttributionLogic.report.figure import FigureRow, write_figure
 from ADAttributionLogic.report.overlay_display import OverlayDisplay
 from ADAttributionLogic.scan_files import write_volume
@@ -117,6 +117,10 @@ def _write_files(
             (folder / "tables").mkdir(exist_ok=True)
             for suffix in (".csv", ".tsv", ".json"):
                 write_region_table(heatmap.table, folder / "tables" / f"{heatmap.name}{suffix}")
+            if heatmap.attribution.region_pairs and explanation.atlas is not None:
+                names = {region.label: region.name for region in explanation.atlas.regions}
+                pairs = heatmap.attribution.region_pairs
+                write_pair_table(pairs, names, folder / "tables" / f"{heatmap.name}-pairs.csv")
     if figure:
         monitor.report(0.4, "drawing the figure")
         draw_overview(explanation, folder / FIGURE_FILE)
@@ -151,7 +155,7 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
         subtitle = f"Σ {result.relevance_sum:.3g}"
         if result.is_conserving:
             subtitle += f", unattributed {result.unattributed:.2g}"
-        quantity = {"probability": "of P", "logit": "of logit", "unit": "unit sum"}[result.start]
+        quantity = {"probability": "of P", "logit": "of logit", "margin": "of margin", "unit": "unit sum"}[result.start]
         display = OverlayDisplay.for_heatmap(heatmap.volume.array)
         rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
     chances = "   ".join(f"P({name}) = {p:.3f}" for name, p in explanation.probabilities.items())

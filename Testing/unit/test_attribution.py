@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ADAttributionLogic import attribution  # noqa: F401
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.occlusion import WindowGrid
+from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Method, attribute, available_methods, get_method
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import Cancelled, GridMismatchError, NetworkError, UnknownNameError, UsageError
@@ -43,7 +43,7 @@ def regions_of(x: Tensor) -> Tensor:
 def test_the_methods_that_there_are() -> None:
     assert METHODS == [
         "lrp", "sensitivity", "gradient-x-input", "guided-backprop", "integrated-gradients", "smoothgrad", "occlusion",
-        "area-occlusion", "grad-cam",
+        "voxel-occlusion", "area-occlusion", "grad-cam",
     ]  # fmt: skip
     for method in available_methods():
         assert method.summary.endswith((".", "?", ")")) and method.source

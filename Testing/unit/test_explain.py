@@ -140,6 +140,10 @@ def test_area_occlusion_uses_the_atlas(small_scan: Volume, small_model: Model) -
     heatmap, labels = found.heatmaps[0].volume.array, found.atlas.labels.array
     values = [np.unique(heatmap[labels == region.label]) for region in found.atlas.regions]
     assert all(v.size == 1 for v in values) and len({float(v[0]) for v in values}) > 10
+    drops = dict(zip(found.heatmaps[0].table.columns["label"], found.heatmaps[0].table.columns["drop"], strict=True))
+    for region, value in zip(found.atlas.regions, values, strict=True):
+        assert drops[region.label] == pytest.approx(float(value[0]), abs=1e-6)
+    assert found.heatmaps[0].table.described[-1].name == "drop"
     with pytest.raises(UsageError, match="Area occlusion needs an atlas"):
         explain(small_scan, small_model, ["area-occlusion"])
 
@@ -171,6 +175,37 @@ def test_progress_rises_to_one_and_cancelling_stops(small_scan: Volume, small_mo
     assert any("Guided" in text for _, text in seen)
     with pytest.raises(Cancelled):
         explain(small_scan, small_model, METHODS, monitor=Monitor(is_cancelled=lambda: len(seen) > 0))
+
+
+def test_what_was_finished_before_cancelling_is_kept(small_scan: Volume, small_model: Model, tmp_path: Path) -> None:
+    """Whole maps, and a voxel map as far as it was refined; the result says so and can be written."""
+    texts: list[str] = []
+    monitor = Monitor(lambda _, text: texts.append(text), lambda: any("voxels covered: " in t for t in texts[:-1]))
+    methods = ["sensitivity", "voxel-occlusion", "lrp"]
+    found = explain(small_scan, small_model, methods, monitor=monitor)
+    assert "sensitivity" in [h.name for h in found.heatmaps] and "lrp" not in [h.name for h in found.heatmaps]
+    assert "Cancelled after 1 of 3 methods were finished" in found.provenance["notes"][-1]
+    assert found.provenance["is_cancelled"]
+    if len(found.heatmaps) == 2:
+        partial = found.heatmaps[1].attribution
+        assert partial.is_partial and "Cancelled after" in partial.notes[0] and partial.values.any()
+    assert (write_explanation(found, tmp_path / "out", figure=False) / "heatmaps" / "sensitivity.nii.gz").exists()
+
+
+def test_a_mask_and_a_reference_come_through_the_same_geometry(small_scan: Volume, small_model: Model) -> None:
+    """Covering a scan with itself changes nothing; the mask is placed by its affine."""
+    box = np.zeros_like(small_scan.array)
+    box[30:40, 40:50, 30:40] = 1
+    request = MethodRequest(
+        "occlusion", {"size": 12, "stride": 12, "mask": "given", "fill": "reference", "signed": True}
+    )
+    mask = small_scan.with_array(box)
+    itself = explain(small_scan, small_model, [request], mask=mask, reference=small_scan)
+    assert not itself.heatmaps[0].volume.array.any()
+    darker = small_scan.with_array(np.sqrt(small_scan.array))
+    found = explain(small_scan, small_model, [request], mask=mask, reference=darker).heatmaps[0].volume.array
+    inside = box[::-1] > 0
+    assert found[inside].any() and not found[~inside].any()
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

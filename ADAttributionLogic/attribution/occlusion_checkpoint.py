@@ -1,0 +1,117 @@
+"""A file from which a long occlusion run is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.errors import OutputError, UsageError
+from ADAttributionLogic.graph.tracing import tensors_of
+
+KIND = "ad-attribution/voxel-occlusion/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file, and what the run is that it may hold.
+
+    Attributes
+    ----------
+    path : Path
+    identity : mapping of str to str
+        What the values depend on: name → value or hash. All must be equal for a run to be resumed.
+    """
+
+    path: Path
+    identity: Mapping[str, str]
+
+    def load(self, count: int) -> npt.NDArray[np.float64] | None:
+        """The values (count,) of an earlier run, NaN where there are none yet; None without a file.
+
+        Raises
+        ------
+        UsageError
+            The file is no checkpoint, or one of another image, network, target or option; the text says which.
+        OutputError
+            It cannot be read, or its folder cannot be written to.
+        """
+        if not os.access(self.path.parent, os.W_OK):
+            raise OutputError(
+                f"The checkpoint {self.path} cannot be written: there is no such folder, or no permission."
+            )
+        if not self.path.exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                identity, values = json.loads(str(file["identity"])), np.asarray(file["values"], dtype=np.float64)
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as cause:
+            raise UsageError(
+                f"{self.path} is not a checkpoint of this program ({cause}). Choose another file for the checkpoint."
+            ) from cause
+        except OSError as cause:
+            raise OutputError(f"The checkpoint {self.path} cannot be read: {cause}") from cause
+        different = sorted(k for k in {*identity, *self.identity} if identity.get(k) != self.identity.get(k))
+        if different or values.shape != (count,):
+            raise UsageError(
+                f"The checkpoint {self.path} belongs to another run: {', '.join(different) or 'voxels'} differ. "
+                "Choose another file, or delete it."
+            )
+        return values
+
+    def save(self, values: npt.NDArray[np.float64]) -> None:
+        """Replace the file in one go, so that an interruption leaves the earlier one.
+
+        Raises
+        ------
+        OutputError
+        """
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-", suffix=".npz")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    np.savez(file, identity=np.array(json.dumps(dict(self.identity))), values=values)
+                os.replace(temporary, self.path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as cause:
+            raise OutputError(f"The checkpoint {self.path} cannot be written: {cause}") from cause
+
+
+def identify(evaluation: Evaluation, **settings: object) -> dict[str, str]:
+    """What values depend on, as short texts: the image, the network, and settings (arrays by their hash)."""
+    identity = {"kind": KIND, "image": _hash([evaluation.image]), "network": _hash_of_network(evaluation)}
+    for name, value in settings.items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
+        identity[name] = _hash([value]) if isinstance(value, Tensor) else str(value)
+    return identity
+
+
+def _hash_of_network(evaluation: Evaluation) -> str:
+    if not evaluation.is_opaque:
+        layers = " ".join(f"{layer.inputs}{layer.operation.describe()}" for layer in evaluation.graph().layers)
+        return _hash(tensors_of(evaluation.graph()), layers)
+    module = evaluation.module()
+    return _hash([*module.parameters(), *module.buffers()], str(module))
+
+
+def _hash(tensors: Iterable[Tensor], text: str = "") -> str:
+    digest = hashlib.sha256(text.encode())
+    for tensor in tensors:
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
