@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,8 @@ def write_figure(
     # Widths: four slices seen along the second or third axis, one along the first, the colour bar, the regions.
     ratios = [*[grid.shape[0]] * 4, grid.shape[1], 0.06 * grid.shape[0]]
     if any(row.table is not None for row in rows):
-        ratios.append(1.05 * grid.shape[0])
-    width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.1
+        ratios.append(1.55 * grid.shape[0])
+    width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.25
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -94,7 +95,7 @@ def write_figure(
             "left": 1.4 / width,
             "right": 1 - (0.19 if len(ratios) == 7 else 0.6) / width,
             "top": 1 - 0.75 / height,
-            "bottom": 0.35 / height,
+            "bottom": 0.5 / height,
             "wspace": 0.04,
             "hspace": 0.12,
         },
@@ -102,7 +103,8 @@ def write_figure(
     for row, heatmap, cells in zip(rows, maps, axes, strict=True):
         _draw_row(row, brain, heatmap, slices, grid, cells, top)
     figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
-    figure.text(0.012, 0.14 / height, footnote, color=MUTED, fontsize=9, va="center")
+    lines = textwrap.fill(footnote, int(width * 13))
+    figure.text(0.012, 0.06 / height, lines, color=MUTED, fontsize=9, va="bottom")
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)
     return Path(path)
 
@@ -229,7 +231,7 @@ def _list_regions(cell: Axes, table: RegionTable, top: int) -> None:
     ranked = table.ranked("density_rank")[:top]
     names = [str(r["name"]).replace("_", " ") for r in ranked]
     values = np.array([r["density"] for r in ranked], dtype=float)
-    bars = cell.inset_axes((0.62, 0.02, 0.36, 0.92))
+    bars = cell.inset_axes((0.66, 0.02, 0.32, 0.92))
     bars.set_facecolor(BACKGROUND)
     bars.barh(np.arange(len(names)), values, color=["#ff8c1a" if v >= 0 else "#3399ff" for v in values], height=0.7)
     bars.set_yticks(np.arange(len(names)))
@@ -239,4 +241,4 @@ def _list_regions(cell: Axes, table: RegionTable, top: int) -> None:
     for spine in bars.spines.values():
         spine.set_visible(False)
     bars.tick_params(length=0)
-    bars.set_title("regions by density (relevance per mm³)", color=MUTED, fontsize=8, pad=3, loc="right")
+    cell.text(1.0, 1.0, "regions by relevance per mm³", color=MUTED, fontsize=8, ha="right", transform=cell.transAxes)

@@ -155,7 +155,7 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
         subtitle = f"Σ {result.relevance_sum:.3g}"
         if result.is_conserving:
             subtitle += f", unattributed {result.unattributed:.2g}"
-        quantity = {"probability": "of P", "logit": "of logit", "margin": "of margin", "unit": "unit sum"}[result.start]
+        quantity = "share" if result.start == "unit" else result.start
         display = OverlayDisplay.for_heatmap(heatmap.volume.array)
         rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
     chances = "   ".join(f"P({name}) = {p:.3f}" for name, p in explanation.probabilities.items())
