@@ -82,7 +82,7 @@ def write_figure(
     # Widths: four slices seen along the second or third axis, one along the first, the colour bar, the regions.
     ratios = [*[grid.shape[0]] * 4, grid.shape[1], 0.06 * grid.shape[0]]
     if any(row.table is not None for row in rows):
-        ratios.append(1.55 * grid.shape[0])
+        ratios.append(1.75 * grid.shape[0])
     width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.25
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
