@@ -3,7 +3,7 @@
 One JSON object per line. Requests come in on stdin, events go out on stdout; whatever anything else prints lands on
 stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this connection alone and is removed with it.
 
-Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``estimate``, ``describe``, and ``cancel`` with an id.
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``estimate``, ``describe``, ``batch``, ``cancel`` (an id).
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error``.
 
@@ -167,6 +167,7 @@ class Worker:
         commands: dict[str, Callable[[Any, Monitor], dict[str, Any]]] = {
             "explain": lambda job, monitor: _explain(job, self._folder, self._store, monitor, f"job-{request['id']}"),
             "estimate": lambda job, monitor: _estimate(job, self._store),
+            "batch": lambda job, monitor: _batch(job, self._folder, self._store, monitor),
             "describe": lambda job, monitor: _describe(),
         }
         if request["command"] not in commands:
@@ -271,6 +272,25 @@ def _estimate(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
     pass_seconds = store.seconds_per_pass(name, device)
     found = estimate(_requests(job), store.model(name), pass_seconds, int(job.get("regions", 0)))
     return {**found, "device": describe_device(choose_device(device)), "pass_seconds": round(pass_seconds, 4)}
+
+
+def _batch(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor) -> dict[str, Any]:
+    from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+
+    options = BatchOptions(
+        _requests(job),
+        job.get("target", "positive"),
+        job.get("start", "probability"),
+        job.get("device", "auto"),
+        job.get("replace_non_finite"),
+        bool(job.get("figure", False)),
+    )
+    scans = find_scans(_required(job, "input"))
+    model = store.model(_required(job, "model"))
+    atlas = _atlas(job.get("atlas"), folder)
+    result = explain_batch(scans, model, options, _required(job, "output"), atlas=atlas, monitor=monitor)
+    counts = {"done": result.done, "failed": result.failed, "kept": result.kept}
+    return {"summary": str(result.summary), "rows": result.rows, **counts}
 
 
 def _describe() -> dict[str, Any]:
