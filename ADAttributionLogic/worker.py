@@ -3,7 +3,8 @@
 One JSON object per line. Requests come in on stdin, events go out on stdout; whatever anything else prints lands on
 stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this connection alone and is removed with it.
 
-Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``estimate``, ``describe``, ``batch``, ``cancel`` (an id).
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``batch``, ``simulate``, ``estimate``, ``describe`` and
+``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error``.
 
@@ -168,6 +169,7 @@ class Worker:
             "explain": lambda job, monitor: _explain(job, self._folder, self._store, monitor, f"job-{request['id']}"),
             "estimate": lambda job, monitor: _estimate(job, self._store),
             "batch": lambda job, monitor: _batch(job, self._folder, self._store, monitor),
+            "simulate": lambda job, monitor: _simulate(job, self._folder, f"job-{request['id']}"),
             "describe": lambda job, monitor: _describe(),
         }
         if request["command"] not in commands:
@@ -291,6 +293,16 @@ def _batch(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor)
     result = explain_batch(scans, model, options, _required(job, "output"), atlas=atlas, monitor=monitor)
     counts = {"done": result.done, "failed": result.failed, "kept": result.kept}
     return {"summary": str(result.summary), "rows": result.rows, **counts}
+
+
+def _simulate(job: Mapping[str, Any], folder: Path, prefix: str) -> dict[str, Any]:
+    from ADAttributionLogic.answer import save_volume
+    from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
+    from ADAttributionLogic.simulation.subject import CONTROL, PATIENT, draw_parameters, simulate_subject
+
+    label = PATIENT if _required(job, "label") == "AD" else CONTROL
+    subject = simulate_subject(icbm152_anatomy(), draw_parameters(label, int(job.get("seed", 1))))
+    return save_volume(subject.scan, folder, f"{prefix}-simulated")
 
 
 def _describe() -> dict[str, Any]:

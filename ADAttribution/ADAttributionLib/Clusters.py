@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy import ndimage
 
 #: Upper ends, in voxels, of the classes of the size distribution; the last class is open.
 SIZE_CLASSES = (1, 5, 20, 100, 500)
@@ -98,6 +97,8 @@ class Clusters:
 
 def _label(array, threshold, showPositive, showNegative):
     """Bounding box of what is beyond the threshold, and cluster numbers inside it."""
+    from scipy import ndimage  # not at file scope: the module must open where scipy is missing
+
     positive = (array >= threshold) & (array > 0) if showPositive else np.zeros(array.shape, bool)
     negative = (array <= -threshold) & (array < 0) if showNegative else np.zeros(array.shape, bool)
     box = _boundingBox(positive | negative)

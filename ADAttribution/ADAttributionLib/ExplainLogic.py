@@ -13,6 +13,7 @@ from ADAttributionLib.AtlasNodes import atlasFromSegmentation
 from ADAttributionLib.Overlays import forgetStatistics
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import createRun
+from ADAttributionLib.SceneBuilder import addVolume
 from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
 from ADAttributionLogic.errors import ADAttributionError, UsageError
@@ -179,6 +180,16 @@ class ExplainLogic:
         )
         self._requests.append(request)
         return self._waitFor(request).result if wait else request
+
+    def addSimulatedSubject(self, label="AD", seed=20261121, name=None):
+        """Add a scan with known, simulated atrophy ("AD") or without ("CN"), made from the ICBM152 brain.
+
+        It takes some seconds, and no network.
+        """
+        volume = self.client.wait(self.client.request("simulate", {"label": label, "seed": seed}))
+        node = addVolume(self.scene, volume, name or f"Simulated {'patient' if label == 'AD' else 'control'}")
+        node.CreateDefaultDisplayNodes()
+        return node
 
     def poll(self):
         """Take in what the worker says; calls the callbacks."""

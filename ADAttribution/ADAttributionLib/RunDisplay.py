@@ -161,3 +161,10 @@ class RunDisplay:
             segmentId = AtlasNodes.segmentIdOf(self.run.atlasNode, label, row["name"]) if label else None
             AtlasNodes.showOutline(self.run.atlasNode, segmentId)
         return row
+
+    def chooseRegionNamed(self, name):
+        """The same for a region's name as charts show it."""
+        node = self.run.tableNodes.get(self.mapName)
+        rows = [] if node is None else tableRows(node.GetTable())
+        row = next((row for row in rows if row["name"].replace("_", " ") == name), None)
+        return None if row is None else self.chooseRegion(row["label"])

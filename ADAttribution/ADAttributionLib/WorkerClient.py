@@ -18,7 +18,7 @@ from pathlib import Path
 
 import ADAttributionLogic
 from ADAttributionLib.WorkerProcess import WorkerProcess
-from ADAttributionLogic.answer import load_answer, save_atlas, save_volume
+from ADAttributionLogic.answer import load_answer, load_volume, save_atlas, save_volume
 from ADAttributionLogic.errors import ADAttributionError
 
 #: The version of the protocol that this client speaks (ADAttributionLogic.worker.PROTOCOL, not imported: it is the
@@ -327,6 +327,8 @@ class WorkerClient:
                 result = event["result"]
                 if job.command == "explain":
                     result = load_answer(result, self._folder)
+                elif job.command == "simulate":
+                    result = load_volume(result, self._folder)
             except (ADAttributionError, KeyError, TypeError, ValueError, MemoryError) as cause:
                 error = WorkerError(f"The worker's result cannot be read: {cause!r}", type(cause).__name__, self.log)
                 self._finish(job, "failed", error=error)
