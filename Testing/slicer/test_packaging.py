@@ -31,7 +31,9 @@ def listed(file: str, variable: str) -> list[str]:
         ("ADAttribution/CMakeLists.txt", "MODULE_PYTHON_RESOURCES", "ADAttribution/Resources/", ("",)),
     ],
 )
-def test_every_file_of_the_module_is_installed(file: str, variable: str, folder: str, suffixes: tuple[str, ...]) -> None:
+def test_every_file_of_the_module_is_installed(
+    file: str, variable: str, folder: str, suffixes: tuple[str, ...]
+) -> None:
     base = file.split("/")[0] + "/"
     expected = {n.removeprefix(base) for n in tracked() if n.startswith(folder) and n.endswith(suffixes)}
     found = listed(file, variable)
@@ -75,7 +77,15 @@ def test_the_index_entry_agrees_with_the_metadata() -> None:
     (homepage,) = re.findall(r'set\(EXTENSION_HOMEPAGE "([^"]+)"\)', text)
     assert entry["build_dependencies"] == depends.split() and entry["scm_url"] == f"{homepage}.git"
     assert entry["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.2.json#")
-    assert set(entry) == {"$schema", "build_dependencies", "build_subdirectory", "category", "scm_revision", "scm_url", "tier"}
+    assert set(entry) == {
+        "$schema",
+        "build_dependencies",
+        "build_subdirectory",
+        "category",
+        "scm_revision",
+        "scm_url",
+        "tier",
+    }
 
 
 def test_the_root_holds_no_python_file() -> None:
