@@ -104,7 +104,6 @@ def registerSampleData():
             fileNames=None,
             nodeNames=None,
             customDownloader=lambda source, label=label: addSimulatedSubject(label),
-            sampleDescription="Made from the ICBM152 template brain on this computer; not a scan of a person.",
         )
 
 
@@ -176,7 +175,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ADAttributionLogic()
-        self._question = QuestionPanel(self.ui, list(QtSeam.setting("recentPackages", ()) or ()))
+        self._question = QuestionPanel(self.ui, QtSeam.listSetting("recentPackages"))
         self._answer = AnswerPanel(self.ui)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged)
         self._regions = RegionsPanel(self.ui)

@@ -50,6 +50,12 @@ def setting(name, default=""):
     return slicer.app.userSettings().value(_SETTINGS + name, default)
 
 
+def listSetting(name):
+    """A setting that is a list of texts; Qt gives a list of one back as the text itself."""
+    value = setting(name, "")
+    return [value] if isinstance(value, str) and value else list(value or ())
+
+
 def setSetting(name, value):
     """Keep a setting of the user's."""
     slicer.app.userSettings().setValue(_SETTINGS + name, value)
