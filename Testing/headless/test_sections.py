@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "slicer"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
 
 from contract import Api
 from stand_in import StandIn, panel

@@ -1,4 +1,4 @@
-"""Make ``api_excerpt.json`` anew: ``python Testing/slicer/make_api_excerpt.py PATH/OF/slicer-api.json``.
+"""Make ``api_excerpt.json`` anew: ``python Testing/panel/make_api_excerpt.py PATH/OF/slicer-api.json``.
 
 The full list was read from a running Slicer 5.12.3; the excerpt holds the classes that the module uses.
 """
