@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("slicer", reason="needs the slicer-core wheel (extra headless)")
-
-import slicer
+import slicer  # of the slicer-core wheel (extra headless)
 
 from ADAttributionLib import SceneBuilder, SceneFile
 from ADAttributionLib.Overlays import forgetStatistics

@@ -27,14 +27,16 @@ PIXELS = 400
 
 def lobes(template: Volume, centres: list[tuple[tuple[float, float, float], float]]) -> Volume:
     """Relevance of both signs: a lobe per centre (RAS mm) and strength, textured, nothing outside the brain."""
-    places = np.stack(np.meshgrid(*[np.arange(n) for n in template.array.shape], indexing="ij"), axis=-1)
-    ras = places @ template.affine[:3, :3].T + template.affine[:3, 3]
-    total = np.zeros(template.array.shape)
+    total = np.zeros(template.array.shape, np.float32)
     for centre, strength in centres:
-        total += strength * np.exp(-((ras - centre) ** 2).sum(axis=-1) / (2 * 9.0**2))
-    texture = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=template.array.shape), 1.5)
-    total += 0.25 * texture / texture.std() * np.abs(total) + 0.01 * texture / texture.std()
-    return template.with_array((total * (template.array > 0)).astype(np.float32))
+        middle = template.grid.to_voxel(centre)  # 1 mm voxels along the axes: a product of three curves
+        axes = [np.exp(-((np.arange(n) - m) ** 2) / (2 * 9.0**2)) for n, m in zip(total.shape, middle, strict=True)]
+        total += strength * np.einsum("i,j,k->ijk", *axes).astype(np.float32)
+    texture = np.random.default_rng(1).standard_normal(total.shape, np.float32)
+    texture = ndimage.gaussian_filter(texture, 1.5, truncate=2.0)
+    texture /= texture.std()
+    total += 0.25 * texture * np.abs(total) + 0.01 * texture
+    return template.with_array(total * (template.array > 0))
 
 
 @pytest.fixture(scope="module")

@@ -42,12 +42,12 @@ def test_every_file_of_the_module_is_installed(
 
 def test_the_logic_layer_is_installed() -> None:
     expected = {n for n in tracked() if n.startswith("ADAttributionLogic/") and n.endswith(".py")}
-    assert set(listed("ADAttributionLogic/files.cmake", "ADATTRIBUTION_LOGIC")) == expected
+    assert set(listed("CMakeLists.txt", "ADATTRIBUTION_LOGIC")) == expected
 
 
 def test_all_data_that_ships_is_installed() -> None:
     expected = {n for n in tracked() if n.startswith(("Resources/Atlases/", "Resources/Models/"))}
-    assert set(listed("Resources/files.cmake", "ADATTRIBUTION_RESOURCES")) == expected
+    assert set(listed("CMakeLists.txt", "ADATTRIBUTION_RESOURCES")) == expected
 
 
 def test_a_forgotten_file_would_be_noticed() -> None:
