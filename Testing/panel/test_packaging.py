@@ -71,7 +71,7 @@ def test_the_extensions_metadata() -> None:
 
 
 def test_the_index_entry_agrees_with_the_metadata() -> None:
-    entry = json.loads((ROOT / "ADAttribution.json").read_text(encoding="utf-8"))
+    entry = json.loads((ROOT / "ADAttribution" / "ADAttribution.json").read_text(encoding="utf-8"))
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     (depends,) = re.findall(r'set\(EXTENSION_DEPENDS "([^"]+)"\)', text)
     (homepage,) = re.findall(r'set\(EXTENSION_HOMEPAGE "([^"]+)"\)', text)
