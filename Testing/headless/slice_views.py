@@ -60,17 +60,18 @@ class SliceView:
         self._group = factory.InstantiateDisplayableManagers(self._renderer)
         self._group.SetMRMLDisplayableNode(self.node)
         # As Slicer's view does it: the blended layers are the picture behind everything.
-        mapper = vtk.vtkImageMapper()
-        mapper.SetColorWindow(255)
-        mapper.SetColorLevel(127.5)
-        mapper.SetInputConnection(self._logic.GetImageDataConnection())
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
         picture = vtk.vtkActor2D()
-        picture.SetMapper(mapper)
+        picture.SetMapper(self._mapper)
         picture.GetProperty().SetDisplayLocationToBackground()
-        self._renderer.AddActor2D(picture)
+        self._renderer.AddViewProp(picture)
 
     def render(self) -> np.ndarray:
         """The view's pixels (row from the bottom, column, RGB), uint8."""
+        # The connection is another one with every change of layers.
+        self._mapper.SetInputConnection(self._logic.GetImageDataConnection())
         self._window.Render()
         capture = vtk.vtkWindowToImageFilter()
         capture.SetInput(self._window)
