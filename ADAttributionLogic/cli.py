@@ -1,4 +1,4 @@
-"""The command line: ``ad-attribution explain | simulate | methods | atlases | models``.
+"""The command line: ``ad-attribution explain | batch | simulate | methods | atlases | models``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic import __version__
+from ADAttributionLogic.batch_command import add_batch_command
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_explain(commands, with_method_options)
     _add_simulate(commands)
+    add_batch_command(commands)
     for name, run, help_text in (
         ("methods", _list_methods, "list the attribution methods and their options"),
         ("atlases", _list_atlases, "list the atlases and groupings"),

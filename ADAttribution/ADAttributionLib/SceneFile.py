@@ -23,6 +23,8 @@ def newScene():
     logics = [slicer.vtkMRMLApplicationLogic(), slicer.vtkMRMLColorLogic(), slicer.vtkSlicerSegmentationsModuleLogic()]
     for logic in logics:
         logic.SetMRMLScene(scene)
+    # In Slicer, the colour logic of the application registers it.
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     # The logics must live as long as the scene, which only refers to them.
     _LOGICS[scene] = logics
     return scene

@@ -1,0 +1,594 @@
+"""ADAttribution for 3D Slicer: which voxels and brain regions made a network decide as it did on a T1 MRI scan.
+
+This file holds the module, its widget, its logic and its self-test; everything that needs no Qt is in ADAttributionLib,
+and all computation in the package ADAttributionLogic, which runs in a process of its own.
+"""
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+from typing import Optional
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper, parameterPack
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+
+def _makeLogicPackageImportable():
+    """In a source checkout the package lies beside this folder, which alone is on the path; elsewhere it is found.
+
+    The package and this module's logic class have the same name, by Slicer's custom: it is never imported by name here.
+    """
+    name = "ADAttributionLogic"
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return
+    folder = Path(__file__).resolve().parents[1] / name
+    if not (folder / "__init__.py").is_file():
+        raise ImportError(
+            f"The package {name} was found neither beside {Path(__file__).parent} nor on the Python path."
+        )
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    spec.loader.exec_module(package)
+
+
+_makeLogicPackageImportable()
+
+from ADAttributionLib import Dependencies, QtSeam, SelfTest  # noqa: E402
+from ADAttributionLib.AnswerPanel import AnswerPanel  # noqa: E402
+from ADAttributionLib.ExplainLogic import ExplainLogic  # noqa: E402
+from ADAttributionLib.OverlayPanel import OverlayPanel  # noqa: E402
+from ADAttributionLib.Plots import placeOfPoint, regionOfPoint  # noqa: E402
+from ADAttributionLib.QuestionPanel import (  # noqa: E402
+    AtlasChoice,
+    Device,
+    LrpRule,
+    QuestionPanel,
+    Start,
+    atlasOf,
+    methodsOf,
+    progressText,
+)
+from ADAttributionLib.RegionsPanel import RegionsPanel  # noqa: E402
+from ADAttributionLib.RunDisplay import RunDisplay  # noqa: E402
+from ADAttributionLib.Runs import findRuns  # noqa: E402
+from ADAttributionLib.Views import jumpTo  # noqa: E402
+from ADAttributionLib.WorkerClient import WorkerClient  # noqa: E402
+
+# -------------------------------------------------------------------------------------------------------------- module
+
+
+class ADAttribution(ScriptedLoadableModule):
+    """The module as Slicer lists it."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = "AD Attribution"
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Neuroimaging")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The ADAttribution founders"]
+        self.parent.helpText = _(
+            "Explains a neural network's decision on a T1 MRI scan: attribution maps over the scan, and how much each "
+            "brain region contributed. Research software, not a medical device, not for clinical use."
+        )
+        self.parent.acknowledgementText = _(
+            "Methods after Böhle et al. 2019, Rieke et al. 2018, Eitel & Ritter 2019; the README names all sources."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer the simulated patient and its control in the Sample Data module; they are computed here, not downloaded."""
+    import SampleData
+
+    icons = Path(__file__).parent / "Resources" / "Icons"
+    for label, name in (("AD", "Simulated patient"), ("CN", "Simulated control")):
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="ADAttribution",
+            sampleName=name,
+            thumbnailFileName=str(icons / f"Simulated{label}.png"),
+            uris=None,
+            fileNames=None,
+            nodeNames=None,
+            customDownloader=lambda source, label=label: addSimulatedSubject(label),
+        )
+
+
+def addSimulatedSubject(label):
+    """Add a simulated subject to the scene."""
+    return slicer.util.getModuleLogic("ADAttribution").addSimulatedSubject(label)
+
+
+# ---------------------------------------------------------------------------------------------------------- parameters
+
+
+@parameterPack
+class MethodChoice:
+    """Which methods are chosen; the names are saved in scenes and never change."""
+
+    lrp: bool = True
+    sensitivity: bool = False
+    gradientXInput: bool = True
+    guidedBackprop: bool = True
+    integratedGradients: bool = False
+    smoothgrad: bool = False
+    gradCam: bool = False
+    occlusion: bool = False
+    areaOcclusion: bool = False
+
+
+@parameterNodeWrapper
+class ADAttributionParameterNode:
+    """What the user asks; how maps are shown is kept with the maps."""
+
+    inputVolume: Optional[slicer.vtkMRMLScalarVolumeNode] = None  # noqa: UP045 (the wrapper prefers Optional)
+    atlasSegmentation: Optional[slicer.vtkMRMLSegmentationNode] = None  # noqa: UP045
+    methods: MethodChoice
+    lrpRule: LrpRule = LrpRule.B_RULE
+    lrpBeta: float = 0.0
+    steps: int = 32
+    samples: int = 16
+    occlusionSize: int = 40
+    occlusionStride: int = 25
+    otherOptions: str = ""
+    atlas: AtlasChoice = AtlasChoice.AAL
+    device: Device = Device.AUTO
+    start: Start = Start.PROBABILITY
+
+
+# -------------------------------------------------------------------------------------------------------------- widget
+
+
+class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel. Each section is a class of its own; here they are connected."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self._parameterNode = None
+        self._parameterNodeGuiTag = None
+        self._request = None
+        self._estimating = None
+        self._display = None
+        self._plotViews = []
+
+    # Life cycle.
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/ADAttribution.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = ADAttributionLogic()
+        self._question = QuestionPanel(self.ui, QtSeam.listSetting("recentPackages"))
+        self._answer = AnswerPanel(self.ui)
+        self._overlay = OverlayPanel(self.ui, self._onMapChanged)
+        self._regions = RegionsPanel(self.ui)
+        self._rest = QtSeam.makeRestTimer(400, self._onRest)
+        self.ui.interpreterPathLineEdit.currentPath = QtSeam.setting("interpreter")
+        self._connectWidgets()
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self._question.showModel()
+        self.initializeParameterNode()
+        self.refreshDependencies()
+        self.refreshRuns()
+
+    def _connect(self, widget, signal, slot):
+        QtSeam.connected(widget.connect(signal, slot), signal)
+
+    def _connectWidgets(self):
+        ui, overlay = self.ui, self._overlay
+        self._connect(ui.installButton, "clicked(bool)", self.onInstall)
+        self._connect(ui.interpreterPathLineEdit, "currentPathChanged(QString)", self.onInterpreter)
+        self._connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
+        self._connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
+        self._connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
+        self._connect(ui.applyButton, "clicked(bool)", self.onApply)
+        self._connect(ui.runComboBox, "activated(int)", self.onRunChosen)
+        self._connect(ui.mapListWidget, "currentRowChanged(int)", overlay.onMapChosen)
+        self._connect(ui.showCheckBox, "toggled(bool)", overlay.onShow)
+        self._connect(ui.legendCheckBox, "toggled(bool)", overlay.onLegend)
+        self._connect(ui.thresholdComboBox, "currentIndexChanged(int)", overlay.onThresholdKind)
+        self._connect(ui.thresholdSlider, "valueChanged(double)", self.onThreshold)
+        self._connect(ui.signComboBox, "currentIndexChanged(int)", overlay.onSettings)
+        self._connect(ui.paletteComboBox, "currentIndexChanged(int)", overlay.onSettings)
+        self._connect(ui.opacitySlider, "valueChanged(double)", overlay.onSettings)
+        self._connect(ui.clusterSpinBox, "valueChanged(int)", overlay.onClusterSize)
+        self._connect(ui.compareButton, "toggled(bool)", overlay.onCompare)
+        self._connect(ui.chartButton, "clicked(bool)", self.onChart)
+        self._connect(ui.nativeButton, "clicked(bool)", lambda _checked: overlay.onNative())
+        self._connect(ui.regionSearchBox, "textChanged(QString)", self._regions.onFilter)
+        self._connect(ui.regionTableView, "selectionChanged()", self._regions.onSelection)
+        self._connect(ui.copyTableButton, "clicked(bool)", lambda _checked: QtSeam.copyText(self._regions.text()))
+        self._connect(ui.exportTableButton, "clicked(bool)", self.onExportTable)
+        self._connect(ui.copyAboutButton, "clicked(bool)", lambda _checked: QtSeam.copyText(ui.aboutTextEdit.plainText))
+
+    def cleanup(self):
+        self.removeObservers()
+        if self.logic is not None:
+            self.logic.close()
+
+    def enter(self):
+        self.initializeParameterNode()
+        self.refreshRuns()
+
+    def exit(self):
+        self.setParameterNode(None)
+
+    def onSceneStartClose(self, _caller=None, _event=None):
+        # The logic has cancelled what was running: it observes the scene itself.
+        self.setParameterNode(None)
+        self._setDisplay(None)
+
+    def onSceneEndClose(self, _caller=None, _event=None):
+        self.refreshRuns()
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, _caller=None, _event=None):
+        self.refreshRuns()
+
+    # Parameters.
+
+    def initializeParameterNode(self):
+        self.setParameterNode(self.logic.getParameterNode())
+        if self._parameterNode.inputVolume is None:
+            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            if first is not None and first.GetAttribute("ADAttribution.Run") is None:
+                self._parameterNode.inputVolume = first
+
+    def setParameterNode(self, node):
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
+        self._parameterNode = node
+        if node is not None:
+            self._parameterNodeGuiTag = node.connectGui(self.ui)
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
+            self._checkCanApply()
+
+    def _checkCanApply(self, _caller=None, _event=None):
+        ui, parameters = self.ui, self._parameterNode
+        if parameters is None:
+            return
+        self._question.showCheck(parameters.inputVolume)
+        if self._request is not None:
+            ui.applyButton.text, ui.applyButton.enabled = _("Cancel"), True
+            ui.applyButton.toolTip = _("Stop; the scene stays as it is")
+            return
+        problem = self._question.problem(parameters)
+        ui.applyButton.text = _("Explain")
+        ui.applyButton.enabled = ui.estimateButton.enabled = not problem
+        ui.applyButton.toolTip = problem or _("Compute the chosen maps")
+        ui.statusLabel.text = problem
+        self._rest.start()
+
+    # Setup.
+
+    def refreshDependencies(self):
+        missing = [] if self.logic.interpreter else Dependencies.missingPackages()
+        self.ui.setupLabel.text = Dependencies.describeMissing(missing)
+        self.ui.installButton.enabled = bool(missing)
+        self.ui.setupCollapsibleButton.collapsed = not missing
+
+    def onInterpreter(self, path):
+        QtSeam.setSetting("interpreter", path)
+        self.logic.restartWorker()
+        self.refreshDependencies()
+
+    def onInstall(self, _checked=False):
+        missing = Dependencies.missingPackages()
+        wheels = self.ui.wheelsPathLineEdit.currentPath
+        source = _("from the folder {folder}").format(folder=wheels) if wheels else _("from the internet (PyPI)")
+        question = _("Install {packages} into Slicer's Python, {source}?").format(
+            packages=", ".join(missing), source=source
+        )
+        if not slicer.util.confirmOkCancelDisplay(question):
+            return
+        message = _("The installation failed.")
+        with (
+            slicer.util.tryWithErrorDisplay(message, waitCursor=True),
+            tempfile.TemporaryDirectory(prefix="ad-attribution-") as folder,
+        ):
+            Dependencies.install(missing, QtSeam.pipInstall, QtSeam.installTorch, folder, wheels or None)
+        self.logic.restartWorker()
+        self.refreshDependencies()
+
+    # Question.
+
+    def onModel(self, _index):
+        self._question.showModel()
+        self._checkCanApply()
+
+    def onModelFolder(self, _checked=False):
+        folder = QtSeam.chooseFolder(_("Folder of a model package"))
+        if folder:
+            with slicer.util.tryWithErrorDisplay(_("This folder cannot be used."), waitCursor=False):
+                self._question.addModel(folder)
+                QtSeam.setSetting("recentPackages", self._question.recent)
+
+    def onEstimate(self, _checked=False):
+        with slicer.util.tryWithErrorDisplay(_("The time cannot be estimated."), waitCursor=False):
+            self.ui.estimateLabel.text = _("Measuring one forward pass…")
+            self._requestEstimate()
+
+    def _requestEstimate(self):
+        parameters = self._parameterNode
+        methods = [{"name": name, "options": options} for name, options in methodsOf(parameters)]
+        regions = 0 if parameters.atlas is AtlasChoice.NONE else 120
+        job = {"model": self._question.model, "methods": methods, "device": parameters.device.value, "regions": regions}
+        self._estimating = self.logic.explainer.client.request("estimate", job, onEnd=self._onEstimated)
+
+    def _onEstimated(self, job):
+        self._estimating = None
+        if job.state == "done":
+            self._question.showEstimate(job.result)
+        else:
+            self.ui.estimateLabel.text = str(job.error or "")
+
+    def _onRest(self):
+        """The user has stopped changing things for a moment."""
+        if not self.ui.overlayCollapsibleButton.collapsed:
+            self._overlay.showClusters()
+        warm = self.logic.isWarm and self._request is None and self._estimating is None
+        if warm and self._parameterNode is not None and not self._question.problem(self._parameterNode):
+            self._requestEstimate()
+
+    # Explain.
+
+    def onApply(self, _checked=False):
+        if self._request is not None:
+            self.ui.statusLabel.text = _("Cancelling…")
+            self._request.cancel()
+            return
+        parameters = self._parameterNode
+        try:
+            self._request = self.logic.explain(
+                parameters.inputVolume,
+                model=self._question.model,
+                methods=methodsOf(parameters),
+                atlas=atlasOf(parameters),
+                target=self._question.target,
+                start=parameters.start.value,
+                device=parameters.device.value,
+                wait=False,
+                onProgress=self._onProgress,
+                onDone=self._onDone,
+                onError=self._onError,
+            )
+        except Exception as error:  # a message in the panel, whatever it is
+            self._showFailure(error)
+            return
+        self.ui.progressBar.value = 0
+        self.ui.progressBar.visible = True
+        self.ui.statusLabel.text = _("Starting…")
+        self._checkCanApply()
+
+    def _onProgress(self, request):
+        self.ui.progressBar.value = int(1000 * request.job.fraction)
+        self.ui.statusLabel.text = progressText(request.job)
+
+    def _onDone(self, request):
+        self._endRequest()
+        self.ui.statusLabel.text = _("Done.")
+        self.ui.logTextEdit.plainText = self.logic.explainer.client.log
+        self.refreshRuns(request.run)
+
+    def _onError(self, request):
+        self._endRequest()
+        if request.isCancelled:
+            self.ui.statusLabel.text = _("Cancelled; nothing has changed.")
+        else:
+            self._showFailure(request.error)
+
+    def _endRequest(self):
+        self._request = None
+        self.ui.progressBar.visible = False
+        self._checkCanApply()
+
+    def _showFailure(self, error):
+        """The real cause first, in the panel and in the log, which opens."""
+        details = getattr(error, "details", "")
+        self.ui.statusLabel.text = str(error)
+        self.ui.logTextEdit.plainText = f"{error}\n\n{details}".strip()
+        self.ui.logGroupBox.collapsed = False
+
+    # Answer, overlay, regions.
+
+    def refreshRuns(self, selected=None):
+        """List the scene's runs, and show one: the given one, the shown one, or the last one."""
+        runs = {run.identifier: run for run in findRuns(slicer.mrmlScene)}
+        if selected is None and self._display is not None:
+            selected = runs.get(self._display.run.identifier)
+        if selected is None and runs:
+            selected = list(runs.values())[-1]
+        self._answer.fillRuns(list(runs.values()), selected)
+        self._answer.show(selected)
+        self._setDisplay(RunDisplay(selected) if selected is not None and selected.mapNodes else None)
+
+    def onRunChosen(self, _index):
+        chosen = self.ui.runComboBox.currentData
+        run = next((run for run in findRuns(slicer.mrmlScene) if run.identifier == chosen), None)
+        if run is not None:
+            self.refreshRuns(run)
+            self._display.show()
+
+    def _setDisplay(self, display):
+        self._display = display
+        self._overlay.setDisplay(display)
+        self._regions.setDisplay(display)
+        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        event = slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent
+        if crosshair is not None and not self.hasObserver(crosshair, event, self._onCrosshair):
+            self.addObserver(crosshair, event, self._onCrosshair)
+
+    def _onMapChanged(self):
+        self._regions.refresh()
+        self._rest.start()
+
+    def onThreshold(self, value):
+        self._overlay.onThreshold(value)
+        self._rest.start()
+
+    def _onCrosshair(self, crosshair, _event):
+        place = [0.0, 0.0, 0.0]
+        if self._display is not None and self.parent.isEntered and crosshair.GetCursorPositionRAS(place):
+            self.ui.crosshairLabel.text = self._display.textAt(place)
+
+    def onExportTable(self, _checked=False):
+        path = QtSeam.chooseNewFile(_("Export the region table"), "TSV (*.tsv);;CSV (*.csv)")
+        if path:
+            with slicer.util.tryWithErrorDisplay(_("The table was not exported."), waitCursor=False):
+                self._regions.export(path)
+
+    def onChart(self, _checked=False):
+        chart = None if self._display is None else self._overlay.chart()
+        if chart is None:
+            self.ui.statusLabel.text = _("This run has no region table to plot.")
+            return
+        slicer.modules.plots.logic().ShowChartInLayout(chart)
+        manager = slicer.app.layoutManager()
+        if manager is None:
+            return
+        for index in range(manager.plotViewCount):
+            view = manager.plotWidget(index).plotView()
+            if view not in self._plotViews:
+                self._connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotClicked)
+                self._plotViews.append(view)
+
+    def onPlotClicked(self, seriesIds, selections):
+        """A click on a profile moves the views along its axis; a click on a bar chooses the region."""
+        if self._display is None:
+            return
+        chart = self._overlay.chart()
+        for index in range(selections.GetNumberOfItems()):
+            points = selections.GetItemAsObject(index)
+            if points.GetNumberOfValues() == 0:
+                continue
+            crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+            current = crosshair.GetCrosshairRAS() if crosshair is not None else (0, 0, 0)
+            place = placeOfPoint(chart, index, points.GetValue(0), current)
+            if place is not None:
+                jumpTo(slicer.mrmlScene, place)
+            else:
+                self._display.chooseRegionNamed(regionOfPoint(chart, points.GetValue(0)))
+            return
+
+
+# --------------------------------------------------------------------------------------------------------------- logic
+
+
+class ADAttributionLogic(ScriptedLoadableModuleLogic):
+    """Explains scans, from the panel and from the console.
+
+    Example::
+
+        logic = slicer.util.getModuleLogic("ADAttribution")
+        run = logic.explain(slicer.util.getNode("T1"), methods=["lrp", ("occlusion", {"size": 20})], atlas="aal")
+        print(run.probabilities, run.mapNodes["lrp"].GetName())
+        logic.explainFolder("/data/scans", "/data/results")
+    """
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self._explainer = None
+        self._timer = None
+
+    def getParameterNode(self):
+        return ADAttributionParameterNode(super().getParameterNode())
+
+    @property
+    def interpreter(self):
+        """The Python that the user chose for the computation; "" for Slicer's own."""
+        return QtSeam.setting("interpreter")
+
+    @property
+    def isWarm(self):
+        """Whether the worker runs and is idle."""
+        return self._explainer is not None and self._explainer.client.isRunning and not self._explainer.isBusy
+
+    @property
+    def explainer(self):
+        """Made when it is first needed; a timer lets it hear its worker."""
+        if self._explainer is None:
+            client = WorkerClient(interpreter=QtSeam.workerInterpreter(self.interpreter))
+            self._explainer = ExplainLogic(slicer.mrmlScene, client)
+            self._timer = QtSeam.makeTimer(20, self._explainer.poll)
+            QtSeam.onQuit(self.close)
+        return self._explainer
+
+    def explain(self, volumeNode, **options):
+        """Explain a volume node; see ADAttributionLib.ExplainLogic. Returns the Run, or with wait=False a Request."""
+        return self.explainer.explain(volumeNode, **options)
+
+    def explainFolder(self, inputFolder, outputFolder, **options):
+        """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""
+        return self.explainer.explainFolder(inputFolder, outputFolder, **options)
+
+    def addSimulatedSubject(self, label="AD"):
+        """Add a simulated patient ("AD") or control ("CN") to the scene."""
+        return self.explainer.addSimulatedSubject(label)
+
+    def restartWorker(self):
+        """Use another Python, or one in which something was installed, from now on."""
+        self.close()
+
+    def close(self):
+        """End the worker with its children."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        if self._explainer is not None:
+            self._explainer.close()
+            self._explainer = None
+
+
+# ---------------------------------------------------------------------------------------------------------- self-tests
+
+
+class ADAttributionTest(ScriptedLoadableModuleTest):
+    """Real computations in this Slicer; each check is in ADAttributionLib.SelfTest, which also runs without Slicer.
+
+    Without torch they fail, with how to install it.
+    """
+
+    def setUp(self):
+        slicer.mrmlScene.Clear(False)
+        self.logic = ADAttributionLogic()
+        self.addCleanup(self.logic.close)
+
+    def test_explainWithTheSmallNetwork(self):
+        SelfTest.checkExplain(self, slicer.mrmlScene, self.logic)
+
+    def test_explainWithTheDemonstrationNetwork(self):
+        SelfTest.checkDemonstration(self, slicer.mrmlScene, self.logic.explainer)
+
+    def test_saveAndReload(self):
+        SelfTest.checkSaveAndReload(self, slicer.mrmlScene, self.logic.explainer)
+
+    def test_cancel(self):
+        SelfTest.checkCancel(self, slicer.mrmlScene, self.logic.explainer)
+
+    def test_badInput(self):
+        SelfTest.checkBadInput(self, slicer.mrmlScene, self.logic)
+
+    def test_panel(self):
+        SelfTest.checkPanel(self, slicer.util.getModuleWidget("ADAttribution"))

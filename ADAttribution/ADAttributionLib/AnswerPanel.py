@@ -1,0 +1,86 @@
+"""The sections Answer and About this run. Reaches widgets through `ui` alone."""
+
+from __future__ import annotations
+
+import html
+import json
+
+_BAR_CELLS = 24
+
+
+def barsText(probabilities, targetClass):
+    """Probability of each class as a bar, in rich text."""
+    rows = []
+    for name, value in probabilities.items():
+        filled = round(value * _BAR_CELLS)
+        empty = "█" * (_BAR_CELLS - filled)
+        bar = f"<span style='color:#E17012'>{'█' * filled}</span><span style='color:#C8C8C8'>{empty}</span>"
+        title = html.escape(name)
+        title = f"<b>{title}</b> (explained)" if name == targetClass else title
+        rows.append(f"<tr><td>{title}&nbsp;</td><td>{bar}</td><td>&nbsp;{value:.1%}</td></tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def warningsText(run):
+    """The warnings that belong to an answer, in rich text."""
+    warnings = [run.provenance.get("notice", ""), *run.notes]
+    model = run.provenance.get("model", {})
+    if model.get("limitations"):
+        warnings.append(f"Limits of the network: {model['limitations']}")
+    if model.get("training", {}).get("data"):
+        warnings.append(f"The network was trained on: {model['training']['data']}")
+    return "<br>".join(f"• {html.escape(text)}" for text in warnings if text)
+
+
+def aboutText(run):
+    """Versions, device, memory, times and hashes of a run."""
+    record = run.provenance
+    lines = [
+        f"run: {run.name}",
+        f"date: {record.get('date')}",
+        f"device: {record.get('device')}, {record.get('threads')} CPU threads",
+        f"seconds: {record.get('seconds')}",
+        f"peak memory of the worker: {record.get('peak_memory_mb')} MB",
+        f"scan: {record.get('scan', {}).get('source')}",
+        f"  file sha256: {record.get('scan', {}).get('file_sha256')}",
+        f"  voxels sha256: {record.get('scan', {}).get('voxels_sha256')}",
+        f"network: {record.get('model', {}).get('title')}",
+        f"  weights sha256: {record.get('model', {}).get('weights_sha256')}",
+    ]
+    if record.get("atlas"):
+        lines.append(f"atlas: {record['atlas']['title']}, {record['atlas']['regions']} regions")
+        lines.append(f"  labels sha256: {record['atlas']['labels_sha256']}")
+    for name, summary in record.get("methods", {}).items():
+        options = json.dumps(summary.get("options", {}), ensure_ascii=False)
+        lines.append(f"{name}: {summary.get('seconds')} s on {summary.get('device')}, options {options}")
+        lines.append(f"  sum {summary.get('relevance_sum'):.6g} of {summary.get('to_attribute'):.6g}")
+    lines += [f"{package} {version}" for package, version in record.get("software", {}).items()]
+    return "\n".join(lines)
+
+
+class AnswerPanel:
+    """Shows what a run found."""
+
+    def __init__(self, ui):
+        self.ui = ui
+
+    def fillRuns(self, runs, selected):
+        """List the runs of the scene."""
+        ui = self.ui
+        ui.runComboBox.clear()
+        for run in runs:
+            ui.runComboBox.addItem(run.name, run.identifier)
+        if selected is not None:
+            ui.runComboBox.setCurrentIndex(ui.runComboBox.findData(selected.identifier))
+
+    def show(self, run):
+        """Show a run; None shows that there is none."""
+        ui = self.ui
+        if run is None:
+            ui.answerLabel.text = "No run yet."
+            ui.warningsLabel.text = ""
+            ui.aboutTextEdit.plainText = ""
+            return
+        ui.answerLabel.text = barsText(run.probabilities, run.targetClass)
+        ui.warningsLabel.text = warningsText(run)
+        ui.aboutTextEdit.plainText = aboutText(run)

@@ -1,0 +1,91 @@
+"""Model packages to choose from, and what their cards say. Needs neither Qt nor torch."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from pathlib import Path
+
+from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.resources import resources_folder
+
+CARD_FILE = "model.json"
+_MOST_BYTES = 1_000_000
+_MOST_RECENT = 8
+
+
+def bundledPackages():
+    """Folders of the packages that ship."""
+    return sorted(path.parent for path in (resources_folder() / "Models").glob(f"*/{CARD_FILE}"))
+
+
+def cardOf(folder):
+    """The card of a package; the worker checks it in full before it loads anything.
+
+    Raises
+    ------
+    NetworkError
+        The folder is no package.
+    """
+    path = Path(folder) / CARD_FILE
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise NetworkError(f"{path} is too large for a model card ({path.stat().st_size} bytes).")
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(card["classes"], list) or not isinstance(card["title"], str):
+            raise KeyError("title, classes")
+    except OSError as cause:
+        raise NetworkError(f"{folder} is no model package: {CARD_FILE} cannot be read ({cause.strerror}).") from cause
+    except (ValueError, KeyError, TypeError) as cause:
+        raise NetworkError(f"{path} is not a model card: {cause}.") from cause
+    return card
+
+
+def choices(recent=()):
+    """Packages to offer: pairs of title and folder, the bundled ones first, then those used before that still exist."""
+    found = []
+    for folder in [*bundledPackages(), *map(Path, recent)]:
+        try:
+            entry = (cardOf(folder)["title"], os.fspath(folder))
+        except NetworkError:
+            continue  # moved or removed in the meantime
+        if entry[1] not in [known for _, known in found]:
+            found.append(entry)
+    return found
+
+
+def rememberPackage(recent, folder):
+    """The list of recently used packages with this one in front; bundled ones need not be remembered."""
+    text = os.fspath(folder)
+    if Path(text) in bundledPackages():
+        return list(recent)
+    return [text, *[known for known in recent if known != text]][:_MOST_RECENT]
+
+
+def describeCard(card):
+    """Purpose, training data and warning as rich text for the panel."""
+    lines = [
+        f"<b>Purpose:</b> {_escaped(card, 'intended_use')}",
+        f"<b>Trained on:</b> {html.escape(str(card.get('training', {}).get('data', 'unknown')))}",
+    ]
+    if card.get("limitations"):
+        lines.append(f"<b>Limits:</b> {_escaped(card, 'limitations')}")
+    if card.get("grid"):
+        shape = "×".join(map(str, card["grid"]["shape"]))
+        lines.append(f"<b>Grid:</b> {shape} voxels, {html.escape(str(card['grid'].get('space', 'unknown space')))}")
+    lines.append(
+        "<b>Warning:</b> research software, not a medical device. A map shows what the network used, not disease."
+    )
+    return "<br>".join(lines)
+
+
+def targetClasses(card):
+    """Classes to choose from: pairs of text and what explain() takes, the positive class first."""
+    positive = card["classes"][card.get("positive_class", 1)]
+    rest = [(name, name) for name in card["classes"] if name != positive]
+    return [(f"{positive} (the positive class)", positive), *rest, ("the most probable class", "predicted")]
+
+
+def _escaped(card, key):
+    return html.escape(str(card.get(key, "unknown")))

@@ -1,0 +1,164 @@
+"""The section Overlay: which map is shown, and how. Reaches widgets through `ui` alone."""
+
+from __future__ import annotations
+
+from ADAttributionLib import Views
+from ADAttributionLib.Overlays import PALETTES, Sign
+from ADAttributionLib.Plots import AXES
+from ADAttributionLib.Runs import addCharts, addNativeMap
+
+PERCENTILE, VALUE = "percentile", "value"
+
+
+class OverlayPanel:
+    """Shows and changes the display of a run's maps.
+
+    Parameters
+    ----------
+    ui : namespace of widgets
+    onMapChanged : callable
+        Called when another map is shown.
+    """
+
+    def __init__(self, ui, onMapChanged):
+        self.ui = ui
+        self.display = None
+        self._onMapChanged = onMapChanged
+        self._filling = False
+        ui.thresholdComboBox.addItem("percentile", PERCENTILE)
+        ui.thresholdComboBox.addItem("relevance", VALUE)
+        for sign in Sign:
+            ui.signComboBox.addItem(sign.value, sign.name)
+        for name in PALETTES:
+            ui.paletteComboBox.addItem(name, name)
+        for name in ("Coronal", "Axial", "Sagittal"):
+            ui.orientationComboBox.addItem(name, name)
+        ui.chartComboBox.addItem("top regions", "regions")
+        for letter, direction in AXES:
+            ui.chartComboBox.addItem(f"per slice, {direction}", letter)
+
+    def setDisplay(self, display):
+        """Take a run's display; None empties the section."""
+        self.display = display
+        ui = self.ui
+        ui.overlayCollapsibleButton.enabled = display is not None
+        self._filling = True
+        try:
+            ui.mapListWidget.clear()
+            if display is not None:
+                for title in display.run.titles.values():
+                    ui.mapListWidget.addItem(title)
+                ui.mapListWidget.setCurrentRow(list(display.run.titles).index(display.mapName))
+        finally:
+            self._filling = False
+        if display is not None:
+            self.fill()
+
+    def fill(self):
+        """Show the settings of the shown map."""
+        ui, settings, statistics = self.ui, self.display.settings, self.display.statistics
+        self._filling = True
+        try:
+            ui.thresholdComboBox.setCurrentIndex(
+                ui.thresholdComboBox.findData(PERCENTILE if settings.byPercentile else VALUE)
+            )
+            slider = ui.thresholdSlider
+            if settings.byPercentile:
+                ui.thresholdSlider.maximum, ui.thresholdSlider.singleStep, ui.thresholdSlider.decimals = 100, 0.5, 2
+                slider.value = settings.percentile
+            else:
+                ui.thresholdSlider.decimals = 9
+                ui.thresholdSlider.maximum = statistics.maximum
+                ui.thresholdSlider.singleStep = statistics.maximum / 200
+                slider.value = settings.value
+            ui.signComboBox.setCurrentIndex(ui.signComboBox.findData(settings.sign.name))
+            ui.paletteComboBox.setCurrentIndex(ui.paletteComboBox.findData(settings.palette))
+            ui.opacitySlider.value = settings.opacity
+            ui.clusterSpinBox.value = settings.minimumClusterVoxels
+            ui.showCheckBox.checked = self.display.isShown
+            ui.compareButton.checked = Views.isComparing(self.display.scene)
+        finally:
+            self._filling = False
+
+    # Slots. While the section is filled, its own changes are not the user's.
+
+    def onMapChosen(self, row):
+        if self._filling or self.display is None or row < 0:
+            return
+        self.display.show(list(self.display.run.titles)[row])
+        self.display.showLegend(self.ui.legendCheckBox.checked)
+        self.fill()
+        self._onMapChanged()
+
+    def onShow(self, shown):
+        if self._filling or self.display is None:
+            return
+        if shown:
+            self.display.show()
+        else:
+            self.display.hide()
+
+    def onLegend(self, shown):
+        if self.display is not None:
+            self.display.showLegend(shown)
+
+    def onThresholdKind(self, _index):
+        if self._filling or self.display is None:
+            return
+        byPercentile = self.ui.thresholdComboBox.currentData == PERCENTILE
+        statistics, settings = self.display.statistics, self.display.settings
+        if byPercentile:
+            self.display.change(byPercentile=True, percentile=statistics.percentileOf(settings.value))
+        else:
+            self.display.change(byPercentile=False, value=statistics.thresholdOf(settings))
+        self.fill()
+
+    def onThreshold(self, value):
+        if self._filling or self.display is None:
+            return
+        self.display.change(**{"percentile" if self.display.settings.byPercentile else "value": value})
+
+    def onSettings(self, _value=None):
+        """Sign, opacity or colours."""
+        if self._filling or self.display is None:
+            return
+        ui = self.ui
+        self.display.change(
+            sign=Sign[ui.signComboBox.currentData],
+            palette=ui.paletteComboBox.currentData,
+            opacity=ui.opacitySlider.value,
+        )
+
+    def onClusterSize(self, voxels):
+        if self._filling or self.display is None:
+            return
+        self.display.filterClusters(voxels)
+        self.display.showLegend(self.ui.legendCheckBox.checked)
+        self.showClusters()
+
+    def showClusters(self):
+        """Show the size distribution; the widget calls it once the threshold has come to rest."""
+        if self.display is not None:
+            minimum = self.display.settings.minimumClusterVoxels
+            if minimum > 1:
+                self.display.filterClusters(minimum)  # the threshold has changed what belongs together
+            self.ui.clusterLabel.text = self.display.clusters().describe(minimum)
+
+    def onCompare(self, compare):
+        if self._filling or self.display is None:
+            return
+        if not compare:
+            Views.endComparison(self.display.scene)
+            return
+        names = list(self.display.run.titles)[: Views.MOST_COMPARED]
+        if self.display.mapName not in names:
+            names[-1] = self.display.mapName
+        self.display.compare(names, self.ui.orientationComboBox.currentData)
+
+    def chart(self):
+        """The chart that is chosen, made if need be; None where there is none."""
+        return addCharts(self.display.run, self.display.mapName).get(self.ui.chartComboBox.currentData)
+
+    def onNative(self):
+        if self.display is not None:
+            addNativeMap(self.display.run, self.display.mapName)

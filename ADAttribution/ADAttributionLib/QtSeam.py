@@ -1,0 +1,105 @@
+"""The few things that need a running Slicer: timer, clipboard, settings, dialogs, pip. The only file that imports qt.
+
+Everything here exists in Slicer 5.8 and 5.12 alike.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import qt
+import slicer
+
+_SETTINGS = "ADAttribution/"
+
+
+def makeTimer(milliseconds, callback):
+    """A running timer that calls back from the event loop."""
+    timer = qt.QTimer()
+    timer.setInterval(milliseconds)
+    connected(timer.connect("timeout()", callback), "timeout()")
+    timer.start()
+    return timer
+
+
+def makeRestTimer(milliseconds, callback):
+    """A timer that calls back once, when start() has not been called again for a while."""
+    timer = qt.QTimer()
+    timer.setSingleShot(True)
+    timer.setInterval(milliseconds)
+    connected(timer.connect("timeout()", callback), "timeout()")
+    return timer
+
+
+def connected(result, signal):
+    """A signal that does not exist is not an error in PythonQt; make it one."""
+    if not result:
+        raise RuntimeError(f"There is no signal {signal}.")
+
+
+def copyText(text):
+    """Put a text on the clipboard."""
+    slicer.app.clipboard().setText(text)
+
+
+def setting(name, default=""):
+    """A setting of the user's."""
+    return slicer.app.userSettings().value(_SETTINGS + name, default)
+
+
+def listSetting(name):
+    """A setting that is a list of texts; Qt gives a list of one back as the text itself."""
+    value = setting(name, "")
+    return [value] if isinstance(value, str) and value else list(value or ())
+
+
+def setSetting(name, value):
+    """Keep a setting of the user's."""
+    slicer.app.userSettings().setValue(_SETTINGS + name, value)
+
+
+def chooseFolder(title):
+    """Ask for a folder; "" when the user cancels."""
+    return qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title)
+
+
+def chooseNewFile(title, filters):
+    """Ask for a file to write (Qt asks before one is replaced); "" when the user cancels."""
+    return qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, "", filters)
+
+
+def onQuit(callback):
+    """Call back when the application ends."""
+    connected(slicer.app.connect("aboutToQuit()", callback), "aboutToQuit()")
+
+
+def workerInterpreter(chosen=""):
+    """The Python that computes: the user's choice, else Slicer's own, else the running one."""
+    if chosen:
+        return chosen
+    name = "PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer"
+    own = Path(slicer.app.slicerHome) / "bin" / name
+    if own.exists():
+        return os.fspath(own)
+    return shutil.which("PythonSlicer") or sys.executable or "python3"
+
+
+def pipInstall(arguments):
+    """Install with Slicer's pip."""
+    slicer.util.pip_install(list(arguments))
+
+
+def installTorch():
+    """Install torch through the PyTorch extension, which chooses the build for this computer."""
+    try:
+        from PyTorchUtils import PyTorchUtilsLogic
+    except ImportError as cause:
+        raise RuntimeError(
+            "torch is missing, and so is the PyTorch extension that installs it. Open the Extensions Manager, install "
+            "PyTorch, restart Slicer; or give a folder with wheels."
+        ) from cause
+    if PyTorchUtilsLogic().installTorch(askConfirmation=True) is None:
+        raise RuntimeError("torch was not installed, because the question was answered with no.")

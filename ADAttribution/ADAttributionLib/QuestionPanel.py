@@ -1,0 +1,275 @@
+"""The sections Scan and network, Preparation and Explain: what the user asks. Reaches widgets through `ui` alone."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ADAttributionLib import ModelCards
+from ADAttributionLib.VolumeNodes import volumeFromNode
+from ADAttributionLogic.errors import ADAttributionError, UsageError
+from ADAttributionLogic.geometry import Grid
+
+#: Field of the parameter pack → name of the method, in the panel's order.
+METHODS = {
+    "lrp": "lrp",
+    "sensitivity": "sensitivity",
+    "gradientXInput": "gradient-x-input",
+    "guidedBackprop": "guided-backprop",
+    "integratedGradients": "integrated-gradients",
+    "smoothgrad": "smoothgrad",
+    "gradCam": "grad-cam",
+    "occlusion": "occlusion",
+    "areaOcclusion": "area-occlusion",
+}
+
+LEAST_COVERAGE, USUAL_COVERAGE = 0.25, 0.90
+
+
+class LrpRule(enum.Enum):
+    """Saved by name: never rename."""
+
+    B_RULE = "b-rule"
+    E_RULE = "e-rule"
+    EPSILON_PLUS_FLAT = "epsilon-plus-flat"
+    EPSILON_GAMMA_BOX = "epsilon-gamma-box"
+
+    def label(self):
+        return self.value
+
+
+class Device(enum.Enum):
+    """Saved by name: never rename."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    MPS = "mps"
+    CPU = "cpu"
+
+    def label(self):
+        return {"auto": "auto (GPU if there is one)", "cuda": "GPU (NVIDIA)", "mps": "GPU (Apple)", "cpu": "CPU"}[
+            self.value
+        ]
+
+
+class Start(enum.Enum):
+    """Saved by name: never rename."""
+
+    PROBABILITY = "probability"
+    LOGIT = "logit"
+    UNIT = "unit"
+
+    def label(self):
+        return self.value
+
+
+class AtlasChoice(enum.Enum):
+    """Saved by name: never rename."""
+
+    AAL = "aal"
+    NEUROMORPHOMETRICS = "neuromorphometrics"
+    DESIKAN_KILLIANY = "desikan-killiany"
+    OWN = "own"
+    NONE = "none"
+
+    def label(self):
+        return {
+            "aal": "AAL 2",
+            "neuromorphometrics": "Neuromorphometrics",
+            "desikan-killiany": "Desikan-Killiany",
+            "own": "own regions (segmentation below)",
+            "none": "none: no table",
+        }[self.value]
+
+
+def parseOptions(text):
+    """Options of methods from ``lrp.epsilon = 1e-4; occlusion.signed = true``: {method: {option: value}}.
+
+    Raises
+    ------
+    UsageError
+    """
+    found = {}
+    for part in filter(None, (piece.strip() for piece in text.split(";"))):
+        name, equals, value = part.partition("=")
+        method, dot, option = name.strip().partition(".")
+        if not (equals and dot and option):
+            raise UsageError(f"{part!r} is no option; write method.option = value, for example lrp.epsilon = 1e-4.")
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = value.strip()
+        found.setdefault(method, {})[option.strip().replace("-", "_")] = value
+    return found
+
+
+def methodsOf(parameters):
+    """The chosen methods with their options, as ExplainLogic.explain() takes them.
+
+    Raises
+    ------
+    UsageError
+        None chosen, or an option for a method that is not.
+    """
+    panel = {
+        "lrp": {"rule": parameters.lrpRule.value},
+        "integrated-gradients": {"steps": parameters.steps},
+        "smoothgrad": {"samples": parameters.samples},
+        "occlusion": {"size": parameters.occlusionSize, "stride": parameters.occlusionStride},
+    }
+    if parameters.lrpRule is LrpRule.B_RULE:
+        panel["lrp"]["beta"] = parameters.lrpBeta
+    other = parseOptions(parameters.otherOptions)
+    chosen = [name for field, name in METHODS.items() if getattr(parameters.methods, field)]
+    if not chosen:
+        raise UsageError("Choose at least one method.")
+    strangers = [name for name in other if name not in chosen]
+    if strangers:
+        raise UsageError(f"There are options for {', '.join(strangers)}, which is not among the chosen methods.")
+    return [(name, {**panel.get(name, {}), **other.get(name, {})}) for name in chosen]
+
+
+def atlasOf(parameters):
+    """Name, segmentation node or None.
+
+    Raises
+    ------
+    UsageError
+        Own regions without a segmentation, or area occlusion without an atlas.
+    """
+    choice = parameters.atlas
+    if choice is AtlasChoice.NONE and parameters.methods.areaOcclusion:
+        raise UsageError("Area occlusion needs an atlas: choose one.")
+    if choice is AtlasChoice.NONE:
+        return None
+    if choice is AtlasChoice.OWN:
+        if parameters.atlasSegmentation is None:
+            raise UsageError("Choose the segmentation with your own regions.")
+        return parameters.atlasSegmentation
+    return choice.value
+
+
+def coverageText(scanNode, card):
+    """The measured check of a scan against a network's grid, in words."""
+    if scanNode is None or card is None:
+        return "Choose a scan and a network."
+    try:
+        scan = volumeFromNode(scanNode)
+    except ADAttributionError as error:
+        return str(error)
+    affine = card.get("grid", {}).get("affine")
+    if affine is None:
+        return "This network knows no space; the scan must have exactly its number of voxels."
+    grid = Grid(tuple(card["grid"]["shape"]), np.array(affine, dtype=float))
+    covered = grid.covered_by(scan.grid)
+    verdict = "good" if covered >= USUAL_COVERAGE else "poor" if covered >= LEAST_COVERAGE else "refused"
+    return (
+        f"The scan covers {covered:.0%} of the network's grid: {verdict} (usual {USUAL_COVERAGE:.0%}, needed "
+        f"{LEAST_COVERAGE:.0%}). Whether the brain is aligned cannot be measured here: look at the overlay."
+    )
+
+
+class QuestionPanel:
+    """Fills and reads the upper sections.
+
+    Parameters
+    ----------
+    ui : namespace of widgets
+    recentPackages : list of str
+    """
+
+    def __init__(self, ui, recentPackages=()):
+        self.ui = ui
+        self.recent = list(recentPackages)
+        ui.preparationComboBox.addItem("already registered", "registered")
+        self.fillModels()
+
+    @property
+    def model(self):
+        """Folder of the chosen package; None when there is none."""
+        return self.ui.modelComboBox.currentData
+
+    @property
+    def card(self):
+        if not self.model:
+            return None
+        try:
+            return ModelCards.cardOf(self.model)
+        except ADAttributionError:
+            return None
+
+    @property
+    def target(self):
+        return self.ui.targetComboBox.currentData or "positive"
+
+    def fillModels(self, select=None):
+        """List the packages that ship and those used before."""
+        ui = self.ui
+        ui.modelComboBox.clear()
+        for title, folder in ModelCards.choices(self.recent):
+            ui.modelComboBox.addItem(title, folder)
+        if select:
+            ui.modelComboBox.setCurrentIndex(ui.modelComboBox.findData(str(select)))
+
+    def addModel(self, folder):
+        """Take a folder that the user chose into the list.
+
+        Raises
+        ------
+        NetworkError
+            It is no model package.
+        """
+        ModelCards.cardOf(folder)
+        self.recent = ModelCards.rememberPackage(self.recent, Path(folder))
+        self.fillModels(folder)
+
+    def showModel(self):
+        """Show the chosen package's card and classes."""
+        ui, card = self.ui, self.card
+        ui.targetComboBox.clear()
+        if card is None:
+            ui.modelCardLabel.text = (
+                "No network yet. Networks that ship are listed here; a model package of your own is a folder with "
+                "model.json and weights.safetensors."
+            )
+            return
+        ui.modelCardLabel.text = ModelCards.describeCard(card)
+        for text, value in ModelCards.targetClasses(card):
+            ui.targetComboBox.addItem(text, value)
+
+    def showCheck(self, scanNode):
+        """Show how well the scan covers the network's grid."""
+        self.ui.qualityLabel.text = coverageText(scanNode, self.card)
+
+    def problem(self, parameters):
+        """Why nothing can be explained yet; "" when it can."""
+        if parameters.inputVolume is None:
+            return "Choose a scan."
+        if self.card is None:
+            return "Choose a network."
+        try:
+            methodsOf(parameters)
+            atlasOf(parameters)
+        except UsageError as error:
+            return str(error)
+        return ""
+
+    def showEstimate(self, found):
+        """Show what the worker estimated."""
+        parts = ", ".join(f"{entry['name']} {_duration(entry['seconds'])}" for entry in found["methods"])
+        self.ui.estimateLabel.text = f"About {_duration(found['seconds'])} on {found['device']}: {parts}"
+
+
+def _duration(seconds):
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def progressText(job):
+    """Stage and remaining time of a job."""
+    left = job.secondsLeft()
+    return job.text if left is None else f"{job.text}, about {_duration(left)} left"

@@ -1,0 +1,170 @@
+"""What the user looks at in a run: which map, how, which clusters, which region. Needs no Qt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ADAttributionLib import AtlasNodes, Overlays, Views
+from ADAttributionLib.Clusters import Clusters
+from ADAttributionLib.Runs import setFilteredMap, tableRows
+from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
+
+
+class RunDisplay:
+    """Shows one run's maps.
+
+    Parameters
+    ----------
+    run : Run
+    """
+
+    def __init__(self, run):
+        self.run = run
+        self.scene = run.scene
+        self.mapName = next(iter(run.mapNodes), None)
+        shown = Overlays.shownMap(self.scene, [*run.mapNodes.values(), *run.filteredNodes.values()])
+        if shown is not None:
+            self.mapName = shown.GetAttribute("ADAttribution.Map")
+        self._clusters = (None, None)
+
+    # ---------------------------------------------------------------------------------------------------------- maps
+
+    @property
+    def mapNode(self):
+        return self.run.mapNodes[self.mapName]
+
+    @property
+    def settings(self):
+        return Overlays.settingsOf(self.mapNode) or Overlays.OverlaySettings()
+
+    @property
+    def statistics(self):
+        return Overlays.statisticsOf(self.mapNode)
+
+    @property
+    def threshold(self):
+        """Magnitude from which on relevance is shown."""
+        return self.statistics.thresholdOf(self.settings)
+
+    @property
+    def shownNode(self):
+        """What stands for the map in the views: itself, or its copy with large clusters only."""
+        return self.run.filteredNodes.get(self.mapName, self.mapNode)
+
+    @property
+    def isShown(self):
+        return Overlays.shownMap(self.scene, [self.mapNode, self.shownNode]) is not None
+
+    def show(self, mapName=None):
+        """Show a map over the scan, in all views but those of a comparison."""
+        if mapName is not None:
+            self.mapName = mapName
+        Overlays.showMap(self.scene, self.run.scanNode, self.shownNode, Views.mainViews(self.scene) or None)
+        self.change()
+
+    def hide(self):
+        """Take the run's maps out of the views."""
+        Overlays.hideMap(self.scene, [*self.run.mapNodes.values(), *self.run.filteredNodes.values()])
+
+    def change(self, **changes):
+        """Change settings of the shown map: fields of OverlaySettings."""
+        settings = replace(self.settings, **changes)
+        ids = {self.mapNode.GetID(), self.shownNode.GetID()}
+        views = [v for v in nodesOfClass(self.scene, "vtkMRMLSliceCompositeNode") if v.GetForegroundVolumeID() in ids]
+        Overlays.applySettings(self.mapNode, settings, views)
+        return settings
+
+    def showLegend(self, visible):
+        """Show the colour legend of the shown map."""
+        others = [*self.run.mapNodes.values(), *self.run.filteredNodes.values()]
+        Overlays.showLegend(self.shownNode, visible, others)
+
+    def compare(self, mapNames, orientation="Coronal"):
+        """Show up to four maps side by side."""
+        nodes = [self.run.filteredNodes.get(name, self.run.mapNodes[name]) for name in mapNames]
+        return Views.compareMaps(self.scene, self.run.scanNode, nodes, orientation)
+
+    # ------------------------------------------------------------------------------------------------------ clusters
+
+    def clusters(self):
+        """All clusters of the shown map beyond its threshold, computed once per threshold and sign."""
+        settings = self.settings
+        key = (self.mapName, self.threshold, settings.sign)
+        if self._clusters[0] != key:
+            volume = volumeFromNode(self.mapNode)
+            positive, negative = (settings.sign != Overlays.Sign.NEGATIVE), (settings.sign != Overlays.Sign.POSITIVE)
+            found = Clusters(volume.array, self.threshold, volume.grid.voxel_volume_mm3, positive, negative)
+            self._clusters = (key, found)
+        return self._clusters[1]
+
+    def filterClusters(self, minimumVoxels):
+        """Hide clusters of fewer voxels, by showing a copy of the map; the map itself stays as it is."""
+        wasShown = self.isShown
+        before = self.shownNode
+        self.change(minimumClusterVoxels=int(minimumVoxels))
+        array = self.clusters().filtered(minimumVoxels) if minimumVoxels > 1 else None
+        node = setFilteredMap(self.run, self.mapName, array) or self.mapNode
+        if wasShown and node is not before:
+            Overlays.showMap(self.scene, self.run.scanNode, node, Views.mainViews(self.scene) or None)
+        return node
+
+    def describeAt(self, ras):
+        """What is at a place: region, relevance, and the cluster there.
+
+        Returns a dict with ``region``, ``value`` and ``cluster``; an entry is None where there is nothing.
+        """
+        volume = volumeFromNode(self.mapNode)
+        voxel = np.rint(volume.grid.to_voxel(ras)).astype(int)
+        inside = bool(((voxel >= 0) & (voxel < volume.array.shape)).all())
+        region = AtlasNodes.labelAt(self.run.atlasNode, ras)[1] if self.run.atlasNode is not None else None
+        return {
+            "region": region or None,
+            "value": float(volume.array[tuple(voxel)]) if inside else None,
+            "cluster": self.clusters().at(voxel) if inside else None,
+        }
+
+    def textAt(self, ras):
+        """The same as one line."""
+        found = self.describeAt(ras)
+        parts = [found["region"] or "no region"]
+        if found["value"] is not None:
+            parts.append(f"relevance {found['value']:.3g}")
+        cluster = found["cluster"]
+        if cluster is None:
+            parts.append("no cluster")
+        else:
+            size = f"cluster of {cluster.voxels} voxels ({cluster.volumeMm3:.0f} mm³)"
+            parts.append(f"{size}, mean {cluster.mean:.3g}, peak {cluster.peak:.3g}")
+        return " · ".join(parts)
+
+    # ------------------------------------------------------------------------------------------------------- regions
+
+    def regionRow(self, label):
+        """A region's row of the shown map's table; None if it has none."""
+        node = self.run.tableNodes.get(self.mapName)
+        rows = [] if node is None else tableRows(node.GetTable())
+        return next((row for row in rows if row["label"] == label), None)
+
+    def chooseRegion(self, label):
+        """Jump all views to a region's peak, and outline this region and no other.
+
+        Returns the row; None for the row outside the atlas.
+        """
+        row = self.regionRow(label)
+        if row is None:
+            return None
+        if np.isfinite([row["peak_r"], row["peak_a"], row["peak_s"]]).all():
+            Views.jumpTo(self.scene, (row["peak_r"], row["peak_a"], row["peak_s"]))
+        if self.run.atlasNode is not None:
+            segmentId = AtlasNodes.segmentIdOf(self.run.atlasNode, label, row["name"]) if label else None
+            AtlasNodes.showOutline(self.run.atlasNode, segmentId)
+        return row
+
+    def chooseRegionNamed(self, name):
+        """The same for a region's name as charts show it."""
+        node = self.run.tableNodes.get(self.mapName)
+        rows = [] if node is None else tableRows(node.GetTable())
+        row = next((row for row in rows if row["name"].replace("_", " ") == name), None)
+        return None if row is None else self.chooseRegion(row["label"])

@@ -1,0 +1,199 @@
+"""The checks of the module's self-test: real computations on a small network that ships. Needs no Qt, but checkPanel.
+
+`case` is a unittest.TestCase, `logic` has explain() (the module's logic or ExplainLogic).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import slicer
+
+from ADAttributionLib import SceneBuilder
+from ADAttributionLib.ModelCards import bundledPackages
+from ADAttributionLib.Overlays import Sign
+from ADAttributionLib.RunDisplay import RunDisplay
+from ADAttributionLib.Runs import findRuns, tableRows
+from ADAttributionLib.VolumeNodes import volumeFromNode
+from ADAttributionLib.WorkerClient import WorkerError
+from ADAttributionLogic.errors import ADAttributionError, ScanError
+from ADAttributionLogic.volume import Volume
+
+#: An untrained network on a 2.5 mm grid: it decides nothing, but computes like the real ones.
+SMALL_NETWORK = Path(__file__).resolve().parents[1] / "Resources" / "SelfTest" / "untrained-small"
+_SHAPE = (78, 92, 78)
+_AFFINE = np.array([[2.5, 0, 0, -96], [0, 2.5, 0, -132], [0, 0, 2.5, -78], [0, 0, 0, 1]])
+#: Something that takes long enough to be cancelled.
+_LONG = ("occlusion", {"size": 4, "stride": 2})
+_AFFECTED = ("hippocamp", "amygdala", "entorhinal", "parahippocampal", "ent_", "phg")
+
+
+def addPhantom(scene, name="phantom"):
+    """Add an ellipsoid with some texture, on the small network's grid."""
+    places = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in _SHAPE], indexing="ij"))
+    inside = (places**2).sum(axis=0) < 0.8
+    texture = (
+        100 + 20 * np.sin(9 * places[0]) * np.cos(7 * places[1]) + 5 * np.random.default_rng(0).normal(size=_SHAPE)
+    )
+    node = SceneBuilder.addVolume(scene, Volume((texture * inside).astype(np.float32), _AFFINE), name)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def addRegions(scene):
+    """Add a segmentation with two boxes, as a user would draw it."""
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn regions")
+    node.CreateDefaultDisplayNodes()
+    for name, start in (("box left", 22), ("box right", 46)):
+        labels = np.zeros(_SHAPE, np.uint8)
+        labels[start : start + 10, 40:50, 30:40] = 1
+        image = slicer.vtkOrientedImageData()
+        image.DeepCopy(SceneBuilder.imageData(labels))
+        image.SetImageToWorldMatrix(SceneBuilder.vtkMatrix(_AFFINE))
+        segment = slicer.vtkSegment()
+        segment.SetName(name)
+        segment.AddRepresentation("Binary labelmap", image)
+        node.GetSegmentation().AddSegment(segment)
+    return node
+
+
+def checkExplain(case, scene, logic):
+    """Two methods on drawn regions: what is in the scene afterwards, and that a second run does not litter."""
+    scan, regions = addPhantom(scene), addRegions(scene)
+
+    def explain():
+        return logic.explain(scan, model=SMALL_NETWORK, methods=["lrp", "gradient-x-input"], atlas=regions)
+
+    run = explain()
+    case.assertAlmostEqual(sum(run.probabilities.values()), 1.0, places=5)
+    case.assertEqual(list(run.mapNodes), ["lrp", "gradient-x-input"])
+    for node in run.mapNodes.values():
+        case.assertTrue(node.GetName().startswith("phantom - "), node.GetName())
+        case.assertTrue(volumeFromNode(node).grid.is_same(volumeFromNode(scan).grid))
+        case.assertGreater(float(np.abs(volumeFromNode(node).array).max()), 0)
+    names = [row["name"] for row in tableRows(run.tableNodes["lrp"].GetTable())]
+    case.assertEqual(names, ["box left", "box right", "outside the atlas"])
+    display = RunDisplay(run)
+    display.show("gradient-x-input")
+    colors = display.mapNode.GetDisplayNode().GetColorNode()
+    case.assertEqual(_alphas(colors)[[0, 127, 128, 255]].tolist(), [1, 0, 0, 1])
+    display.change(sign=Sign.POSITIVE)
+    case.assertEqual(_alphas(colors)[[0, 255]].tolist(), [0, 1])
+    case.assertIsNotNone(display.chooseRegion(tableRows(run.tableNodes["lrp"].GetTable())[0]["label"]))
+    count = scene.GetNumberOfNodes()
+    explain()
+    case.assertEqual(scene.GetNumberOfNodes(), count)
+    case.assertEqual(len(findRuns(scene)), 1)
+
+
+def _alphas(colors):
+    found = []
+    for index in range(colors.GetNumberOfColors()):
+        color = [0.0] * 4
+        colors.GetColor(index, color)
+        found.append(color[3])
+    return np.array(found)
+
+
+def checkDemonstration(case, scene, logic):
+    """The simulated patient through the demonstration network: it looks at the regions that were shrunken."""
+    names = [folder.name for folder in bundledPackages()]
+    case.assertIn("simulated-atrophy", names, "The demonstration network is not installed (Resources/Models).")
+    scan = logic.addSimulatedSubject("AD")
+    run = logic.explain(scan, model="simulated-atrophy", methods=["lrp"], atlas="neuromorphometrics")
+    case.assertGreater(run.probabilities["AD"], 0.5)
+    rows = sorted(tableRows(run.tableNodes["lrp"].GetTable()), key=lambda row: row["density_rank"] or 9999)
+    best = [row["name"].lower() for row in rows[:5]]
+    case.assertTrue(any(word in name for name in best for word in _AFFECTED), best)
+
+
+def checkSaveAndReload(case, scene, logic):
+    """A run is picked up again from a saved scene."""
+    run = logic.explain(addPhantom(scene), model=SMALL_NETWORK, methods=["gradient-x-input"], atlas=addRegions(scene))
+    RunDisplay(run).change(percentile=97.0, sign=Sign.NEGATIVE)
+    expected = float(np.abs(volumeFromNode(run.mapNodes["gradient-x-input"]).array).max())
+    name, identifier = run.name, run.identifier
+    with tempfile.TemporaryDirectory(prefix="ad-attribution-") as folder:
+        path = str(Path(folder) / "run.mrb")
+        case.assertTrue(scene.WriteToMRB(path))
+        scene.Clear(False)
+        case.assertEqual(findRuns(scene), [])
+        case.assertTrue(scene.ReadFromMRB(path, True))
+        (again,) = findRuns(scene)
+        case.assertEqual((again.name, again.identifier), (name, identifier))
+        node = again.mapNodes["gradient-x-input"]
+        case.assertAlmostEqual(float(np.abs(volumeFromNode(node).array).max()), expected, places=6)
+        settings = RunDisplay(again).settings
+        case.assertEqual((settings.percentile, settings.sign), (97.0, Sign.NEGATIVE))
+        case.assertIsNotNone(again.scanNode)
+        case.assertIsNotNone(again.atlasNode)
+
+
+def checkCancel(case, scene, logic):
+    """A cancelled run leaves the scene as it was, and the module usable."""
+    scan = addPhantom(scene)
+    before = scene.GetNumberOfNodes()
+    request = logic.explain(scan, model=SMALL_NETWORK, methods=[_LONG], atlas=None, wait=False)
+    _pollUntil(case, logic, lambda: request.hasEnded or "window" in request.job.text)
+    request.cancel()
+    _pollUntil(case, logic, lambda: request.hasEnded)
+    case.assertTrue(request.isCancelled, str(request.error))
+    case.assertEqual(scene.GetNumberOfNodes(), before)
+    case.assertTrue(logic.explain(scan, model=SMALL_NETWORK, methods=["sensitivity"], atlas=None).mapNodes)
+
+
+def _pollUntil(case, logic, condition, seconds=180):
+    stop = time.monotonic() + seconds
+    while not condition():
+        case.assertLess(time.monotonic(), stop, "took too long")
+        logic.poll()
+        time.sleep(0.01)
+
+
+def checkBadInput(case, scene, logic):
+    """Each is refused with its cause, and nothing changes."""
+    phantom = addPhantom(scene)
+    constant = SceneBuilder.addVolume(scene, Volume(np.ones(_SHAPE, np.float32), _AFFINE), "constant")
+    empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+    before = scene.GetNumberOfNodes()
+    for scan, model, methods, kind, message in (
+        (empty, SMALL_NETWORK, ["lrp"], ScanError, "holds no voxels"),
+        (constant, SMALL_NETWORK, ["lrp"], WorkerError, "constant"),
+        (phantom, "no such network", ["lrp"], WorkerError, "no model"),
+        (phantom, SMALL_NETWORK, ["lpr"], WorkerError, "Did you mean lrp"),
+        (phantom, SMALL_NETWORK, [], WorkerError, "at least one method"),
+    ):
+        with case.assertRaisesRegex(kind, message):
+            logic.explain(scan, model=model, methods=methods, atlas=None)
+    case.assertTrue(issubclass(WorkerError, ADAttributionError))
+    case.assertEqual(scene.GetNumberOfNodes(), before)
+
+
+def checkPanel(case, widget):
+    """Needs Slicer: the panel from an empty scene to an answer, by its own widgets."""
+    ui, scene = widget.ui, slicer.mrmlScene
+    slicer.app.processEvents()
+    case.assertFalse(ui.applyButton.enabled)
+    scan = addPhantom(scene)
+    widget.initializeParameterNode()
+    ui.inputSelector.setCurrentNode(scan)
+    widget._question.addModel(SMALL_NETWORK)
+    ui.atlasComboBox.setCurrentIndex(ui.atlasComboBox.count - 1)  # none
+    slicer.app.processEvents()
+    case.assertTrue(ui.applyButton.enabled, ui.applyButton.toolTip)
+    ui.applyButton.click()
+    stop = time.monotonic() + 180
+    while ui.progressBar.visible or not findRuns(scene):
+        case.assertLess(time.monotonic(), stop, ui.statusLabel.text)
+        if ui.logTextEdit.plainText and not findRuns(scene) and not ui.progressBar.visible:
+            case.fail(ui.logTextEdit.plainText)
+        slicer.app.processEvents()
+    case.assertIn("%", ui.answerLabel.text)
+    case.assertGreater(ui.mapListWidget.count, 0)
+    ui.thresholdSlider.value = 99.0
+    slicer.app.processEvents()
+    (run,) = findRuns(scene)
+    case.assertEqual(RunDisplay(run).settings.percentile, 99.0)

@@ -1,0 +1,132 @@
+"""Slice views: jump to a place, show maps side by side. Needs no Qt.
+
+A layout is XML in the layout node; in Slicer the layout manager follows it, outside (tests) the view nodes alone do.
+"""
+
+from __future__ import annotations
+
+import slicer
+import vtk
+
+from ADAttributionLib.Overlays import showMap
+from ADAttributionLib.VolumeNodes import nodesOfClass
+from ADAttributionLogic.errors import UsageError
+
+MOST_COMPARED = 4
+#: Layout numbers of our own; Slicer asks for numbers that no other extension has.
+_FIRST_LAYOUT = 27460
+_PREFIX = "ADAttribution"
+_BACK_ATTRIBUTE = "ADAttribution.LayoutBefore"
+_ORIENTATIONS = ("Axial", "Coronal", "Sagittal")
+
+
+def jumpTo(scene, ras):
+    """Centre all slice views on a place and put the crosshair there."""
+    mode = slicer.vtkMRMLSliceNode.CenteredJumpSlice
+    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *map(float, ras), mode)
+    crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if crosshair is not None:
+        crosshair.SetCrosshairRAS(*map(float, ras))
+
+
+def compareMaps(scene, scanNode, mapNodes, orientation="Coronal"):
+    """Show up to four maps side by side, in linked slice views of one orientation.
+
+    Returns the composite nodes, in the order of the maps.
+
+    Raises
+    ------
+    UsageError
+        None, or more than four.
+    """
+    if not 1 <= len(mapNodes) <= MOST_COMPARED:
+        raise UsageError(f"1 to {MOST_COMPARED} maps can be compared, but {len(mapNodes)} were chosen.")
+    if orientation not in _ORIENTATIONS:
+        raise UsageError(f"There is no orientation {orientation!r}. Known: {', '.join(_ORIENTATIONS)}.")
+    layout = _layoutNode(scene)
+    number = _FIRST_LAYOUT + len(mapNodes)
+    names = [f"{_PREFIX}{i + 1}" for i in range(len(mapNodes))]
+    description = _description(names, orientation)
+    if layout.IsLayoutDescription(number):
+        layout.SetLayoutDescription(number, description)
+    else:
+        layout.AddLayoutDescription(number, description)
+    if not _isOurs(layout.GetViewArrangement()):
+        layout.SetAttribute(_BACK_ATTRIBUTE, str(layout.GetViewArrangement()))
+    composites = []
+    for name, mapNode in zip(names, mapNodes, strict=True):
+        composite = _viewOf(scene, name, orientation)
+        composite.SetLinkedControl(True)
+        composite.SetHotLinkedControl(True)
+        showMap(scene, scanNode, mapNode, [composite])
+        composites.append(composite)
+    layout.SetViewArrangement(number)
+    return composites
+
+
+def endComparison(scene):
+    """Go back to the layout before the comparison."""
+    layout = _layoutNode(scene)
+    before = layout.GetAttribute(_BACK_ATTRIBUTE)
+    if _isOurs(layout.GetViewArrangement()):
+        layout.SetViewArrangement(int(before) if before else layout.SlicerLayoutFourUpView)
+    layout.RemoveAttribute(_BACK_ATTRIBUTE)
+
+
+def isComparing(scene):
+    """Whether the views show a comparison."""
+    return _isOurs(_layoutNode(scene).GetViewArrangement())
+
+
+def mainViews(scene):
+    """Composite nodes of all slice views but those of the comparison."""
+    views = nodesOfClass(scene, "vtkMRMLSliceCompositeNode")
+    return [view for view in views if not (view.GetLayoutName() or "").startswith(_PREFIX)]
+
+
+def _isOurs(arrangement):
+    return _FIRST_LAYOUT < arrangement <= _FIRST_LAYOUT + MOST_COMPARED
+
+
+def _layoutNode(scene):
+    node = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    return node if node is not None else scene.AddNode(slicer.vtkMRMLLayoutNode())
+
+
+def _description(names, orientation):
+    items = "".join(
+        f'<item><view class="vtkMRMLSliceNode" singletontag="{name}"><property name="orientation" action="default">'
+        f'{orientation}</property><property name="viewlabel" action="default">{number}</property>'
+        f'<property name="viewcolor" action="default">#E17012</property></view></item>'
+        for number, name in enumerate(names, start=1)
+    )
+    return f'<layout type="horizontal" split="true">{items}</layout>'
+
+
+def _addPresets(sliceNode):
+    """The orientations by name; nodes that the layout manager makes have them already."""
+    for name in _ORIENTATIONS:
+        if not sliceNode.HasSliceOrientationPreset(name):
+            matrix = vtk.vtkMatrix3x3()
+            getattr(slicer.vtkMRMLSliceNode, f"Get{name}SliceToRASMatrix")(matrix)
+            sliceNode.AddSliceOrientationPreset(name, matrix)
+
+
+def _viewOf(scene, name, orientation):
+    """Slice and composite node of a view, as the layout manager would make them; it takes these over."""
+    sliceNode = scene.GetSingletonNode(name, "vtkMRMLSliceNode")
+    if sliceNode is None:
+        sliceNode = slicer.vtkMRMLSliceNode()
+        sliceNode.SetSingletonTag(name)
+        sliceNode.SetName(name)
+        sliceNode.SetLayoutName(name)
+        sliceNode = scene.AddNode(sliceNode)
+    _addPresets(sliceNode)
+    sliceNode.SetOrientation(orientation)
+    composite = scene.GetSingletonNode(name, "vtkMRMLSliceCompositeNode")
+    if composite is None:
+        composite = slicer.vtkMRMLSliceCompositeNode()
+        composite.SetSingletonTag(name)
+        composite.SetLayoutName(name)
+        composite = scene.AddNode(composite)
+    return composite

