@@ -127,6 +127,7 @@ class MethodChoice:
     smoothgrad: bool = False
     gradCam: bool = False
     occlusion: bool = False
+    voxelOcclusion: bool = False
     areaOcclusion: bool = False
 
 

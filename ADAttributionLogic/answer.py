@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.errors import OutputError, UsageError
-from ADAttributionLogic.relevance.region_table import COLUMNS, RegionTable
+from ADAttributionLogic.relevance.region_table import COLUMNS, DROP, RegionTable
 from ADAttributionLogic.volume import Volume
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ def _table_entry(table: RegionTable) -> dict[str, Any]:
 
 def _table_from(entry: Mapping[str, Any]) -> RegionTable:
     types: dict[type, Any] = {str: object, int: np.int64, float: np.float64}
+    given = entry["columns"]
     # JSON's null becomes NaN.
-    columns = {c.name: np.array(entry["columns"][c.name], dtype=types[c.kind]) for c in COLUMNS}
+    columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in (*COLUMNS, DROP) if c.name in given}
     return RegionTable(columns, entry["atlas"], entry["method"])

@@ -223,6 +223,8 @@ def _one_scan(
                 replace_non_finite=options.replace_non_finite,
                 monitor=part,
             )
+        # An unfinished explanation would look finished when the batch is resumed.
+        monitor.check()
         with monitor.stage(0.8, 1.0) as part:
             write_explanation(found, target, figure=options.figure, scene_writer=scene_writer, monitor=part)
     except Cancelled:

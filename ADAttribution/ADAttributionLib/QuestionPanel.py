@@ -23,8 +23,12 @@ METHODS = {
     "smoothgrad": "smoothgrad",
     "gradCam": "grad-cam",
     "occlusion": "occlusion",
+    "voxelOcclusion": "voxel-occlusion",
     "areaOcclusion": "area-occlusion",
 }
+
+#: Voxel occlusion shows a coarse map soon and refines it for so long.
+VOXEL_MINUTES = 10
 
 LEAST_COVERAGE, USUAL_COVERAGE = 0.25, 0.90
 
@@ -119,6 +123,7 @@ def methodsOf(parameters):
         "integrated-gradients": {"steps": parameters.steps},
         "smoothgrad": {"samples": parameters.samples},
         "occlusion": {"size": parameters.occlusionSize, "stride": parameters.occlusionStride},
+        "voxel-occlusion": {"minutes": VOXEL_MINUTES},
     }
     if parameters.lrpRule is LrpRule.B_RULE:
         panel["lrp"]["beta"] = parameters.lrpBeta

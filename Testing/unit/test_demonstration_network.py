@@ -68,7 +68,7 @@ def test_the_template_brain_is_no_patient(model: Model, template: Volume) -> Non
 
 
 def test_its_relevance_lies_where_the_simulation_changed_the_brain(explanations: list[tuple[int, Explanation]]) -> None:
-    """Mean density over the true positives: hippocampus and amygdala among the ten highest of the 68 published areas."""
+    """Mean density over the true positives: hippocampus and amygdala among the ten highest of 68 areas."""
     patients = [found for label, found in explanations if label == PATIENT and found.predicted_class == "AD"]
     tables = [found.heatmaps[0].table for found in patients]
     density = np.mean([t.columns["density"][:-1] for t in tables], axis=0)
