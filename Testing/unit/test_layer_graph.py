@@ -346,3 +346,42 @@ def test_a_map_of_units_is_interpolated_between_their_places() -> None:
     placed = place_on_image(units, UnitPlacement((2.5,), (4.0,)), (14,))
     assert placed[:3].tolist() == [0, 0, 0] and placed[12:].tolist() == [8, 8]
     assert placed[4].item() == pytest.approx(1.5)
+
+
+# ----------------------------------------------------------------------------------------------- convolution in float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "groups"),
+    [
+        ((1, 1, 1), ((0, 0),) * 3, (1, 1, 1), 1),
+        ((1, 1, 1), ((1, 1),) * 3, (1, 1, 1), 1),
+        ((1, 1, 1), ((3, 3), (0, 0), (1, 1)), (1, 1, 1), 1),  # wider than the kernel reaches
+        ((1, 1, 1), ((0, 2), (1, 0), (2, 1)), (1, 2, 1), 1),
+        ((1, 1, 1), ((1, 1),) * 3, (1, 1, 1), 2),
+        ((2, 1, 3), ((1, 1), (0, 0), (2, 2)), (1, 1, 1), 1),
+    ],
+)
+def test_convolutions_and_their_transposes_are_pytorchs(
+    dtype: torch.dtype,
+    stride: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> None:
+    """Whichever implementation computes them: against conv3d in float64, and against its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, 8, 9, 10, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 4 // groups, 3, 2, 3, generator=generator, dtype=torch.float64)
+    bias = torch.randn(6, generator=generator, dtype=torch.float64)
+    flat = [size for pair in reversed(padding) for size in pair]
+    expected = torch.nn.functional.conv3d(torch.nn.functional.pad(x, flat), weight, bias, stride, 0, dilation, groups)
+    back = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(expected, x, back)
+    operation = Convolution(weight.to(dtype), bias.to(dtype), stride, padding, dilation, groups)
+    tolerance = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 1e-11, "rtol": 1e-11}
+    found = operation.forward(x.detach().to(dtype))
+    torch.testing.assert_close(found, expected.detach().to(dtype), **tolerance)
+    (found,) = operation.transpose(back.to(dtype), operation.weight, (x.shape,))
+    torch.testing.assert_close(found, gradient.to(dtype), **tolerance)
