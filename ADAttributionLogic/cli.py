@@ -1,4 +1,4 @@
-"""The command line: ``ad-attribution explain | simulate | methods | atlases | models``.
+"""The command line: ``ad-attribution explain | preprocess | simulate | methods | atlases | models``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -9,12 +9,22 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic import __version__
+from ADAttributionLogic.cli_preprocessing import (
+    add_preprocess,
+    add_preprocessing_options,
+    preprocessing_options,
+    read_mask,
+    run_preprocess,
+    wants_preprocessing,
+)
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +81,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_explain(commands, with_method_options)
+    add_preprocess(commands).set_defaults(run=_preprocess)
     _add_simulate(commands)
     for name, run, help_text in (
         ("methods", _list_methods, "list the attribution methods and their options"),
@@ -135,6 +146,14 @@ def _add_explain(commands: Any, with_method_options: bool) -> None:
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
     command.add_argument("--top", type=int, default=10, metavar="N", help="regions to print (default: %(default)s)")
+    command.add_argument(
+        "--space",
+        choices=("native", "model"),
+        default="model",
+        help="where heatmaps, tables and scene are: on the scan as acquired, or the network's grid "
+        "(default: %(default)s)",
+    )
+    add_preprocessing_options(command, "none")
     bare = command.add_argument_group("for models that are bare files")
     bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images (TorchScript does not say)")
     bare.add_argument("--normalisation", choices=("none", "min-max", "z-score"), help="of the intensities")
@@ -197,7 +216,8 @@ def _explain(options: argparse.Namespace) -> int:
     for name, what in ((FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
-    for name, what in (("heatmaps", "heatmaps"), ("tables", "tables")):
+    parts = (("heatmaps", "heatmaps"), ("tables", "tables"), ("preprocessing", "transforms and quality checks"))
+    for name, what in parts:
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
     return 0
@@ -206,7 +226,10 @@ def _explain(options: argparse.Namespace) -> int:
 def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], monitor: Monitor) -> Explanation:
     from ADAttributionLogic.atlas.library import load_atlas
     from ADAttributionLogic.explain import explain
+    from ADAttributionLogic.explain_native import explain_native
     from ADAttributionLogic.scan_files import read_scan
+
+    native = preprocessing_options(options) if wants_preprocessing(options) else None
 
     monitor.report(0.0, "reading the scan")
     scan = read_scan(options.scan, options.series_uid)
@@ -215,18 +238,42 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     atlas = None
     if options.atlas != "none":
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
+    common: dict[str, Any] = {"atlas": atlas, "target": options.target, "start": options.start}
+    common["device"] = options.device
     with monitor.stage(0.05, 0.8) as part:
-        return explain(
-            scan,
-            model,
-            requests,
-            atlas=atlas,
-            target=options.target,
-            start=options.start,
-            device=options.device,
-            replace_non_finite=options.replace_non_finite,
-            monitor=part,
-        )
+        if native is None:
+            given = options.replace_non_finite
+            return explain(scan, model, requests, **common, replace_non_finite=given, monitor=part)
+        with _cache(options.no_cache) as cache:
+            return explain_native(
+                scan,
+                model,
+                requests,
+                native,
+                space=options.space,
+                accept_quality=options.accept_qc,
+                mask=read_mask(options),
+                cache=cache,
+                monitor=part,
+                **common,
+            )
+
+
+@contextmanager
+def _cache(unused: bool) -> Iterator[Path | None]:
+    """The folder of preprocessed scans: None for the user's own, or one that is gone afterwards."""
+    if not unused:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="ad-attribution-no-cache-") as folder:
+        yield Path(folder)
+
+
+def _preprocess(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.networks.loading import load_model
+
+    with _Progress() as monitor, _cache(options.no_cache) as cache:
+        return run_preprocess(options, load_model(options.model), monitor, cache)
 
 
 def _requests(options: argparse.Namespace) -> list[MethodRequest]:
