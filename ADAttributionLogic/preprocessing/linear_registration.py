@@ -73,7 +73,7 @@ def register_linear(
     for number, start in enumerate(starts):
         matrix = _without_size(start.matrix, fixed) if kind == "rigid" else start.matrix
         with monitor.stage(0.4 + 0.1 * number, 0.5 + 0.1 * number) as part:
-            fits.append(_optimise(coarse, fixed, matrix, first, 40, 2.0, part))
+            fits.append(_optimise(coarse, fixed, matrix, first, 40, 4.0, part))
     matrix, information = max(fits, key=lambda fit: fit[1], default=(np.eye(4), -np.inf))
     if not np.isfinite(information):
         raise ScanError(
@@ -155,13 +155,13 @@ def _optimise(
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricFixedMask(fixed.mask)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    # ITK draws from all voxels of the image and then applies the mask: the share is of the whole image.
+    # ITK draws from all voxels of the image and then applies the mask: the share is that of the mask's voxels.
     share = SAMPLES / np.count_nonzero(sitk.GetArrayViewFromImage(fixed.mask))
-    method.SetMetricSamplingPercentage(min(share, 1.0), 20261121)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        step_mm, 0.01, iterations, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-6
-    )
+    if share < 1:
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        method.SetMetricSamplingPercentage(share, 20261121)
+    # Without the limit in millimetres ITK takes a voxel as the first step, and an affine is thrown off its place.
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, iterations, 0.6, 1e-6, method.Once, step_mm)
     method.SetOptimizerScalesFromPhysicalShift()
     transform = _start_transform(fixed, matrix, kind)
     method.SetInitialTransform(transform, inPlace=True)
