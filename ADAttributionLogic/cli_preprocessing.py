@@ -1,4 +1,4 @@
-"""The command line's part for scans as they left the scanner: ``ad-attribution preprocess``, and options of ``explain``."""
+"""The command line's part for scans as acquired: ``ad-attribution preprocess``, and options of ``explain``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def add_preprocessing_options(command: Any, default_registration: str) -> None:
         "needs ANTs; auto: measure whether it is registered, else affine (default: %(default)s)",
     )
     group.add_argument(
-        "--registered", choices=("measure", "yes", "no"), default="measure", help="whether the scan already is in the "
-        "template's space: measured, or your word (default: %(default)s)",
+        "--registered",
+        choices=("measure", "yes", "no"),
+        default="measure",
+        help="whether the scan already is in the template's space: measured, or your word (default: %(default)s)",
     )
     group.add_argument("--brain-mask", metavar="FILE", help="the brain, as a mask or label file in the scan's space")
     group.add_argument("--brain-label", type=int, metavar="N", help="which label of --brain-mask is the brain")

@@ -167,7 +167,7 @@ def relevance_on_scan(values: Volume, prepared: Preprocessed, is_additive: bool)
 
 
 def _averaged(values: Volume, prepared: Preprocessed) -> Volume:
-    """A map on the scan's grid, averaged over each voxel: point samples of thick slices would miss what lies between."""
+    """A map on the scan's grid, averaged over each voxel: point samples of thick slices would miss what is between."""
     scan = prepared.scan.grid
     finest = min(values.grid.spacing)
     parts = [max(1, round(s / finest)) for s in scan.spacing]

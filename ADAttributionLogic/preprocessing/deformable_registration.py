@@ -1,7 +1,7 @@
 """Deformable registration by ANTs (SyNQuick), where the package antspyx is installed.
 
-ANTs runs in a process of its own: a registration of a minute and a half could not be cancelled otherwise, and a crash or
-lack of memory in it must not take the caller along.
+ANTs runs in a process of its own: a registration of a minute and a half could not be cancelled otherwise, and a crash
+or lack of memory in it must not take the caller along.
 
 References
 ----------
@@ -25,7 +25,7 @@ from ADAttributionLogic.errors import ScanError, UsageError
 from ADAttributionLogic.geometry import Affine
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, itk_affine, itk_image
+from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, itk_affine, itk_image, ras_matrix
 from ADAttributionLogic.volume import Volume
 
 #: SyN only: the affine is ours, found from many starts.
@@ -145,8 +145,6 @@ def _warp_of(files: list[str]) -> Any:
 def _matrix_of(files: list[str], affine: Affine) -> Affine:
     """The affine part: ANTs writes the one that it was given back as it is, or collapsed with its own."""
     import SimpleITK as sitk
-
-    from ADAttributionLogic.preprocessing.space_transform import ras_matrix
 
     linear = [f for f in files if f.endswith(".mat")]
     if not linear:

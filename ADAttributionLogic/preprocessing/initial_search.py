@@ -115,9 +115,7 @@ def _rotation(degrees: Sequence[float]) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def _best_shift(
-    image: Volume, target: RegistrationTarget, linear: npt.NDArray[np.float64], spectra: _Spectra
-) -> Start:
+def _best_shift(image: Volume, target: RegistrationTarget, linear: npt.NDArray[np.float64], spectra: _Spectra) -> Start:
     """The shift of the rotated and scaled template with the highest masked correlation."""
     from scipy import fft
     from scipy.ndimage import affine_transform
@@ -134,7 +132,9 @@ def _best_shift(
     centred = (brain - (brain * mask).sum() / weight) * mask
     centred /= np.linalg.norm(centred)
 
-    def correlate(spectrum: npt.NDArray[np.complexfloating], kernel: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def correlate(
+        spectrum: npt.NDArray[np.complexfloating], kernel: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64]:
         found: npt.NDArray[np.float64] = fft.irfftn(spectrum * np.conj(fft.rfftn(kernel, spectra.shape)), spectra.shape)
         return found
 

@@ -14,7 +14,7 @@ import numpy as np
 from ADAttributionLogic.errors import Cancelled, ScanError
 from ADAttributionLogic.geometry import Affine
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.preprocessing.initial_search import Start, find_starts
+from ADAttributionLogic.preprocessing.initial_search import find_starts
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
 from ADAttributionLogic.preprocessing.space_transform import itk_affine, itk_image, ras_matrix
 from ADAttributionLogic.volume import Volume

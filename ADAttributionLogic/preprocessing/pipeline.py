@@ -180,7 +180,7 @@ def preprocess(
     scan: Volume,
     grid: Grid,
     target: RegistrationTarget,
-    options: Options = Options(),  # noqa: B008 (frozen)
+    options: Options = Options(),
     *,
     mask: Volume | None = None,
     monitor: Monitor | None = None,
@@ -314,9 +314,7 @@ class _Run:
         self.parameters["engine"] = "SimpleITK multi-start affine, ANTs SyNQuick"
         return register_deformable(scan, self.target, transform.matrix, monitor)
 
-    def _extract(
-        self, monitor: Monitor, scan: Volume, transform: SpaceTransform, tissue: Tissue
-    ) -> BrainExtraction:
+    def _extract(self, monitor: Monitor, scan: Volume, transform: SpaceTransform, tissue: Tissue) -> BrainExtraction:
         if self.mask is not None:
             return given_brain(scan, self.mask, self.options.mask_label)
         if self.options.brain == "hd-bet":

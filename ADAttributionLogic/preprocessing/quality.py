@@ -17,7 +17,7 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.brain_extraction import Tissue, overlap
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model
-from ADAttributionLogic.volume import Volume
+from ADAttributionLogic.volume import Volume, resample
 
 #: Correlation with the template inside the brain. Measured: Colin27 affine 0.65; two other real heads .51 and .65.
 LEAST_SIMILARITY = {"identity": 0.40, "rigid": 0.30, "affine": 0.35, "deformable": 0.55}
@@ -256,8 +256,6 @@ def _side_check(placed: Any, target: RegistrationTarget) -> Check:
 
 def resample_mirrored(array: Any, grid: Grid, flip: Any) -> Any:
     """An image of model space mirrored at the plane x = 0."""
-    from ADAttributionLogic.volume import resample
-
     return resample(Volume(array, flip @ grid.affine), grid).array
 
 

@@ -102,7 +102,7 @@ class RegistrationTarget:
 
 
 def distance_outside(mask: Volume) -> npt.NDArray[np.float32]:
-    """Distance (mm) of each voxel to the mask's surface, positive outside, negative inside. The grid must be regular."""
+    """Distance (mm) of each voxel to the mask's surface, positive outside, negative inside (shear is ignored)."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(mask.array.astype(np.uint8).T)

@@ -19,9 +19,7 @@ EDGE, BRAIN = "#ffb000", "#3cd2ff"
 _PLACES = {"axial": (2, (0.3, 0.45, 0.6, 0.75)), "coronal": (1, (0.35, 0.5, 0.65)), "sagittal": (0, (0.4, 0.5, 0.6))}
 
 
-def write_quality_figure(
-    path: str | os.PathLike[str], prepared: Preprocessed, target: RegistrationTarget
-) -> Path:
+def write_quality_figure(path: str | os.PathLike[str], prepared: Preprocessed, target: RegistrationTarget) -> Path:
     """Draw the registered scan with the template's edges (orange) and the extracted brain's outline (blue).
 
     Left is where the patient's right is. The checks are listed below, those that did not pass first.
@@ -44,7 +42,9 @@ def write_quality_figure(
     bright = float(np.percentile(scan[target.mask.array], 99.5)) or 1.0
     figure = Figure(figsize=(13, 10.5), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
-    cells = figure.subplots(3, 4, gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.94, "bottom": 0.26, "wspace": 0.02})
+    cells = figure.subplots(
+        3, 4, gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.94, "bottom": 0.26, "wspace": 0.02}
+    )
     for row, (name, (axis, fractions)) in zip(cells, _PLACES.items(), strict=True):
         for cell, fraction in zip(row, [*fractions, None][: len(row)], strict=False):
             cell.axis("off")
