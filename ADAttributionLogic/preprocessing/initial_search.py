@@ -79,7 +79,6 @@ class _Spectra:
     image: npt.NDArray[np.complexfloating]
     square: npt.NDArray[np.complexfloating]
     inside: npt.NDArray[np.complexfloating]
-    scale: float
 
     @staticmethod
     def of(array: npt.NDArray[np.float32], box: tuple[int, int, int]) -> _Spectra:
@@ -89,8 +88,8 @@ class _Spectra:
         scale = float(np.percentile(np.abs(array), 99)) or 1.0
         # Beyond the 99.9th percentile are vessels and artefacts, which would dominate the variance.
         values = np.clip(array / scale, -1.5, 1.5)
-        transforms = [fft.rfftn(a, shape) for a in (values, values**2, np.ones_like(values))]
-        return _Spectra(shape, *transforms, scale)
+        image, square, inside = (fft.rfftn(a, shape) for a in (values, values**2, np.ones_like(values)))
+        return _Spectra(shape, image, square, inside)
 
 
 def _template_box(target: RegistrationTarget) -> tuple[int, int, int]:

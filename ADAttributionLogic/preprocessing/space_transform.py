@@ -65,7 +65,8 @@ class SpaceTransform:
 
     def points_to_model(self, ras: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map RAS mm (…, 3) of the scan to RAS mm (…, 3) of model space."""
-        return _move(self.scan_to_model_points, np.linalg.inv(self.matrix) if self.warp is None else None, ras)
+        inverse: Affine | None = check_affine(np.linalg.inv(self.matrix)) if self.warp is None else None
+        return _move(self.scan_to_model_points, inverse, ras)
 
     def volume_change(self, grid: Grid) -> npt.NDArray[np.float32]:
         """How many mm³ of the scan one mm³ of model space covers, at the voxels of a grid in model space."""
@@ -197,7 +198,7 @@ def _resample(volume: Volume, grid: Grid, points: Any, interpolation: Interpolat
     return Volume(result, grid.affine, volume.source, volume.notes)
 
 
-def _voxel_transform(matrix: npt.NDArray[np.float64]) -> Any:
+def _voxel_transform(matrix: npt.NDArray[np.floating]) -> Any:
     import SimpleITK as sitk
 
     return sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
@@ -218,12 +219,15 @@ def _composite(transforms: list[Any]) -> Any:
 
 def _move(transform: Any, matrix: npt.NDArray[np.float64] | None, ras: npt.ArrayLike) -> npt.NDArray[np.float64]:
     points = np.asarray(ras, dtype=np.float64)
+    moved: npt.NDArray[np.float64]
     if matrix is not None:
-        moved: npt.NDArray[np.float64] = points @ matrix[:3, :3].T + matrix[:3, 3]
+        moved = points @ matrix[:3, :3].T + matrix[:3, 3]
         return moved
     flip = np.array((-1.0, -1.0, 1.0))
     flat = points.reshape(-1, 3) * flip
-    return np.array([transform.TransformPoint(p) for p in flat.tolist()]).reshape(points.shape) * flip
+    found: npt.NDArray[np.float64] = np.array([transform.TransformPoint(p) for p in flat.tolist()])
+    moved = found.reshape(points.shape) * flip
+    return moved
 
 
 def _jacobian(warp: Any, grid: Grid) -> npt.NDArray[np.float32]:
