@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ADAttributionLogic.preprocessing.pipeline import Options
     from ADAttributionLogic.volume import Volume
 
-REGISTRATIONS = ("auto", "none", "rigid", "affine", "deformable")
+REGISTRATIONS = ("none", "rigid", "affine", "deformable")
 
 
 def add_preprocessing_options(command: Any, default_registration: str) -> None:
@@ -27,7 +27,7 @@ def add_preprocessing_options(command: Any, default_registration: str) -> None:
         choices=REGISTRATIONS,
         default=default_registration,
         help="none: the scan is registered and skull-stripped already; affine: seconds; deformable: a minute or two, "
-        "needs ANTs; auto: measure whether it is registered, else affine (default: %(default)s)",
+        "needs ANTs (default: %(default)s)",
     )
     group.add_argument(
         "--registered",
@@ -59,7 +59,7 @@ def preprocessing_options(options: argparse.Namespace) -> Options:
     if options.hd_bet and not hd_bet_available():
         raise UsageError("HD-BET is not installed (no command hd-bet): pip install hd-bet, or leave out --hd-bet.")
     return Options(
-        registration="affine" if options.registration == "auto" else options.registration,
+        registration=options.registration,
         registered={"measure": None, "yes": True, "no": False}[options.registered],
         bias_correction=not options.no_bias_correction,
         brain="hd-bet" if options.hd_bet else "registration",

@@ -41,7 +41,7 @@ import json, sys, ants
 job = json.load(open(sys.argv[1]))
 fixed, moving, mask = (ants.image_read(job[name]) for name in ("fixed", "moving", "mask"))
 found = ants.registration(fixed, moving, type_of_transform=job["type"], initial_transform=[job["affine"]], mask=mask,
-                          mask_all_stages=True, outprefix=job["prefix"], verbose=True, random_seed=1)
+                          mask_all_stages=True, outprefix=job["prefix"], verbose=True)
 json.dump({"forward": found["fwdtransforms"], "inverse": found["invtransforms"]}, open(job["result"], "w"))
 """
 

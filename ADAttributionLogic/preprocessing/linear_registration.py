@@ -191,8 +191,8 @@ def _start_transform(fixed: _Images, matrix: Affine, kind: str) -> Any:
     """An optimisable ITK transform with its centre in the middle of the template, equal to the matrix."""
     import SimpleITK as sitk
 
-    kinds = {"rigid": sitk.Euler3DTransform, "similarity": sitk.Similarity3DTransform}
-    transform = kinds[kind]() if kind in kinds else sitk.AffineTransform(3)
+    kinds: dict[str, Any] = {"rigid": sitk.Euler3DTransform, "similarity": sitk.Similarity3DTransform}
+    transform: Any = kinds[kind]() if kind in kinds else sitk.AffineTransform(3)
     centre, linear = _centre(fixed), itk_affine(matrix)
     transform.SetCenter(centre)
     # The tolerance is for rotations that a file holds with few digits; a general affine needs none.

@@ -261,7 +261,7 @@ class _Run:
         self.monitor.report(1.0, "preprocessed")
         return Preprocessed(
             self.scan,
-            brain.with_array(np.maximum(brain.array, 0)),
+            brain,
             native_mask,
             tuple(self.steps),
             transform,
@@ -344,8 +344,7 @@ class _Run:
 
 def replay(steps: Sequence[Step], scan: Volume) -> Volume:
     """The brain on the model's grid, from the scan and its history."""
-    brain = apply_all(steps, scan)
-    return brain.with_array(np.maximum(brain.array, 0))
+    return apply_all(steps, scan)
 
 
 def _nearest_ras(grid: Grid) -> Grid:

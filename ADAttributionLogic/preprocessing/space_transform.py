@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.geometry import Affine, Grid, check_affine
-from ADAttributionLogic.volume import Interpolation, Volume
+from ADAttributionLogic.preprocessing.registration_target import isotropic_grid
+from ADAttributionLogic.volume import Interpolation, Volume, resample
 
 Kind = Literal["identity", "rigid", "affine", "deformable"]
 
@@ -234,15 +235,21 @@ def _jacobian(warp: Any, grid: Grid) -> npt.NDArray[np.float32]:
     """Determinant of the warp's derivative; taken on a grid of half the resolution, where a smooth warp is as exact."""
     import SimpleITK as sitk
 
-    step = 2
-    coarse = np.array(grid.affine)
-    coarse[:3, :3] *= step
-    size = [int(np.ceil(n / step)) + 1 for n in grid.shape]
-    reference = itk_image(Volume(np.zeros(size, np.uint8), coarse))
+    around = isotropic_grid(grid, 2 * min(grid.spacing))
+    # ITK's filter differentiates along the voxel axes: they must run along LPS, or signs of the derivatives are wrong.
+    flip = np.diag((-1.0, -1.0, 1.0, 1.0))
+    flip[:2, 3] = np.array(around.shape[:2]) - 1
+    coarse = Grid(around.shape, around.affine @ flip)
     field = sitk.TransformToDisplacementField(
-        warp, sitk.sitkVectorFloat64, size, reference.GetOrigin(), reference.GetSpacing(), reference.GetDirection()
+        warp,
+        sitk.sitkVectorFloat64,
+        coarse.shape,
+        (_LPS_RAS @ coarse.affine)[:3, 3].tolist(),
+        coarse.spacing,
+        (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
     )
     determinant = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(field)).T
-    whole = _resample(Volume(determinant.astype(np.float32), coarse), grid, itk_affine(np.eye(4)), "linear", 1.0)
-    values: npt.NDArray[np.float32] = whole.array
+    values: npt.NDArray[np.float32] = resample(
+        Volume(determinant.astype(np.float32), coarse.affine), grid, "linear", 1.0
+    ).array
     return values
