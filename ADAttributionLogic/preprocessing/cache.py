@@ -186,7 +186,7 @@ def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
 def _transform(document: dict[str, Any], entry: Path) -> SpaceTransform:
     import SimpleITK as sitk
 
-    warps = (None, None)
+    warps: tuple[Any, ...] = (None, None)
     if document["kind"] == "deformable":
         files = (entry / "warp.h5", entry / "inverse-warp.h5")
         warps = tuple(sitk.DisplacementFieldTransform(sitk.ReadTransform(str(path))) for path in files)

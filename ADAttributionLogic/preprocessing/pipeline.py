@@ -252,7 +252,7 @@ class _Run:
         placement = Registration(transform, turned, self.grid, self.parameters)
         self.steps.append(placement)
         brain = self._timed("resampling", 0.92, 0.96, lambda _: placement.apply(extraction.apply(corrected)))
-        scales = np.linalg.svd(transform.matrix[:3, :3], compute_uv=False) if not registered else ()
+        scales = () if registered else tuple(np.linalg.svd(transform.matrix[:3, :3], compute_uv=False).tolist())
         checks += self._timed(
             "checks", 0.96, 1.0,
             lambda _: check_after(corrected, extraction.mask, transform, tissue, self.target, scales),
