@@ -193,13 +193,14 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.explain_native import placement_notes
     from ADAttributionLogic.report.result_folder import FIGURE_FILE, SCENE_FILE, check_output_folder, write_explanation
 
     check_output_folder(options.out, options.overwrite)
     requests = _requests(options)
     with _Progress() as monitor:
         explanation = _compute(options, requests, monitor)
-        for note in _notes(explanation):
+        for note in (*_notes(explanation), *placement_notes(explanation)):
             print(f"note: {note}", file=sys.stderr)
         with monitor.stage(0.8, 1.0) as part:
             scene_writer = None if options.no_scene else _scene_writer()

@@ -12,16 +12,18 @@ import numpy as np
 from ADAttributionLogic import provenance
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.atlas.library import load_template
-from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.errors import AtlasError, UsageError
 from ADAttributionLogic.explain import Explanation, Heatmap, MethodRequest, explain
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
-from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.preprocessing.pipeline import REGISTERED_SIMILARITY, Options, Preprocessed
+from ADAttributionLogic.preprocessing.quality import correlation
+from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, isotropic_grid
+from ADAttributionLogic.preprocessing.space_transform import resample_to_scan
 from ADAttributionLogic.relevance.region_table import RegionIndex, index_regions, region_table
-from ADAttributionLogic.volume import Volume
+from ADAttributionLogic.volume import Volume, resample
 
 Space = Literal["native", "model"]
 
@@ -123,6 +125,29 @@ def explain_native(
     return in_native_space(explanation, prepared)
 
 
+def placement_notes(explanation: Explanation) -> tuple[str, ...]:
+    """What to tell the user of a scan that was taken as registered and does not look so.
+
+    Only for models in a known space, and where the template is installed.
+    """
+    if explanation.preprocessed is not None or explanation.model.grid is None:
+        return ()
+    try:
+        template = load_template()
+    except AtlasError:
+        return ()
+    grid = isotropic_grid(template.grid, 4.0)
+    brain = resample(template, grid).array
+    similarity = correlation(resample(explanation.scan, grid).array, brain, brain > 0)
+    if similarity >= REGISTERED_SIMILARITY:
+        return ()
+    return (
+        f"The scan does not look registered to the network's space and skull-stripped: its similarity to the template "
+        f"is {similarity:.2f}, at least {REGISTERED_SIMILARITY:.2f} is usual. The result means nothing unless it is; "
+        "say --registration affine to have it registered.",
+    )
+
+
 def in_native_space(explanation: Explanation, prepared: Preprocessed) -> Explanation:
     """The same explanation on the scan's own grid: scan, heatmaps, atlas and tables."""
     atlas = None if explanation.atlas is None else atlas_on_scan(explanation.atlas, prepared)
@@ -182,8 +207,6 @@ def _averaged(values: Volume, prepared: Preprocessed) -> Volume:
 
 def _sampled_at(values: Volume, prepared: Preprocessed, offset: Any) -> Any:
     """The map at the scan's voxel centres plus an offset in voxels."""
-    from ADAttributionLogic.preprocessing.space_transform import resample_to_scan
-
     affine = np.array(prepared.scan.affine)
     affine[:3, 3] = prepared.scan.grid.to_ras(offset)
     return resample_to_scan(values, prepared.transform, Grid(prepared.scan.grid.shape, affine)).array

@@ -13,7 +13,7 @@ from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.explain import Explanation, explain
-from ADAttributionLogic.explain_native import explain_native
+from ADAttributionLogic.explain_native import explain_native, placement_notes
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.pipeline import Options
 from ADAttributionLogic.preprocessing.quality import QualityError
@@ -127,6 +127,14 @@ def test_wrong_usage_is_named(
     ):
         assert main([*command, *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_scan_taken_as_registered_that_is_not_gets_a_note(
+    native: NativeScan, small_scan: Volume, small_model: Model
+) -> None:
+    assert placement_notes(explain(small_scan, small_model, ["sensitivity"])) == ()
+    (note,) = placement_notes(explain(native.scan, small_model, ["sensitivity"]))
+    assert "--registration affine" in note and "similarity" in note
 
 
 def test_a_model_without_space_cannot_be_registered_to(native: NativeScan) -> None:
