@@ -12,10 +12,12 @@ import os
 import shutil
 import sys
 import tempfile
+import zlib
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +162,9 @@ def _transform_document(transform: SpaceTransform, folder: Path) -> dict[str, An
 
 # ------------------------------------------------------------------------------------------------------------ reading
 
+#: What reading a truncated or foreign entry can raise.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError, EOFError, BadZipFile, zlib.error)
+
 
 def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
     """The entry, marked as used just now; None when there is none, or it is damaged (then it is removed)."""
@@ -178,7 +183,7 @@ def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
         mask = steps[0].take_back(extraction.mask, "nearest")
         notes = tuple(document["notes"])
         return Preprocessed(scan, brain, mask, steps, transform, quality, document["provenance"], notes)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError, EOFError):
+    except _DAMAGED:
         shutil.rmtree(entry, ignore_errors=True)
         return None
 
