@@ -23,14 +23,18 @@ BARS = {"affine": 30.0, "deformable": 150.0}
 
 
 def _head() -> Volume:
-    """Colin27 turned by 8°, on 256×256×190 voxels of 1 mm, as int16 would hold it."""
+    """Colin27 on 256×256×190 voxels of 1 mm, lying turned and shifted in the scanner."""
     from scipy.spatial.transform import Rotation
 
     head, _ = colin27()
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", (8, -5, 6), degrees=True).as_matrix()
     affine[:3, 3] = head.grid.to_ras((90, 108, 90)) - affine[:3, :3] @ (128, 128, 95)
-    return resample(head, Grid((256, 256, 190), affine))
+    scan = resample(head, Grid((256, 256, 190), affine))
+    # The patient lies where the scanner's axes are; as the file had it, he would lie in the template's place already.
+    place = np.eye(4)
+    place[:3, 3] = (-148, -108, -75)
+    return Volume(scan.array, place)
 
 
 def _seconds(kind: RegistrationKind) -> Iterator[Figure]:
