@@ -1,6 +1,6 @@
 """How well native scans with known truth are recovered: twelve acquisitions of a real head, twelve simulated patients.
 
-``python Testing/benchmarks/study_native_recovery.py [head|patients] [affine|deformable] [first seed] [last seed]``
+``python Testing/benchmarks/study_native_recovery.py [head|patients] [affine|deformable] [first seed] [last seed] [model]``
 
 One tab-separated line per scan. For the head (Colin27) the truth is the known motion after the registration of the head
 as it is, and the brain is BET's; for the patients it is the motion itself (affine) or the motion and the simulated
@@ -83,7 +83,7 @@ def study_head(options: Options, seeds: range) -> None:
 def study_patients(options: Options, seeds: range) -> None:
     template = load_template()
     target, labels = RegistrationTarget(template), load_atlas("neuromorphometrics").on_grid(template.grid).labels
-    model = load_model("simulated-atrophy")
+    model = load_model(sys.argv[5] if len(sys.argv) > 5 else "simulated-atrophy")
     for seed in seeds:
         subject = simulate_subject(icbm152_anatomy(), draw_parameters(1, 9000 + seed))
         native = acquire(subject.scan, draw_acquisition(seed))
