@@ -1,6 +1,6 @@
 """How well native scans with known truth are recovered: twelve acquisitions of a real head, twelve simulated patients.
 
-``python Testing/benchmarks/study_native_recovery.py [head|patients] [affine|deformable] [first seed] [last seed] [model]``
+``python Testing/benchmarks/study_native_recovery.py [head|patients] [affine|deformable] [first] [last seed] [model]``
 
 One tab-separated line per scan. For the head (Colin27) the truth is the known motion after the registration of the head
 as it is, and the brain is BET's; for the patients it is the motion itself (affine) or the motion and the simulated
