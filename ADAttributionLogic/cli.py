@@ -1,4 +1,4 @@
-"""The command line: ``ad-attribution explain | batch | simulate | methods | atlases | models``.
+"""The command line: ``ad-attribution explain | preprocess | batch | simulate | methods | atlases | models``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -9,13 +9,23 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic import __version__
 from ADAttributionLogic.batch_command import add_batch_command
+from ADAttributionLogic.cli_preprocessing import (
+    add_preprocess,
+    add_preprocessing_options,
+    preprocessing_options,
+    read_mask,
+    run_preprocess,
+    wants_preprocessing,
+)
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +82,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_explain(commands, with_method_options)
+    add_preprocess(commands).set_defaults(run=_preprocess)
     _add_simulate(commands)
     add_batch_command(commands)
     for name, run, help_text in (
@@ -141,6 +152,14 @@ def _add_explain(commands: Any, with_method_options: bool) -> None:
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
     command.add_argument("--top", type=int, default=10, metavar="N", help="regions to print (default: %(default)s)")
+    command.add_argument(
+        "--space",
+        choices=("native", "model"),
+        default="model",
+        help="where heatmaps, tables and scene are: on the scan as acquired, or the network's grid "
+        "(default: %(default)s)",
+    )
+    add_preprocessing_options(command, "none")
     bare = command.add_argument_group("for models that are bare files")
     bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images (TorchScript does not say)")
     bare.add_argument("--normalisation", choices=("none", "min-max", "z-score"), help="of the intensities")
@@ -180,13 +199,14 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.explain_native import placement_notes
     from ADAttributionLogic.report.result_folder import FIGURE_FILE, SCENE_FILE, check_output_folder, write_explanation
 
     check_output_folder(options.out, options.overwrite)
     requests = _requests(options)
     with _Progress() as monitor:
         explanation = _compute(options, requests, monitor)
-        for note in _notes(explanation):
+        for note in (*_notes(explanation), *placement_notes(explanation)):
             print(f"note: {note}", file=sys.stderr)
         # What was finished before the user cancelled is written all the same.
         is_cancelled = bool(explanation.provenance["is_cancelled"])
@@ -205,7 +225,8 @@ def _explain(options: argparse.Namespace) -> int:
     for name, what in ((FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
-    for name, what in (("heatmaps", "heatmaps"), ("tables", "tables")):
+    parts = (("heatmaps", "heatmaps"), ("tables", "tables"), ("preprocessing", "transforms and quality checks"))
+    for name, what in parts:
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
     return Cancelled.exit_code if is_cancelled else 0
@@ -214,8 +235,15 @@ def _explain(options: argparse.Namespace) -> int:
 def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], monitor: Monitor) -> Explanation:
     from ADAttributionLogic.atlas.library import load_atlas
     from ADAttributionLogic.explain import explain
+    from ADAttributionLogic.explain_native import explain_native
     from ADAttributionLogic.scan_files import read_scan
 
+    native = preprocessing_options(options) if wants_preprocessing(options) else None
+    if native is not None and (options.mask or options.reference):
+        raise UsageError(
+            "--mask and --reference lie in the network's space; they cannot be used while the scan is registered to it. "
+            "Run 'ad-attribution preprocess' first, and explain its result."
+        )
     monitor.report(0.0, "reading the scan")
     scan = read_scan(options.scan, options.series_uid)
     monitor.report(0.02, "loading the model")
@@ -223,21 +251,43 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     atlas = None
     if options.atlas != "none":
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
-    mask, reference = (None if file is None else read_scan(file) for file in (options.mask, options.reference))
+    common: dict[str, Any] = {"atlas": atlas, "target": options.target, "start": options.start}
+    common["device"] = options.device
     with monitor.stage(0.05, 0.8) as part:
-        return explain(
-            scan,
-            model,
-            requests,
-            atlas=atlas,
-            target=options.target,
-            start=options.start,
-            device=options.device,
-            replace_non_finite=options.replace_non_finite,
-            mask=mask,
-            reference=reference,
-            monitor=part,
-        )
+        if native is None:
+            mask, reference = (None if f is None else read_scan(f) for f in (options.mask, options.reference))
+            common |= {"mask": mask, "reference": reference, "replace_non_finite": options.replace_non_finite}
+            return explain(scan, model, requests, **common, monitor=part)
+        with _cache(options.no_cache) as cache:
+            return explain_native(
+                scan,
+                model,
+                requests,
+                native,
+                space=options.space,
+                accept_quality=options.accept_qc,
+                mask=read_mask(options),
+                cache=cache,
+                monitor=part,
+                **common,
+            )
+
+
+@contextmanager
+def _cache(unused: bool) -> Iterator[Path | None]:
+    """The folder of preprocessed scans: None for the user's own, or one that is gone afterwards."""
+    if not unused:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="ad-attribution-no-cache-") as folder:
+        yield Path(folder)
+
+
+def _preprocess(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.networks.loading import load_model
+
+    with _Progress() as monitor, _cache(options.no_cache) as cache:
+        return run_preprocess(options, load_model(options.model), monitor, cache)
 
 
 def _requests(options: argparse.Namespace) -> list[MethodRequest]:

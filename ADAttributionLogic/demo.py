@@ -1,4 +1,4 @@
-"""The demonstration: a simulated patient and the unmodified template brain, explained by five methods.
+"""The demonstration: a simulated patient and the template brain by five methods, and the patient as acquired.
 
 ``python -m ADAttributionLogic.demo --out demo``
 """
@@ -54,9 +54,31 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if code:
             return code
+    code = _explain_native(Path(options.out), scans["simulated patient"])
+    if code:
+        return code
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at {options.out}/simulated-patient/overview.png,")
     print(f"and open {options.out}/simulated-patient/scene.mrb in 3D Slicer (drag it into the window).")
     return 0
+
+
+def _explain_native(out: Path, patient: Path) -> int:
+    """The same patient turned, shifted, with thick sagittal slices: registered, explained, and shown on that scan."""
+    print("\n=== native scan ===", flush=True)
+    scan = out / "scans" / "patient-as-acquired.nii.gz"
+    if not scan.exists():
+        _acquire(patient, scan)
+    command = ["explain", str(scan), "--model", "simulated-atrophy", "--method", "lrp", "--atlas", "neuromorphometrics"]
+    command += ["--space", "native", "--registration", "affine", "--out", str(out / "native-scan"), "--overwrite"]
+    return command_line(command)
+
+
+def _acquire(patient: Path, scan: Path) -> None:
+    from ADAttributionLogic.scan_files import read_scan, write_volume
+    from ADAttributionLogic.simulation.native_scan import Acquisition, acquire
+
+    acquisition = Acquisition((12, -6, 9), (15, -20, 10), (1.0, 1.0, 1.5), "sagittal", "int16", 0.15, 0.01, 1)
+    write_volume(acquire(read_scan(patient), acquisition).scan, scan)
 
 
 def _make_scans(out: Path) -> dict[str, Path]:

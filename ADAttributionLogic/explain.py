@@ -22,6 +22,7 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
+from ADAttributionLogic.preprocessing.pipeline import Preprocessed
 from ADAttributionLogic.relevance.region_table import RegionTable, index_regions, region_table
 from ADAttributionLogic.volume import Volume, resample
 
@@ -75,6 +76,8 @@ class Explanation:
         On the network's grid.
     provenance : dict
         Everything needed to repeat it, as plain values.
+    preprocessed : Preprocessed or None
+        How the scan came onto the network's grid, when :func:`~.explain_native.explain_native` brought it there.
     """
 
     model: Model
@@ -84,6 +87,7 @@ class Explanation:
     heatmaps: tuple[Heatmap, ...]
     atlas: Atlas | None
     provenance: dict[str, Any]
+    preprocessed: Preprocessed | None = None
 
     @property
     def predicted_class(self) -> str:

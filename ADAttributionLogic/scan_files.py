@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,13 +239,48 @@ def _read_dicom(folder: Path, series_uid: str | None, dtype: Any) -> Volume:
             raise UnknownNameError("DICOM series", series_uid, by_uid)
         chosen = by_uid[series_uid]
     _require_even_slices(chosen)
+    notes = _check_frames(chosen)
     try:
         image = sitk.ReadImage(list(chosen.files))
     except RuntimeError as cause:
         raise ScanError(f"The DICOM series in {folder} cannot be read: {_itk(cause)}") from cause
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ScanError(f"The DICOM series in {folder} is a colour image; a scan has one value per voxel.")
-    return _from_itk(image, folder, dtype)
+    return replace(_from_itk(image, folder, dtype), notes=notes)
+
+
+def _check_frames(series: DicomSeries) -> tuple[str, ...]:
+    """Refuse a multi-frame file whose frames are no single stack of slices: ITK would pile them up all the same.
+
+    Returns notes. ITK does not tell the frames' positions; pydicom, which Slicer brings along, does.
+    """
+    if len(series.files) != 1:
+        return ()
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        return (
+            "This DICOM series is one file. If it holds several frames, whether they are one stack of slices was not "
+            "checked, because pydicom is not installed (pip install pydicom).",
+        )
+    header = dcmread(series.files[0], stop_before_pixels=True)
+    places = [
+        np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
+        for frame in header.get("PerFrameFunctionalGroupsSequence", ())
+        if "PlanePositionSequence" in frame
+    ]
+    if len(places) < 3:
+        return ()
+    steps = np.diff(np.array(places), axis=0)
+    apart = np.linalg.norm(steps - np.median(steps, axis=0), axis=1)
+    if apart.max() > 0.05 * max(float(np.linalg.norm(np.median(steps, axis=0))), 1e-6):
+        raise ScanError(
+            f"The multi-frame DICOM file {Path(series.files[0]).name} ({series}) holds {len(places)} frames that are "
+            f"not one stack of slices: {len(np.unique(np.round(places, 3), axis=0))} different places, steps that "
+            f"differ by up to {apart.max():.3g} mm. It may hold several volumes (echoes, phases). Export the T1 volume "
+            "as a series of its own."
+        )
+    return ()
 
 
 def _require_even_slices(series: DicomSeries) -> None:

@@ -13,6 +13,7 @@ import slicer
 import vtk
 
 from ADAttributionLib.SceneBuilder import addExplanation
+from ADAttributionLib.TransformNodes import addTransforms
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.scan_files import ITK_SUFFIXES, NIBABEL_SUFFIXES, file_suffix
 
@@ -48,6 +49,8 @@ def writeScene(explanation, path):
     scene = newScene()
     try:
         nodes = addExplanation(scene, explanation, scanName(explanation))
+        if explanation.preprocessed is not None:
+            addTransforms(scene, explanation.preprocessed.transform, scanName(explanation))
         showOverlay(scene, nodes["scan"], next(iter(nodes["heatmaps"].values())))
         # MRML writes silently to nowhere when a folder is missing.
         if not target.parent.is_dir():

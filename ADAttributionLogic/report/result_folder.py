@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic import provenance
+from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explain import Explanation
 from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
 from ADAttributionLogic.relevance.table_files import write_pair_table, write_region_table
 from ADAttributionLogic.report.figure import FigureRow, write_figure
 from ADAttributionLogic.report.overlay_display import OverlayDisplay
+from ADAttributionLogic.report.preprocessing_files import write_preprocessing
 from ADAttributionLogic.scan_files import write_volume
 
 PROVENANCE_FILE = "provenance.json"
 FIGURE_FILE = "overview.png"
 SCENE_FILE = "scene.mrb"
+PREPROCESSING_FOLDER = "preprocessing"
 
 #: Marks a folder as one that this program wrote, and may replace when told to overwrite.
 KIND = "ad-attribution/explanation/1"
@@ -121,6 +125,11 @@ def _write_files(
                 names = {region.label: region.name for region in explanation.atlas.regions}
                 pairs = heatmap.attribution.region_pairs
                 write_pair_table(pairs, names, folder / "tables" / f"{heatmap.name}-pairs.csv")
+    if explanation.preprocessed is not None:
+        monitor.report(0.35, "writing the transforms")
+        (folder / PREPROCESSING_FOLDER).mkdir()
+        target = RegistrationTarget(load_template()) if figure else None
+        write_preprocessing(explanation.preprocessed, folder / PREPROCESSING_FOLDER, target)
     if figure:
         monitor.report(0.4, "drawing the figure")
         draw_overview(explanation, folder / FIGURE_FILE)

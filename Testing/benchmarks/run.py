@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "ADAttribution")]
+    sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1]), str(HERE.parents[1] / "ADAttribution")]
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     print("name\tvalue\tbar\tresult", flush=True)
     short = 0

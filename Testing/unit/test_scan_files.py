@@ -264,3 +264,49 @@ def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(ScanError, match="no DICOM series"):
         read_scan(tmp_path)
+
+
+def write_multi_frame(path: Path, array: np.ndarray, places: list[int]) -> None:
+    """An Enhanced MR file: all slices in one, each with its place (in slices of 2 mm)."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.sequence import Sequence
+    from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
+
+    def group(name: str, **values: object) -> Dataset:
+        inner, outer = Dataset(), Dataset()
+        for key, value in values.items():
+            setattr(inner, key, value)
+        setattr(outer, name, Sequence([inner]))
+        return outer
+
+    meta, d = FileMetaDataset(), Dataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = EnhancedMRImageStorage, ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID = "1.2.840.9.1"
+    d.file_meta, d.SOPClassUID = meta, EnhancedMRImageStorage
+    d.StudyInstanceUID, d.SeriesInstanceUID, d.Modality = "1.2.3", "1.2.840.9", "MR"
+    d.SeriesDescription, d.SeriesNumber, d.InstanceNumber = "T1 enhanced", 1, 1
+    d.Columns, d.Rows, d.NumberOfFrames = array.shape
+    d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
+    d.BitsAllocated = d.BitsStored = 16
+    d.HighBit, d.PixelRepresentation = 15, 0
+    shared = group("PixelMeasuresSequence", PixelSpacing=[1.5, 1.0], SliceThickness=2.0, SpacingBetweenSlices=2.0)
+    shared.update(group("PlaneOrientationSequence", ImageOrientationPatient=[1, 0, 0, 0, 1, 0]))
+    d.SharedFunctionalGroupsSequence = Sequence([shared])
+    d.PerFrameFunctionalGroupsSequence = Sequence(
+        [group("PlanePositionSequence", ImagePositionPatient=[-10, -20, -30 + 2 * p]) for p in places]
+    )
+    d.PixelData = array.T.astype("<u2").tobytes()
+    d.save_as(path, enforce_file_format=True)
+
+
+def test_a_multi_frame_dicom_file_is_one_stack_of_slices_or_refused(volume: Volume, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    write_multi_frame(one / "a.dcm", volume.array, list(range(10)))
+    scan = read_scan(one)
+    np.testing.assert_array_equal(scan.array, volume.array)
+    np.testing.assert_allclose(scan.affine, [[-1, 0, 0, 10], [0, -1.5, 0, 20], [0, 0, 2, -30], [0, 0, 0, 1]])
+    write_multi_frame(two / "a.dcm", volume.array, [*range(5), *range(5)])
+    with pytest.raises(ScanError, match=r"10 frames that are not one stack of slices: 5 different places"):
+        read_scan(two)

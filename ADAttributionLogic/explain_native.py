@@ -1,0 +1,212 @@
+"""Explaining a scan as it left the scanner: preprocess it, explain it, and carry the result back onto it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ADAttributionLogic import provenance
+from ADAttributionLogic.atlas.atlas import Atlas
+from ADAttributionLogic.atlas.library import load_template
+from ADAttributionLogic.errors import AtlasError, UsageError
+from ADAttributionLogic.explain import Explanation, Heatmap, MethodRequest, explain
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.preprocessing.cache import preprocess_cached
+from ADAttributionLogic.preprocessing.pipeline import REGISTERED_SIMILARITY, Options, Preprocessed
+from ADAttributionLogic.preprocessing.quality import correlation
+from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, isotropic_grid
+from ADAttributionLogic.preprocessing.space_transform import resample_to_scan
+from ADAttributionLogic.relevance.region_table import RegionIndex, index_regions, region_table
+from ADAttributionLogic.volume import Volume, resample
+
+Space = Literal["native", "model"]
+
+
+def preprocess_for(
+    scan: Volume,
+    model: Model,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    *,
+    mask: Volume | None = None,
+    cache: Path | None = None,
+    monitor: Monitor | None = None,
+) -> tuple[Preprocessed, bool]:
+    """Bring a scan onto a model's grid; the second value says whether it came from the cache.
+
+    Raises
+    ------
+    UsageError
+        The model knows no space.
+    ScanError, Cancelled
+        As :func:`~.preprocessing.pipeline.preprocess`.
+    """
+    if model.grid is None:
+        raise UsageError(
+            f"{model.title} says nothing about the space that it was trained in, so that no scan can be registered to "
+            "it. Give a scan on its own grid (--registration none)."
+        )
+    target = RegistrationTarget(load_template())
+    return preprocess_cached(scan, model.grid, target, options, mask=mask, monitor=monitor, folder=cache)
+
+
+def explain_native(
+    scan: Volume,
+    model: Model,
+    methods: Sequence[str | MethodRequest],
+    options: Options = Options(),  # noqa: B008 (frozen)
+    *,
+    space: Space = "native",
+    accept_quality: bool = False,
+    mask: Volume | None = None,
+    cache: Path | None = None,
+    monitor: Monitor | None = None,
+    **explain_options: Any,
+) -> Explanation:
+    """Explain a network's decision on a scan as acquired.
+
+    Parameters
+    ----------
+    scan : Volume
+        T1 of a head or brain, in any orientation, spacing and place.
+    model : Model
+    methods : sequence of str or MethodRequest
+    options : Options
+        Of the preprocessing.
+    space : {"native", "model"}
+        Where scan, heatmaps, atlas and tables of the result are.
+    accept_quality : bool
+        Go on although a quality check did not pass.
+    mask : Volume, optional
+        The brain, in the scan's space.
+    cache : Path, optional
+        Folder of preprocessed scans; the user's cache folder by default.
+    monitor : Monitor, optional
+    **explain_options
+        As those of :func:`~.explain.explain`: atlas, target, start, device.
+
+    Returns
+    -------
+    Explanation
+        Its ``preprocessed`` holds the transforms, the checks, and the way back.
+
+    Raises
+    ------
+    QualityError
+        A check did not pass.
+    ADAttributionError
+        As :func:`~.explain.explain`.
+    """
+    monitor = monitor or Monitor()
+    with monitor.stage(0.0, 0.5) as part:
+        prepared, cached = preprocess_for(scan, model, options, mask=mask, cache=cache, monitor=part)
+    accepted = prepared.quality.require(accept_quality)
+    with monitor.stage(0.5, 0.95) as part:
+        found = explain(prepared.brain, model, methods, monitor=part, **explain_options)
+    record = {
+        **found.provenance,
+        "scan": provenance.describe_scan(prepared.scan),
+        "space": space,
+        "preprocessing": [*prepared.provenance["steps"], *found.provenance["preprocessing"]],
+        "preprocessing_decisions": {k: v for k, v in prepared.provenance.items() if k != "steps"},
+        "preprocessing_from_cache": cached,
+        "quality": prepared.quality.describe(),
+        "notes": [*prepared.notes, *accepted, *found.provenance["notes"]],
+    }
+    explanation = replace(found, provenance=record, preprocessed=prepared)
+    if space == "model":
+        return explanation
+    monitor.report(0.95, "carrying the heatmaps back onto the scan")
+    return in_native_space(explanation, prepared)
+
+
+def placement_notes(explanation: Explanation) -> tuple[str, ...]:
+    """What to tell the user of a scan that was taken as registered and does not look so.
+
+    Only for models in a known space, and where the template is installed.
+    """
+    if explanation.preprocessed is not None or explanation.model.grid is None:
+        return ()
+    try:
+        template = load_template()
+    except AtlasError:
+        return ()
+    grid = isotropic_grid(template.grid, 4.0)
+    brain = resample(template, grid).array
+    similarity = correlation(resample(explanation.scan, grid).array, brain, brain > 0)
+    if similarity >= REGISTERED_SIMILARITY:
+        return ()
+    return (
+        f"The scan does not look registered to the network's space and skull-stripped: its similarity to the template "
+        f"is {similarity:.2f}, at least {REGISTERED_SIMILARITY:.2f} is usual. The result means nothing unless it is; "
+        "say --registration affine to have it registered.",
+    )
+
+
+def in_native_space(explanation: Explanation, prepared: Preprocessed) -> Explanation:
+    """The same explanation on the scan's own grid: scan, heatmaps, atlas and tables."""
+    atlas = None if explanation.atlas is None else atlas_on_scan(explanation.atlas, prepared)
+    index = None if atlas is None else index_regions(atlas)
+    heatmaps = tuple(_heatmap_on_scan(heatmap, prepared, index) for heatmap in explanation.heatmaps)
+    seen = replace(explanation.model_input, unnormalised=prepared.scan, scan=prepared.scan)
+    return replace(explanation, model_input=seen, heatmaps=heatmaps, atlas=atlas)
+
+
+def atlas_on_scan(atlas: Atlas, prepared: Preprocessed) -> Atlas:
+    """An atlas of model space on the scan's own grid."""
+    return replace(atlas, labels=prepared.to_scan(atlas.labels, "nearest"))
+
+
+def _heatmap_on_scan(heatmap: Heatmap, prepared: Preprocessed, index: RegionIndex | None) -> Heatmap:
+    volume = relevance_on_scan(heatmap.volume, prepared, heatmap.method.is_conserving)
+    table = None if index is None else region_table(volume, index, heatmap.name, heatmap.attribution.region_drops)
+    return replace(heatmap, volume=volume, table=table)
+
+
+def relevance_on_scan(values: Volume, prepared: Preprocessed, is_additive: bool) -> Volume:
+    """Carry a heatmap onto the scan's own grid.
+
+    Parameters
+    ----------
+    values : Volume
+        On the model's grid.
+    prepared : Preprocessed
+    is_additive : bool
+        Relevance that adds up to a score stays so: each voxel of the scan gets the relevance of the space that it
+        covers, be it larger or smaller than a voxel of the model's grid. Other maps (a drop of probability, a
+        gradient) keep their values.
+    """
+    source = values
+    if is_additive:
+        per_mm3 = values.array / (prepared.transform.volume_change(values.grid) * values.grid.voxel_volume_mm3)
+        source = values.with_array(per_mm3.astype(np.float32))
+    mapped = _averaged(source, prepared)
+    if is_additive:
+        mapped = mapped.with_array(mapped.array * np.float32(mapped.grid.voxel_volume_mm3))
+    return Volume(mapped.array, prepared.scan.affine, values.source)
+
+
+def _averaged(values: Volume, prepared: Preprocessed) -> Volume:
+    """A map on the scan's grid, averaged over each voxel: point samples of thick slices would miss what is between."""
+    scan = prepared.scan.grid
+    finest = min(values.grid.spacing)
+    parts = [max(1, round(s / finest)) for s in scan.spacing]
+    if parts == [1, 1, 1]:
+        return prepared.to_scan(values)
+    total = np.zeros(scan.shape, np.float64)
+    offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in parts]
+    for i, j, k in np.array(np.meshgrid(*offsets, indexing="ij")).reshape(3, -1).T:
+        total += _sampled_at(values, prepared, np.array((i, j, k)))
+    return Volume((total / np.prod(parts)).astype(np.float32), scan.affine)
+
+
+def _sampled_at(values: Volume, prepared: Preprocessed, offset: Any) -> Any:
+    """The map at the scan's voxel centres plus an offset in voxels."""
+    affine = np.array(prepared.scan.affine)
+    affine[:3, 3] = prepared.scan.grid.to_ras(offset)
+    return resample_to_scan(values, prepared.transform, Grid(prepared.scan.grid.shape, affine)).array

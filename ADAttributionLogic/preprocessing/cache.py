@@ -1,0 +1,225 @@
+"""Preprocessed scans kept on disk, so that explaining the same scan with another method costs nothing.
+
+An entry's name is the hash of everything that determines it: voxels, affine, parameters, template, grid, versions. An
+entry appears only when it is complete, and the longest unused ones go when there are too many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.preprocessing.history import BiasCorrection, BrainExtraction, Registration, Reorientation, Step
+from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed, preprocess
+from ADAttributionLogic.preprocessing.quality import Check, QualityReport
+from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.preprocessing.space_transform import SpaceTransform
+from ADAttributionLogic.volume import Volume, check_usable_scan
+
+#: To be raised whenever the same input would give another result.
+VERSION = 1
+#: Entries kept; one takes 10 to 70 MB.
+MOST_ENTRIES = 20
+FOLDER_VARIABLE = "AD_ATTRIBUTION_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where entries are kept: ``$AD_ATTRIBUTION_CACHE``, or the user's cache folder as his system has it."""
+    if os.environ.get(FOLDER_VARIABLE):
+        return Path(os.environ[FOLDER_VARIABLE])
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "ad-attribution" / "preprocessed"
+
+
+def preprocess_cached(
+    scan: Volume,
+    grid: Grid,
+    target: RegistrationTarget,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    *,
+    mask: Volume | None = None,
+    monitor: Monitor | None = None,
+    folder: Path | None = None,
+) -> tuple[Preprocessed, bool]:
+    """As :func:`~.pipeline.preprocess`, from the cache where possible.
+
+    Returns
+    -------
+    Preprocessed
+    bool
+        Whether it came from the cache.
+    """
+    folder = folder or cache_folder()
+    usable = check_usable_scan(scan, options.replace_non_finite)
+    key = cache_key(usable, grid, target, options, mask)
+    entry = folder / key
+    found = _read(entry, usable, grid)
+    if found is not None:
+        if monitor is not None:
+            monitor.report(1.0, "preprocessed before; taken from the cache")
+        return found, True
+    result = preprocess(scan, grid, target, options, mask=mask, monitor=monitor)
+    try:
+        _write(result, entry)
+        _forget_oldest(folder)
+    except OSError:
+        # A full or read-only disk costs time at the next run, not this result.
+        pass
+    return result, False
+
+
+def cache_key(scan: Volume, grid: Grid, target: RegistrationTarget, options: Options, mask: Volume | None) -> str:
+    """Hash of all that determines the result."""
+    digest = hashlib.sha256(f"{VERSION} {json.dumps(asdict(options), sort_keys=True)}".encode())
+    for package in ("SimpleITK", "antspyx"):
+        digest.update(f"{package} {_version(package)}".encode())
+    for volume in (scan, target.brain, mask):
+        if volume is not None:
+            digest.update(f"{volume.array.dtype.str}{volume.array.shape}".encode())
+            digest.update(np.ascontiguousarray(volume.array).data)
+            digest.update(np.ascontiguousarray(volume.affine).data)
+    digest.update(f"{grid.shape}".encode() + np.ascontiguousarray(grid.affine).tobytes())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def _write(result: Preprocessed, entry: Path) -> None:
+    """Write into a temporary folder beside the entry, which gets its name at the end."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".writing-") as name:
+        unfinished = Path(name) / "entry"
+        unfinished.mkdir()
+        arrays: dict[str, npt.NDArray[Any]] = {"brain": result.brain.array}
+        document = {
+            "steps": [_step_document(step, number, arrays) for number, step in enumerate(result.steps)],
+            "transform": _transform_document(result.transform, unfinished),
+            "quality": [asdict(check) for check in result.quality.checks],
+            "provenance": result.provenance,
+            "notes": list(result.notes),
+        }
+        np.savez_compressed(unfinished / "arrays.npz", allow_pickle=False, **arrays)
+        (unfinished / "entry.json").write_text(json.dumps(document), encoding="utf-8")
+        if not entry.exists():
+            os.replace(unfinished, entry)
+
+
+def _step_document(step: Step, number: int, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """A step as plain values; its arrays go to `arrays` under its number."""
+    if isinstance(step, Reorientation):
+        return {"kind": "reorientation", "before": _grid_document(step.before), "after": _grid_document(step.after)}
+    if isinstance(step, BiasCorrection):
+        arrays[f"{number}"] = step.log_field.array
+        return {"kind": "bias", "affine": step.log_field.affine.tolist(), "parameters": step.parameters}
+    if isinstance(step, BrainExtraction):
+        arrays[f"{number}"] = np.packbits(step.mask.array)
+        return {"kind": "brain", "grid": _grid_document(step.mask.grid), "parameters": step.parameters}
+    assert isinstance(step, Registration)
+    grids = {"before": _grid_document(step.before), "after": _grid_document(step.after)}
+    return {"kind": "registration", **grids, "parameters": step.parameters}
+
+
+def _grid_document(grid: Grid) -> dict[str, Any]:
+    return {"shape": list(grid.shape), "affine": grid.affine.tolist()}
+
+
+def _transform_document(transform: SpaceTransform, folder: Path) -> dict[str, Any]:
+    import SimpleITK as sitk
+
+    if transform.warp is not None:
+        sitk.WriteTransform(transform.warp, str(folder / "warp.h5"))
+        sitk.WriteTransform(transform.inverse_warp, str(folder / "inverse-warp.h5"))
+    return {"kind": transform.kind, "matrix": transform.matrix.tolist()}
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+#: What reading a truncated or foreign entry can raise.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError, EOFError, BadZipFile, zlib.error)
+
+
+def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
+    """The entry, marked as used just now; None when there is none, or it is damaged (then it is removed)."""
+    if not entry.is_dir():
+        return None
+    try:
+        document = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
+        with np.load(entry / "arrays.npz", allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        transform = _transform(document["transform"], entry)
+        steps = tuple(_step(d, n, arrays, transform) for n, d in enumerate(document["steps"]))
+        extraction = next(step for step in steps if isinstance(step, BrainExtraction))
+        quality = QualityReport(tuple(Check(**check) for check in document["quality"]))
+        brain = Volume(arrays["brain"], grid.affine, scan.source, scan.notes)
+        os.utime(entry)
+        mask = steps[0].take_back(extraction.mask, "nearest")
+        notes = tuple(document["notes"])
+        return Preprocessed(scan, brain, mask, steps, transform, quality, document["provenance"], notes)
+    except _DAMAGED:
+        shutil.rmtree(entry, ignore_errors=True)
+        return None
+
+
+def _transform(document: dict[str, Any], entry: Path) -> SpaceTransform:
+    import SimpleITK as sitk
+
+    warps: tuple[Any, ...] = (None, None)
+    if document["kind"] == "deformable":
+        files = (entry / "warp.h5", entry / "inverse-warp.h5")
+        warps = tuple(sitk.DisplacementFieldTransform(sitk.ReadTransform(str(path))) for path in files)
+    return SpaceTransform(document["kind"], np.array(document["matrix"]), *warps)
+
+
+def _step(
+    document: dict[str, Any], number: int, arrays: dict[str, npt.NDArray[Any]], transform: SpaceTransform
+) -> Step:
+    kind = document["kind"]
+    if kind == "reorientation":
+        return Reorientation(_grid(document["before"]), _grid(document["after"]))
+    if kind == "bias":
+        return BiasCorrection(Volume(arrays[f"{number}"], np.array(document["affine"])), document["parameters"])
+    if kind == "brain":
+        grid = _grid(document["grid"])
+        bits = np.unpackbits(arrays[f"{number}"], count=grid.size).astype(bool).reshape(grid.shape)
+        return BrainExtraction(Volume(bits, grid.affine, "brain mask"), document["parameters"])
+    return Registration(transform, _grid(document["before"]), _grid(document["after"]), document["parameters"])
+
+
+def _grid(document: dict[str, Any]) -> Grid:
+    i, j, k = document["shape"]
+    return Grid((i, j, k), np.array(document["affine"]))
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the most recently used entries."""
+    entries = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    for entry in sorted(entries, key=lambda p: -p.stat().st_mtime)[MOST_ENTRIES:]:
+        shutil.rmtree(entry, ignore_errors=True)

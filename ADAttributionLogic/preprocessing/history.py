@@ -1,0 +1,162 @@
+"""What was done to a scan, step by step, with parameters; each step can be taken back.
+
+A step's ``apply`` carries the scan forward, its ``take_back`` carries a map (a heatmap, labels) the other way. Steps
+that change intensities only leave maps as they are: relevance is not divided by a bias field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
+from ADAttributionLogic.volume import Interpolation, Volume, resample
+
+
+class Step(Protocol):
+    """One step of a history."""
+
+    @property
+    def name(self) -> str:
+        """What it does, in one or two words."""
+        ...
+
+    def apply(self, scan: Volume) -> Volume:
+        """Carry a scan forward."""
+        ...
+
+    def take_back(self, values: Volume, interpolation: Interpolation) -> Volume:
+        """Carry a map back to where the scan was before the step."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Parameters as plain values."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Reorientation:
+    """Voxels stored in another order; no value changes, in either direction."""
+
+    before: Grid
+    after: Grid
+    name: str = "reorient"
+
+    def apply(self, scan: Volume) -> Volume:
+        return resample(scan, self.after, "nearest")
+
+    def take_back(self, values: Volume, interpolation: Interpolation) -> Volume:
+        return resample(values, self.before, interpolation)
+
+    def describe(self) -> dict[str, Any]:
+        return {"from": self.before.orientation(), "to": self.after.orientation(), "interpolation": "none"}
+
+
+@dataclass(frozen=True, eq=False)
+class BiasCorrection:
+    """Division by a smooth field.
+
+    Attributes
+    ----------
+    log_field : Volume
+        Logarithm of the field, on a coarse grid in the scan's space.
+    parameters : dict
+    """
+
+    log_field: Volume
+    parameters: dict[str, Any]
+    name: str = "bias correction"
+
+    def apply(self, scan: Volume) -> Volume:
+        field = resample(self.log_field, scan.grid, "linear")
+        return scan.with_array((scan.array / np.exp(field.array)).astype(np.float32))
+
+    def take_back(self, values: Volume, interpolation: Interpolation) -> Volume:
+        return values
+
+    def describe(self) -> dict[str, Any]:
+        values = np.exp(self.log_field.array)
+        return {**self.parameters, "field_minimum": float(values.min()), "field_maximum": float(values.max())}
+
+
+@dataclass(frozen=True, eq=False)
+class BrainExtraction:
+    """Everything outside the brain set to 0.
+
+    Attributes
+    ----------
+    mask : Volume
+        Bool, on the grid of the scan at this step.
+    parameters : dict
+        How it was found.
+    """
+
+    mask: Volume
+    parameters: dict[str, Any]
+    name: str = "brain extraction"
+
+    def apply(self, scan: Volume) -> Volume:
+        return scan.with_array(np.where(self.mask.array, scan.array, np.float32(0)))
+
+    def take_back(self, values: Volume, interpolation: Interpolation) -> Volume:
+        return values
+
+    def describe(self) -> dict[str, Any]:
+        volume = float(self.mask.array.sum()) * self.mask.grid.voxel_volume_mm3 / 1000
+        return {**self.parameters, "brain_cm3": round(volume, 1)}
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Resampling onto the model's grid through a transform.
+
+    Attributes
+    ----------
+    transform : SpaceTransform
+    before, after : Grid
+    parameters : dict
+        The engine and what it reached.
+    """
+
+    transform: SpaceTransform
+    before: Grid
+    after: Grid
+    parameters: dict[str, Any]
+    name: str = "registration and resampling"
+
+    def apply(self, scan: Volume) -> Volume:
+        if self.transform.kind == "identity":
+            return resample(scan, self.after)
+        return resample_to_model(scan, self.transform, self.after)
+
+    def take_back(self, values: Volume, interpolation: Interpolation) -> Volume:
+        if self.transform.kind == "identity":
+            return resample(values, self.before, interpolation)
+        return resample_to_scan(values, self.transform, self.before, interpolation)
+
+    def describe(self) -> dict[str, Any]:
+        grids = {"from": self.before.describe(), "to": self.after.describe(), "interpolation": "linear"}
+        return {**self.transform.describe(), **self.parameters, **grids}
+
+
+def apply_all(steps: Sequence[Step], scan: Volume) -> Volume:
+    """Carry a scan through all steps."""
+    for step in steps:
+        scan = step.apply(scan)
+    return scan
+
+
+def take_back_all(steps: Sequence[Step], values: Volume, interpolation: Interpolation = "linear") -> Volume:
+    """Carry a map of model space back onto the grid of the scan as it was read."""
+    for step in reversed(steps):
+        values = step.take_back(values, interpolation)
+    return values
+
+
+def describe_all(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """All steps as plain values, in order."""
+    return [{"step": step.name, **step.describe()} for step in steps]
