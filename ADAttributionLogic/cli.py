@@ -241,7 +241,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     native = preprocessing_options(options) if wants_preprocessing(options) else None
     if native is not None and (options.mask or options.reference):
         raise UsageError(
-            "--mask and --reference lie in the network's space; they cannot be used while the scan is registered to it. "
+            "--mask and --reference lie in the network's space; they cannot be used while a scan is registered to it. "
             "Run 'ad-attribution preprocess' first, and explain its result."
         )
     monitor.report(0.0, "reading the scan")
