@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_grid import SMALL_AFFINE, SMALL_SHAPE
 
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.geometry import Grid
@@ -17,10 +18,6 @@ from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.volume import Volume, resample
 
 torch.set_num_threads(2)
-
-#: ICBM152's field of view at 2.5 mm: the smallest grid that the published networks take.
-SMALL_SHAPE = (78, 92, 78)
-SMALL_AFFINE = np.array([[2.5, 0, 0, -96], [0, 2.5, 0, -132], [0, 0, 2.5, -78], [0, 0, 0, 1]])
 
 
 @pytest.fixture(scope="session")

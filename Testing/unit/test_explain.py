@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_AFFINE, SMALL_SHAPE
+from small_grid import SMALL_AFFINE, SMALL_SHAPE
 from small_networks import PublishedStyle
 from test_volume import ORIENTATIONS, reoriented
 
