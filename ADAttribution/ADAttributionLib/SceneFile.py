@@ -84,7 +84,12 @@ def readScene(path):
         dataIO.SetCacheManager(cache)
         scene.SetCacheManager(cache)
         scene.SetDataIOManager(dataIO)
-        messages = _errorsOf(lambda: scene.ReadFromMRB(os.fspath(path), True))
+        before, absolute = Path.cwd(), os.fspath(Path(path).resolve())
+        try:
+            messages = _errorsOf(lambda: scene.ReadFromMRB(absolute, True))
+        finally:
+            # After an archive that cannot be read, Slicer leaves the process in the folder that is about to go.
+            os.chdir(before)
     if messages or scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0:
         closeScene(scene)
         raise OutputError(f"The scene {path} could not be read: {messages or 'it holds no volume'}")

@@ -424,8 +424,8 @@ def test_what_the_user_put_into_the_folder_stays(scene, run) -> None:
 
 def test_a_failure_half_way_leaves_the_scene_as_it_was(scene, scanNode, answer) -> None:
     before = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
-    broken = replace(answer.maps[2], table=replace(answer.maps[2].table, columns={}))
-    with pytest.raises(KeyError):
+    broken = replace(answer.maps[2], table=replace(answer.maps[2].table, columns={"label": None}))
+    with pytest.raises(AttributeError):
         Runs.createRun(scene, replace(answer, maps=(*answer.maps[:2], broken)), scanNode)
     assert {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())} == before
 

@@ -176,5 +176,7 @@ def test_scenes_that_cannot_be_written_or_read_are_errors(explanation: Explanati
     with pytest.raises(OutputError, match="does not exist"):
         SceneFile.writeScene(explanation, tmp_path / "missing" / "a.mrb")
     (tmp_path / "b.mrb").write_bytes(b"no archive")
+    before = Path.cwd()
     with pytest.raises(OutputError, match="could not be read"):
         SceneFile.readScene(tmp_path / "b.mrb")
+    assert Path.cwd() == before
