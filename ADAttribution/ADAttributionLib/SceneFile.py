@@ -45,7 +45,8 @@ def writeScene(explanation, path):
 
     Raises OutputError when the MRML libraries report a problem.
     """
-    target = Path(path)
+    # MRML refuses relative paths.
+    target = Path(path).absolute()
     scene = newScene()
     try:
         nodes = addExplanation(scene, explanation, scanName(explanation))

@@ -165,6 +165,14 @@ def test_everything_lies_in_one_folder(explanation: Explanation) -> None:
         SceneFile.closeScene(scene)
 
 
+def test_a_scene_is_written_where_a_relative_path_says(
+    explanation: Explanation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert SceneFile.writeScene(explanation, "here.mrb") == tmp_path / "here.mrb" and Path("here.mrb").is_file()
+    assert Path.cwd() == tmp_path
+
+
 def test_a_scene_without_atlas(small_scan: Volume, small_model: Model, tmp_path: Path) -> None:
     path = SceneFile.writeScene(explain(small_scan, small_model, ["sensitivity"]), tmp_path / "a.mrb")
     scene = SceneFile.readScene(path)
