@@ -39,6 +39,7 @@ def add_preprocessing_options(command: Any, default_registration: str) -> None:
     group.add_argument("--brain-label", type=int, metavar="N", help="which label of --brain-mask is the brain")
     group.add_argument("--hd-bet", action="store_true", help="find the brain with HD-BET, where you have it installed")
     group.add_argument("--no-bias-correction", action="store_true", help="leave out N4")
+    group.add_argument("--no-winsorising", action="store_true", help="do not limit the brightest 0.5 %% of the brain")
     group.add_argument("--accept-qc", action="store_true", help="go on although a quality check did not pass")
     group.add_argument("--no-cache", action="store_true", help="do not use or keep preprocessed scans")
 
@@ -62,6 +63,7 @@ def preprocessing_options(options: argparse.Namespace) -> Options:
         registration=options.registration,
         registered={"measure": None, "yes": True, "no": False}[options.registered],
         bias_correction=not options.no_bias_correction,
+        winsorising=not options.no_winsorising,
         brain="hd-bet" if options.hd_bet else "registration",
         mask_label=options.brain_label,
         replace_non_finite=options.replace_non_finite,
