@@ -80,9 +80,16 @@ def wants_preprocessing(options: argparse.Namespace) -> bool:
     """
     if options.registration != "none" or options.space == "native":
         return True
-    given = {"--brain-mask": options.brain_mask, "--hd-bet": options.hd_bet or None}
-    for flag, value in given.items():
-        if value is not None:
+    given = {
+        "--brain-mask": options.brain_mask is not None,
+        "--hd-bet": options.hd_bet,
+        "--registered": options.registered != "measure",
+        "--no-bias-correction": options.no_bias_correction,
+        "--no-winsorising": options.no_winsorising,
+        "--accept-qc": options.accept_qc,
+    }
+    for flag, is_given in given.items():
+        if is_given:
             raise UsageError(f"Option {flag} needs a registration: add --registration affine (or deformable).")
     return False
 

@@ -67,7 +67,8 @@ class Check:
     unit: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.value:.3g}{' ' if self.unit else ''}{self.unit} (needed: {self.needed})"
+        value = f"{self.value:.0f}" if abs(self.value) >= 100 else f"{self.value:.3g}"
+        text = f"{self.name}: {value}{' ' if self.unit else ''}{self.unit} (needed: {self.needed})"
         return text if self.passed else f"{text}. {self.advice}"
 
 

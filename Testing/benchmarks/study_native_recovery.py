@@ -1,10 +1,10 @@
-"""How well native scans with known truth are recovered: twelve acquisitions of a real head, of simulated patients, of controls.
+"""How well native scans with known truth are recovered: twelve acquisitions of a real head, of patients, of controls.
 
-``python Testing/benchmarks/study_native_recovery.py [head|patients|controls] [affine|deformable] [first] [last seed] [model]``
+``python Testing/benchmarks/study_native_recovery.py [head|patients|controls] [affine|deformable] [first] [last]``
 
 One tab-separated line per scan. For the head (Colin27) the truth is the known motion after the registration of the head
-as it is, and the brain is BET's; for the simulated subjects it is the motion itself (affine) or the motion and the simulated
-anatomy (deformable).
+as it is, and the brain is BET's; for the simulated subjects it is the motion itself (affine) or the motion and the
+simulated anatomy (deformable).
 """
 
 from __future__ import annotations

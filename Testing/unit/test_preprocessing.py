@@ -20,7 +20,7 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing import cache as cache_module
 from ADAttributionLogic.preprocessing.bias_field import fit_bias_field
-from ADAttributionLogic.preprocessing.brain_extraction import given_brain, measure_tissue, overlap
+from ADAttributionLogic.preprocessing.brain_extraction import extract_with_hd_bet, given_brain, measure_tissue, overlap
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
 from ADAttributionLogic.preprocessing.deformable_registration import ants_available, register_deformable
 from ADAttributionLogic.preprocessing.history import Registration, Reorientation, Winsorising, apply_all, take_back_all
@@ -518,6 +518,50 @@ def make_unavailable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     import sys
 
     return lambda: monkeypatch.setitem(sys.modules, "ants", None)
+
+
+#: Takes the options of HD-BET 2's own command line, and no others; the brain is what is bright.
+HD_BET = """#!{python}
+import argparse, pathlib, sys
+import nibabel, numpy
+parser = argparse.ArgumentParser(allow_abbrev=False)
+parser.add_argument("-i"), parser.add_argument("-o"), parser.add_argument("-device")
+for flag in ("--disable_tta", "--save_bet_mask", "--no_bet_image"):
+    parser.add_argument(flag, action="store_true")
+given = parser.parse_args()
+image = nibabel.load(given.i)
+if image.get_fdata().max() < 5:
+    sys.exit("RuntimeError: nothing to segment")
+mask = (image.get_fdata() > 20).astype("uint8")
+nibabel.save(nibabel.Nifti1Image(mask, image.affine), given.o[:-7] + "_bet.nii.gz")
+"""
+
+
+@pytest.fixture
+def hd_bet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in HD-BET's place: the real one needs weights from the internet."""
+    import os
+    import sys
+
+    program = tmp_path / "hd-bet"
+    program.write_text(HD_BET.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("hd_bet")
+def test_hd_bet_is_called_as_its_version_2_wants_it() -> None:
+    array = np.zeros((20, 22, 24), np.float32)
+    array[5:15, 6:16, 7:17] = 100
+    scan = Volume(array, turned((0, 0, 0), (-10, -11, -12)))
+    found = extract_with_hd_bet(scan, Monitor())
+    np.testing.assert_array_equal(found.mask.array, array > 0)
+    assert found.parameters == {"method": "HD-BET"}
+    with pytest.raises(ScanError, match=r"HD-BET failed \(exit code 1; version 2 is needed\): RuntimeError: nothing"):
+        extract_with_hd_bet(scan.with_array(array / 100), Monitor())
+    stopping = Monitor(is_cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        extract_with_hd_bet(scan, stopping)
 
 
 @pytest.mark.skipif(not ants_available(), reason="needs ANTs (antspyx, extra registration)")
