@@ -48,6 +48,9 @@ REGISTERED_SIMILARITY = 0.45
 #: … and an affine registration would move the brain by no more than this (mm, on average).
 REGISTERED_WITHIN_MM = 2.5
 
+#: Voxels longer than this multiple of the network's deserve a note.
+THICK = 1.5
+
 #: What is brighter than this percentile of the brain is limited to it, as in ANTs' own pipelines.
 WINSORISING_PERCENTILE = 99.5
 
@@ -361,6 +364,13 @@ class _Run:
             notes.append(
                 "The scan already is in the model's space (measured; see the provenance), so that it was not "
                 "registered again. To have it registered all the same, say --registered no."
+            )
+        longest, voxel = max(self.scan.grid.spacing), max(self.grid.spacing)
+        if longest > THICK * voxel:
+            notes.append(
+                f"Voxels of {longest:.3g} mm are longer than the network's of {voxel:.3g} mm. What lies between them is "
+                "blurred, and probabilities become less certain: with 2 to 3 mm instead of 1 mm, those of the "
+                "demonstration network changed by up to 0.3 on simulated scans."
             )
         return tuple(notes)
 

@@ -334,6 +334,14 @@ def test_a_registered_brain_is_not_touched(template: Volume, target: Registratio
     assert any("already is in the model's space" in note for note in found.notes)
 
 
+def test_thick_slices_get_a_note(template: Volume, target: RegistrationTarget, prepared: Preprocessed) -> None:
+    assert not any("longer than the network's" in note for note in prepared.notes)  # 3 mm on 2.5 mm
+    thick = Grid((78, 92, 49), SMALL.affine @ np.diag((1, 1, 1.6, 1)))
+    found = preprocess(resample(template, thick), SMALL, target, Options("none"))
+    (note,) = found.notes
+    assert "Voxels of 4 mm are longer than the network's of 2.5 mm" in note
+
+
 # ------------------------------------------------------------------------------------------------------ brain and bias
 
 
