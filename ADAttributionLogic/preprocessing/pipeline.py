@@ -368,7 +368,7 @@ class _Run:
         longest, voxel = max(self.scan.grid.spacing), max(self.grid.spacing)
         if longest > THICK * voxel:
             notes.append(
-                f"Voxels of {longest:.3g} mm are longer than the network's of {voxel:.3g} mm. What lies between them is "
+                f"Voxels of {longest:.3g} mm are longer than the network's of {voxel:.3g} mm. What lies between is "
                 "blurred, and probabilities become less certain: with 2 to 3 mm instead of 1 mm, those of the "
                 "demonstration network changed by up to 0.3 on simulated scans."
             )
