@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 
+from ADAttributionLib.QualityText import inPanelWords
+
 _BAR_CELLS = 24
 
 
@@ -29,7 +31,7 @@ def warningsText(run):
         warnings.append(f"Limits of the network: {model['limitations']}")
     if model.get("training", {}).get("data"):
         warnings.append(f"The network was trained on: {model['training']['data']}")
-    return "<br>".join(f"• {html.escape(text)}" for text in warnings if text)
+    return "<br>".join(f"• {html.escape(inPanelWords(text))}" for text in warnings if text)
 
 
 def aboutText(run):
