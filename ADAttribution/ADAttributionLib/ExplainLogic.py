@@ -308,7 +308,10 @@ class ExplainLogic:
         scanNode = self.scene.GetNodeByID(scanId)
         if scanNode is None:
             raise UsageError("The scan was removed from the scene while it was explained; there is nothing to show.")
-        run = createRun(self.scene, answer, scanNode, drawnId and self.scene.GetNodeByID(drawnId))
+        # Regions that were drawn on the scan are not where maps on the network's grid are: they get their own copy.
+        moved = answer.preparation is not None and answer.preparation.space == "model"
+        drawn = self.scene.GetNodeByID(drawnId) if drawnId and not moved else None
+        run = createRun(self.scene, answer, scanNode, drawn)
         if show:
             RunDisplay(run).show()
         return run
