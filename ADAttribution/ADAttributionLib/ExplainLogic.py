@@ -17,7 +17,7 @@ from ADAttributionLib.Runs import createRun
 from ADAttributionLib.SceneBuilder import addVolume
 from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
-from ADAttributionLogic.errors import ADAttributionError, UsageError
+from ADAttributionLogic.errors import ADAttributionError, GeometryError, UsageError
 
 DEFAULT_MODEL = "simulated-atrophy"
 
@@ -134,7 +134,7 @@ class ExplainLogic:
         request = Request(self, onProgress, onDone, onError)
         scan = volumeFromNode(volumeNode)
         wanted = Preparation(**preparation)
-        prepared = {"preparation": wanted.asked(), "mask": wanted.mask(scan.grid)} if wanted.isWanted else {}
+        prepared = {"preparation": wanted.asked(), "brainMask": wanted.mask(scan.grid)} if wanted.isWanted else {}
         question = wanted.question(volumeNode, model)
         drawn = atlas if hasattr(atlas, "GetSegmentation") else None
         # On the scan's grid, where it was drawn; the worker brings it onto the network's.
@@ -209,7 +209,11 @@ class ExplainLogic:
     def registrationToDo(self, volumeNode, model, **preparation):
         """The registration that an explanation would have to wait for; "none" where it was done in this session."""
         wanted = Preparation(**preparation)
-        return "none" if wanted.question(volumeNode, model) in self._prepared else wanted.registration
+        try:
+            isDone = wanted.question(volumeNode, model) in self._prepared
+        except GeometryError:  # explain() says it
+            isDone = False
+        return "none" if isDone else wanted.registration
 
     def explainFolder(
         self,

@@ -150,7 +150,7 @@ class WorkerClient:
 
     # ------------------------------------------------------------------------------------------------------ requests
 
-    def explain(self, scan, model, methods, atlas=None, onProgress=None, onEnd=None, mask=None, **options):
+    def explain(self, scan, model, methods, atlas=None, onProgress=None, onEnd=None, brainMask=None, **options):
         """Ask for an explanation.
 
         Parameters
@@ -164,8 +164,8 @@ class WorkerClient:
             An atlas, or the name, names_file and grouping of one that the worker loads.
         onProgress, onEnd : callable, optional
             Called by poll() with the Job.
-        mask : Volume, optional
-            The brain, for the preparation.
+        brainMask : Volume, optional
+            For the preparation.
         options
             target, start, device, replace_non_finite, preparation (see ADAttributionLogic.preparation).
         """
@@ -175,7 +175,7 @@ class WorkerClient:
             return {
                 "scan": save_volume(scan, self._folder, f"{prefix}-scan"),
                 "atlas": save_atlas(atlas, self._folder, f"{prefix}-atlas") if drawn else atlas,
-                **self._preparationEntry(options.get("preparation"), mask, prefix),
+                **self._preparationEntry(options.get("preparation"), brainMask, prefix),
             }
 
         named = [{"name": name, "options": dict(given)} for name, given in methods]
@@ -183,7 +183,7 @@ class WorkerClient:
             arrays, "explain", {**options, "model": os.fspath(model), "methods": named}, onProgress, onEnd
         )
 
-    def prepare(self, scan, model, preparation, mask=None, onProgress=None, onEnd=None):
+    def prepare(self, scan, model, preparation, brainMask=None, onProgress=None, onEnd=None):
         """Ask for the preparation of a scan alone; an explanation with the same preparation then finds it done.
 
         Parameters
@@ -192,14 +192,13 @@ class WorkerClient:
         model : str
         preparation : dict
             See ADAttributionLogic.preparation.
-        mask : Volume, optional
-            The brain.
+        brainMask : Volume, optional
         """
 
         def arrays(prefix):
             return {
                 "scan": save_volume(scan, self._folder, f"{prefix}-scan"),
-                **self._preparationEntry(preparation, mask, prefix),
+                **self._preparationEntry(preparation, brainMask, prefix),
             }
 
         return self._requestWith(arrays, "prepare", {"model": os.fspath(model)}, onProgress, onEnd)

@@ -22,6 +22,7 @@ from ADAttributionLib.VolumeNodes import arrayFromMatrix, nodesOfClass, volumeFr
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
 from ADAttributionLogic.answer import AnswerPreparation, load_answer, save_answer
 from ADAttributionLogic.errors import OutputError, UsageError
+from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.preparation import PreparationReport
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model
 from ADAttributionLogic.preprocessing.quality import QualityReport
@@ -139,13 +140,15 @@ def test_prepare_then_explain_registers_once(logic, scan, small_package, report)
         atlas=None,
         registration="affine",
         wait=False,
-        onProgress=lambda r: seen.append(r.job.text),
+        onProgress=lambda r: seen.append((r.job.fraction, r.job.text)),
     )
     pollUntil(logic, lambda: request.hasEnded)
     assert request.error is None, request.error
     assert request.report.from_cache and request.report.figure == report.figure
-    assert request.run.provenance["preprocessing_from_cache"] and "registering" not in seen
-    assert any("taken from the cache" in text for text in seen)
+    fractions, texts = [f for f, _ in seen], [t for _, t in seen]
+    assert fractions == sorted(fractions) and fractions[-1] > 0.9
+    assert request.run.provenance["preprocessing_from_cache"] and "registering" not in texts
+    assert any("taken from the cache" in text for text in texts)
     assert logic.prepare(scan, small_package).from_cache
 
 
@@ -164,11 +167,13 @@ def test_the_estimate_includes_what_has_to_be_done(client, small_package) -> Non
 def test_the_heatmap_lies_on_the_scan_as_acquired(scene, scan, run, native, small_model) -> None:
     grid = volumeFromNode(scan).grid
     assert grid.orientation() != "RAS" and run.scanNode is scan and run.space == "native"
-    for node in run.mapNodes.values():
-        assert volumeFromNode(node).grid.is_same(grid)
-        array = volumeFromNode(node).array
-        inside = native.scan.array > 0.2 * np.percentile(native.scan.array, 99)
-        assert np.abs(array[inside]).sum() > 0.9 * np.abs(array).sum(), "it lies on the brain"
+    expected = explain_native(native.scan, small_model, METHODS)
+    assert expected.provenance["preprocessing_from_cache"], "the worker's"
+    for heatmap in expected.heatmaps:
+        found = volumeFromNode(run.mapNodes[heatmap.name])
+        assert found.grid.is_same(grid)
+        largest = np.abs(heatmap.volume.array).max()
+        np.testing.assert_allclose(found.array, heatmap.volume.array, atol=1e-3 * largest)
     image = run.atlasNode.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
@@ -212,6 +217,9 @@ def test_the_answer_tells_what_was_done(run) -> None:
     steps = [step["step"] for step in run.provenance["preprocessing"]]
     assert steps[0] == "reorient" and "registration and resampling" in steps
     assert "--" not in AnswerPanel.warningsText(run)
+    about = AnswerPanel.aboutText(run)
+    assert "preparation: affine, result in native space" in about and "reorient → bias correction" in about
+    assert "quality checks passed: yes" in about
 
 
 def test_a_saved_run_is_picked_up_with_its_transforms(scene, run, scan, tmp_path: Path) -> None:
@@ -234,11 +242,11 @@ def test_a_saved_run_is_picked_up_with_its_transforms(scene, run, scan, tmp_path
         SceneFile.closeScene(again)
 
 
-# ------------------------------------------------------------------------------------------------------- the other space
+# ------------------------------------------------------------------------------------------------------ the other space
 
 
 def test_both_spaces_of_the_same_scan(scene, logic, scan, run, small_package) -> None:
-    """Two runs that do not replace each other; a map carried from one to the other is the other's, a little smoothed."""
+    """Two runs that do not replace each other; a map carried from one to the other is the other's, smoothed."""
     model = logic.explain(
         scan,
         model=small_package,
@@ -475,7 +483,7 @@ def test_regions_drawn_on_the_scan_stay_as_they_were_drawn(logic, scene, scan, n
     assert rows[0]["volume_mm3"] == pytest.approx(1000 * native.scan.grid.voxel_volume_mm3, rel=0.1)
 
 
-# --------------------------------------------------------------------------------------------------------------- folders
+# -------------------------------------------------------------------------------------------------------------- folders
 
 
 def test_a_folder_whose_scans_are_prepared(logic, small_scan, small_package, tmp_path: Path) -> None:
