@@ -320,6 +320,8 @@ def _preparation_entry(job: Mapping[str, Any], folder: Path) -> tuple[dict[str, 
 
     if job.get("preparation") is None:
         return None, None
+    if not isinstance(job["preparation"], dict):
+        raise UsageError(f"A preparation is an object with keys such as registration, not {job['preparation']!r}.")
     given = dict(job["preparation"])
     mask = given.pop("mask", None)
     return given, None if mask is None else load_volume(mask, folder)

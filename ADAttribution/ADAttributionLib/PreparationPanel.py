@@ -148,10 +148,13 @@ class PreparationPanel:
         for widget in (ui.spaceComboBox, ui.acceptCheckBox):
             widget.enabled = registers
         self._showSegments(parameters)
-        question = self._questionOf(parameters, card)
-        if question != self._question:
+        question, before = self._questionOf(parameters, card), self._question
+        if question != before:
             self._question = question
             self.clear()
+            # What was accepted was one scan's failure, not that of all scans to come.
+            if before is not None and before[0] != question[0] and parameters.acceptQuality:
+                parameters.acceptQuality = False
 
     def problem(self, parameters, card):
         """Why the scan cannot be prepared; "" when it can."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 #: What the logic layer's messages say to those who type commands, in words of the panel and the console.
 _WORDS = {
     "say --accept-qc": "tick “Go on although a check did not pass” in Preparation (console: acceptQuality=True)",
@@ -18,7 +16,7 @@ def inPanelWords(text):
     """A message without options of the command line."""
     for command, words in _WORDS.items():
         text = text.replace(command, words)
-    return re.sub(r" +", " ", text) if "--" not in text else text
+    return text
 
 
 def failureText(quality):
@@ -39,7 +37,7 @@ def registeredText(report):
     because = report.because
     verdict = "is in the network's space already" if report.already_registered else "is not in the network's space"
     if because.get("decided") != "measured":
-        return f"The scan {verdict}, as you said." if report.registration == "none" or because else ""
+        return f"The scan {verdict}: not measured, but as you said."
     needed = because["needed"]
     moved = because["would_move_mm"]
     numbers = [

@@ -408,6 +408,7 @@ def test_what_makes_no_sense_is_refused(logic, scene, scan, small_package, optio
 def test_unknown_keys_are_no_silent_defaults(client, small_package) -> None:
     for command, job, message in (
         ("explain", {"preparation": {"registraton": "affine"}}, "Did you mean registration"),
+        ("explain", {"preparation": "affine"}, "is an object with keys such as registration, not 'affine'"),
         ("explain", {"preparation": {"registration": "none", "space": "native"}}, "space would do nothing"),
         ("prepare", {"preparation": {}, "methods": []}, "no key of this request named 'methods'"),
         ("batch", {"preparation": {"accept": True}}, "accept_quality"),

@@ -160,6 +160,20 @@ def test_a_report_is_shown_until_the_question_changes(section, ui, pictures) -> 
     assert "All checks passed." in ui.reportLabel.text
 
 
+def test_another_scan_is_not_accepted_beforehand(section, scene, scanNode, small_scan) -> None:
+    from ADAttributionLib import SceneBuilder
+
+    asked = parameters(inputVolume=scanNode, acceptQuality=True)
+    section.show(asked, None)
+    assert asked.acceptQuality, "as it was saved"
+    asked.registration = Registration.RIGID
+    section.show(asked, None)
+    assert asked.acceptQuality
+    asked.inputVolume = SceneBuilder.addVolume(scene, small_scan, "another patient")
+    section.show(asked, None)
+    assert not asked.acceptQuality
+
+
 def test_a_failure_names_the_box_to_tick(section, ui) -> None:
     from ADAttributionLib.QualityText import failureText
 
