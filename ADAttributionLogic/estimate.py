@@ -25,7 +25,7 @@ _BOX_PASSES = (1 / 1784, 1 / 1369, 1 / 1169, 1 / 748, 1 / 365, 1 / 160)
 #: Part of the grid that is brain.
 _BRAIN = 0.22
 #: Seconds of a scan's preparation (registration, N4, brain, checks, figure) by engine. Measured on a head of 1 mm
-#: (Colin27) on two shared CPU cores: rigid and affine 11 to 15; ANTs SyNQuick adds about two minutes.
+#: (Colin27) on two shared CPU cores: rigid and affine 11 to 15; ANTs SyNQuick adds two minutes, four on a busy machine.
 PREPARATION_SECONDS = {"none": 0.0, "rigid": 15.0, "affine": 15.0, "deformable": 140.0}
 #: A walk of relevance rules over the layers, each of which is run several times.
 _WITH_RULES = 6.0
