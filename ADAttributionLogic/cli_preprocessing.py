@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 REGISTRATIONS = ("none", "rigid", "affine", "deformable")
 
 
-def add_preprocessing_options(command: Any, default_registration: str) -> None:
-    """Options that ``explain`` and ``preprocess`` share."""
+def add_preprocessing_options(command: Any, default_registration: str, many_scans: bool = False) -> None:
+    """Options that ``explain``, ``preprocess`` and (without those of a single scan) ``batch`` share."""
     group = command.add_argument_group("from the scan as acquired to the network's grid")
     group.add_argument(
         "--registration",
@@ -35,13 +35,18 @@ def add_preprocessing_options(command: Any, default_registration: str) -> None:
         default="measure",
         help="whether the scan already is in the template's space: measured, or your word (default: %(default)s)",
     )
-    group.add_argument("--brain-mask", metavar="FILE", help="the brain, as a mask or label file in the scan's space")
-    group.add_argument("--brain-label", type=int, metavar="N", help="which label of --brain-mask is the brain")
+    if many_scans:
+        command.set_defaults(brain_mask=None, brain_label=None)
+    else:
+        mask_help = "the brain, as a mask or label file in the scan's space"
+        group.add_argument("--brain-mask", metavar="FILE", help=mask_help)
+        group.add_argument("--brain-label", type=int, metavar="N", help="which label of --brain-mask is the brain")
     group.add_argument("--hd-bet", action="store_true", help="find the brain with HD-BET, where you have it installed")
     group.add_argument("--no-bias-correction", action="store_true", help="leave out N4")
     group.add_argument("--no-winsorising", action="store_true", help="do not limit the brightest 0.5 %% of the brain")
     group.add_argument("--accept-qc", action="store_true", help="go on although a quality check did not pass")
-    group.add_argument("--no-cache", action="store_true", help="do not use or keep preprocessed scans")
+    if not many_scans:
+        group.add_argument("--no-cache", action="store_true", help="do not use or keep preprocessed scans")
 
 
 def preprocessing_options(options: argparse.Namespace) -> Options:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ADAttributionLib import Views
 from ADAttributionLib.Overlays import PALETTES, Sign
 from ADAttributionLib.Plots import AXES
-from ADAttributionLib.Runs import addCharts, addNativeMap
+from ADAttributionLib.Runs import addCharts, addOtherMap
 
 PERCENTILE, VALUE = "percentile", "value"
 
@@ -52,6 +52,8 @@ class OverlayPanel:
         finally:
             self._filling = False
         if display is not None:
+            where = "network's" if display.run.space == "native" else "scan's"
+            ui.nativeButton.text = f"Add the map on the {where} grid"
             self.fill()
 
     def fill(self):
@@ -161,4 +163,4 @@ class OverlayPanel:
 
     def onNative(self):
         if self.display is not None:
-            addNativeMap(self.display.run, self.display.mapName)
+            addOtherMap(self.display.run, self.display.mapName)

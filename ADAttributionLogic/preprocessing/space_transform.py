@@ -7,6 +7,7 @@ scan into model space maps points of model space to points of the scan.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,6 +122,28 @@ class SpaceTransform:
 def identity_transform() -> SpaceTransform:
     """The transform of a scan that already is in model space."""
     return SpaceTransform("identity", np.eye(4))
+
+
+def warp_of_points(grid: Grid, moved: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -> Any:
+    """A displacement field (ITK, LPS mm) on a grid along RAS, from a function of points.
+
+    Parameters
+    ----------
+    grid : Grid
+        Without rotation; outside of it nothing is moved.
+    moved : callable
+        RAS mm (n, 3) to RAS mm (n, 3).
+    """
+    import SimpleITK as sitk
+
+    points = grid.to_ras(np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1).reshape(-1, 3))
+    shifts = (moved(points) - points) * (-1, -1, 1)
+    field = sitk.GetImageFromArray(shifts.reshape(*grid.shape, 3).transpose(2, 1, 0, 3), isVector=True)
+    lps = _LPS_RAS @ grid.affine
+    field.SetSpacing(grid.spacing)
+    field.SetDirection((lps[:3, :3] / np.array(grid.spacing)).ravel().tolist())
+    field.SetOrigin(lps[:3, 3].tolist())
+    return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
 
 
 def itk_affine(matrix: npt.ArrayLike) -> Any:

@@ -23,6 +23,7 @@ MORE_CLASSES = (
     "qMRMLPlotWidget",
     "qMRMLPlotView",
     "QLabel",
+    "QPixmap",
 )
 INSTANCES = (
     "slicer.app",
