@@ -21,12 +21,13 @@ _KEYS: dict[str, tuple[Any, ...]] = {
     "registration": get_args(RegistrationKind),
     "registered": (bool, None),
     "bias_correction": (bool,),
+    "winsorising": (bool,),
     "brain": get_args(BrainMethod),
     "mask_label": (int, None),
     "space": get_args(Space),
     "accept_quality": (bool,),
 }
-_OPTIONS = ("registration", "registered", "bias_correction", "brain", "mask_label")
+_OPTIONS = ("registration", "registered", "bias_correction", "winsorising", "brain", "mask_label")
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def read_preparation(given: Mapping[str, Any], replace_non_finite: float | None 
     ----------
     given : mapping
         ``registration`` ("none", "rigid", "affine" or "deformable"; "affine" where it is missing), ``registered``
-        (True, False or None: it is measured), ``bias_correction``, ``brain`` ("registration" or "hd-bet"),
-        ``mask_label``, ``space``, ``accept_quality``. A given brain mask is no part of it.
+        (True, False or None: it is measured), ``bias_correction``, ``winsorising``, ``brain`` ("registration" or
+        "hd-bet"), ``mask_label``, ``space``, ``accept_quality``. A given brain mask is no part of it.
     replace_non_finite : float, optional
         Value for NaN and infinite voxels.
 

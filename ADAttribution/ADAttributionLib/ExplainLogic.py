@@ -122,7 +122,7 @@ class ExplainLogic:
             Show the first map over the scan.
         **preparation
             registration ("none", the default, "rigid", "affine" or "deformable"), registered, brainMask, segmentId,
-            biasCorrection, brain, space ("native" or "model"), acceptQuality: see
+            biasCorrection, winsorising, brain, space ("native" or "model"), acceptQuality: see
             ADAttributionLib.Preparation.
 
         Raises
@@ -185,7 +185,7 @@ class ExplainLogic:
             True returns the PreparationReport (checks with their numbers, seconds, notes, figure as PNG); False returns
             a Request at once.
         **preparation
-            registered, brainMask, segmentId, biasCorrection, brain: see ADAttributionLib.Preparation.
+            registered, brainMask, segmentId, biasCorrection, winsorising, brain: see ADAttributionLib.Preparation.
         """
         useless = [name for name in ("space", "acceptQuality") if name in preparation]
         if useless:

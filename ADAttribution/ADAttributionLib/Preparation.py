@@ -29,6 +29,8 @@ class Preparation:
         is one segment only; of a labelmap, everything that is not 0 is then brain.
     biasCorrection : bool
         N4.
+    winsorising : bool
+        Limit the brightest 0.5 % of the brain, so that noise and vessels do not set the scale.
     brain : {"registration", "hd-bet"}
         How the brain is found without a mask.
     space : {"native", "model"}, optional
@@ -47,6 +49,7 @@ class Preparation:
     brainMask: Any = None
     segmentId: str | int | None = None
     biasCorrection: bool = True
+    winsorising: bool = True
     brain: str = "registration"
     space: str | None = None
     acceptQuality: bool = False
@@ -80,6 +83,7 @@ class Preparation:
             "registration": self.registration,
             "registered": self.registered,
             "bias_correction": self.biasCorrection,
+            "winsorising": self.winsorising,
             "brain": self.brain,
             "mask_label": None if self._isSegmentation else self.segmentId,
             "space": self.space or "native",
@@ -106,7 +110,14 @@ class Preparation:
         times = [image and image.GetMTime(), mask and mask.GetMTime()]
         times.append(mask.GetSegmentation().GetMTime() if self._isSegmentation else None)
         place = affineOf(volumeNode).tobytes()
-        options = (self.registration, self.registered, self.biasCorrection, self.brain, self.segmentId)
+        options = (
+            self.registration,
+            self.registered,
+            self.biasCorrection,
+            self.winsorising,
+            self.brain,
+            self.segmentId,
+        )
         return (volumeNode.GetID(), place, mask and mask.GetID(), *times, str(model), *options)
 
     @property
