@@ -65,6 +65,7 @@ from ADAttributionLib.QuestionPanel import (  # noqa: E402
 from ADAttributionLib.RegionsPanel import RegionsPanel  # noqa: E402
 from ADAttributionLib.RunDisplay import RunDisplay  # noqa: E402
 from ADAttributionLib.Runs import findRuns  # noqa: E402
+from ADAttributionLib.Signals import connect  # noqa: E402
 from ADAttributionLib.Views import jumpTo  # noqa: E402
 from ADAttributionLib.WorkerClient import WorkerClient  # noqa: E402
 
@@ -178,9 +179,9 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = ADAttributionLogic()
         self._question = QuestionPanel(self.ui, QtSeam.listSetting("recentPackages"))
         self._answer = AnswerPanel(self.ui)
-        self._overlay = OverlayPanel(self.ui, self._onMapChanged)
-        self._regions = RegionsPanel(self.ui)
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
+        self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
+        self._regions = RegionsPanel(self.ui)
         self.ui.interpreterPathLineEdit.currentPath = QtSeam.setting("interpreter")
         self._connectWidgets()
         scene = slicer.mrmlScene
@@ -192,35 +193,19 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.refreshDependencies()
         self.refreshRuns()
 
-    def _connect(self, widget, signal, slot):
-        QtSeam.connected(widget.connect(signal, slot), signal)
-
     def _connectWidgets(self):
-        ui, overlay = self.ui, self._overlay
-        self._connect(ui.installButton, "clicked(bool)", self.onInstall)
-        self._connect(ui.interpreterPathLineEdit, "currentPathChanged(QString)", self.onInterpreter)
-        self._connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
-        self._connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
-        self._connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
-        self._connect(ui.applyButton, "clicked(bool)", self.onApply)
-        self._connect(ui.runComboBox, "activated(int)", self.onRunChosen)
-        self._connect(ui.mapListWidget, "currentRowChanged(int)", overlay.onMapChosen)
-        self._connect(ui.showCheckBox, "toggled(bool)", overlay.onShow)
-        self._connect(ui.legendCheckBox, "toggled(bool)", overlay.onLegend)
-        self._connect(ui.thresholdComboBox, "currentIndexChanged(int)", overlay.onThresholdKind)
-        self._connect(ui.thresholdSlider, "valueChanged(double)", self.onThreshold)
-        self._connect(ui.signComboBox, "currentIndexChanged(int)", overlay.onSettings)
-        self._connect(ui.paletteComboBox, "currentIndexChanged(int)", overlay.onSettings)
-        self._connect(ui.opacitySlider, "valueChanged(double)", overlay.onSettings)
-        self._connect(ui.clusterSpinBox, "valueChanged(int)", overlay.onClusterSize)
-        self._connect(ui.compareButton, "toggled(bool)", overlay.onCompare)
-        self._connect(ui.chartButton, "clicked(bool)", self.onChart)
-        self._connect(ui.nativeButton, "clicked(bool)", lambda _checked: overlay.onNative())
-        self._connect(ui.regionSearchBox, "textChanged(QString)", self._regions.onFilter)
-        self._connect(ui.regionTableView, "selectionChanged()", self._regions.onSelection)
-        self._connect(ui.copyTableButton, "clicked(bool)", lambda _checked: QtSeam.copyText(self._regions.text()))
-        self._connect(ui.exportTableButton, "clicked(bool)", self.onExportTable)
-        self._connect(ui.copyAboutButton, "clicked(bool)", lambda _checked: QtSeam.copyText(ui.aboutTextEdit.plainText))
+        ui = self.ui
+        connect(ui.installButton, "clicked(bool)", self.onInstall)
+        connect(ui.interpreterPathLineEdit, "currentPathChanged(QString)", self.onInterpreter)
+        connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
+        connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
+        connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
+        connect(ui.applyButton, "clicked(bool)", self.onApply)
+        connect(ui.runComboBox, "activated(int)", self.onRunChosen)
+        connect(ui.chartButton, "clicked(bool)", self.onChart)
+        connect(ui.copyTableButton, "clicked(bool)", lambda _checked: QtSeam.copyText(self._regions.text()))
+        connect(ui.exportTableButton, "clicked(bool)", self.onExportTable)
+        connect(ui.copyAboutButton, "clicked(bool)", lambda _checked: QtSeam.copyText(ui.aboutTextEdit.plainText))
 
     def cleanup(self):
         self.removeObservers()
@@ -445,10 +430,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._regions.refresh()
         self._rest.start()
 
-    def onThreshold(self, value):
-        self._overlay.onThreshold(value)
-        self._rest.start()
-
     def _onCrosshair(self, crosshair, _event):
         place = [0.0, 0.0, 0.0]
         if self._display is not None and self.parent.isEntered and crosshair.GetCursorPositionRAS(place):
@@ -472,7 +453,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for index in range(manager.plotViewCount):
             view = manager.plotWidget(index).plotView()
             if view not in self._plotViews:
-                self._connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotClicked)
+                connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotClicked)
                 self._plotViews.append(view)
 
     def onPlotClicked(self, seriesIds, selections):

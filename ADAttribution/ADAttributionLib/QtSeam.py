@@ -13,6 +13,8 @@ from pathlib import Path
 import qt
 import slicer
 
+from ADAttributionLib.Signals import connected
+
 _SETTINGS = "ADAttribution/"
 
 
@@ -32,12 +34,6 @@ def makeRestTimer(milliseconds, callback):
     timer.setInterval(milliseconds)
     connected(timer.connect("timeout()", callback), "timeout()")
     return timer
-
-
-def connected(result, signal):
-    """A signal that does not exist is not an error in PythonQt; make it one."""
-    if not result:
-        raise RuntimeError(f"There is no signal {signal}.")
 
 
 def copyText(text):

@@ -329,7 +329,7 @@ def test_maps_side_by_side_in_linked_views(scene, display, answer, count) -> Non
 
 def test_more_than_four_maps_are_refused(scene, display) -> None:
     with pytest.raises(UsageError, match="1 to 4 maps can be compared, but 5 were chosen"):
-        Views.compareMaps(scene, display.run.scanNode, [display.mapNode] * 5)
+        Views.compareMaps(scene, [(display.run.scanNode, display.mapNode)] * 5)
     with pytest.raises(UsageError, match="orientation"):
         display.compare(["lrp"], "Oblique")
 

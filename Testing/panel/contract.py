@@ -26,6 +26,7 @@ RETURNS = {
     ("qMRMLPlotWidget", "plotView"): "qMRMLPlotView",
     ("qMRMLTableView", "sortFilterProxyModel"): "qMRMLTableView.sortFilterProxyModel()",
     ("qMRMLTableView", "selectionModel"): "qMRMLTableView.selectionModel()",
+    ("ctkCheckableComboBox", "model"): "QStandardItemModel",
     ("slicer.util", "loadUI"): "qMRMLWidget",
 }
 

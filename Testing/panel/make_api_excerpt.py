@@ -23,6 +23,7 @@ MORE_CLASSES = (
     "qMRMLPlotWidget",
     "qMRMLPlotView",
     "QLabel",
+    "QStandardItemModel",
 )
 INSTANCES = (
     "slicer.app",
