@@ -50,6 +50,7 @@ _makeLogicPackageImportable()
 from ADAttributionLib import Dependencies, QtSeam, SelfTest  # noqa: E402
 from ADAttributionLib.AnswerPanel import AnswerPanel  # noqa: E402
 from ADAttributionLib.ExplainLogic import ExplainLogic  # noqa: E402
+from ADAttributionLib.OptionsPanel import OptionsPanel  # noqa: E402
 from ADAttributionLib.OverlayPanel import OverlayPanel  # noqa: E402
 from ADAttributionLib.Plots import placeOfPoint, regionOfPoint  # noqa: E402
 from ADAttributionLib.QuestionPanel import (  # noqa: E402
@@ -178,6 +179,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ADAttributionLogic()
         self._question = QuestionPanel(self.ui, QtSeam.listSetting("recentPackages"))
+        self._options = OptionsPanel(self.ui, QtSeam, self._describe)
         self._answer = AnswerPanel(self.ui)
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
@@ -249,10 +251,11 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if node is not None:
             self._parameterNodeGuiTag = node.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
-            self._checkCanApply()
+        self._checkCanApply()
 
     def _checkCanApply(self, _caller=None, _event=None):
         ui, parameters = self.ui, self._parameterNode
+        self._options.show(parameters)
         if parameters is None:
             return
         self._question.showCheck(parameters.inputVolume)
@@ -260,7 +263,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui.applyButton.text, ui.applyButton.enabled = _("Cancel"), True
             ui.applyButton.toolTip = _("Stop; the scene stays as it is")
             return
-        problem = self._question.problem(parameters)
+        problem = self._question.problem(parameters) or self._options.problem(parameters)
         ui.applyButton.text = _("Explain")
         ui.applyButton.enabled = ui.estimateButton.enabled = not problem
         ui.applyButton.toolTip = problem or _("Compute the chosen maps")
@@ -311,6 +314,9 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._question.addModel(folder)
                 QtSeam.setSetting("recentPackages", self._question.recent)
 
+    def _describe(self, onEnd):
+        return self.logic.explainer.client.request("describe", onEnd=onEnd)
+
     def onEstimate(self, _checked=False):
         with slicer.util.tryWithErrorDisplay(_("The time cannot be estimated."), waitCursor=False):
             self.ui.estimateLabel.text = _("Measuring one forward pass…")
@@ -335,7 +341,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self.ui.overlayCollapsibleButton.collapsed:
             self._overlay.showClusters()
         warm = self.logic.isWarm and self._request is None and self._estimating is None
-        if warm and self._parameterNode is not None and not self._question.problem(self._parameterNode):
+        if warm and self._parameterNode is not None and self.ui.applyButton.enabled:
             self._requestEstimate()
 
     # Explain.

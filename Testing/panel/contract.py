@@ -27,6 +27,7 @@ RETURNS = {
     ("qMRMLTableView", "sortFilterProxyModel"): "qMRMLTableView.sortFilterProxyModel()",
     ("qMRMLTableView", "selectionModel"): "qMRMLTableView.selectionModel()",
     ("ctkCheckableComboBox", "model"): "QStandardItemModel",
+    ("QFrame", "layout"): "QFormLayout",
     ("slicer.util", "loadUI"): "qMRMLWidget",
 }
 
@@ -157,6 +158,10 @@ class _Visitor(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         outer, self._known = self._known, dict(self._known)
+        for argument in node.args.args:
+            kind = self._kind(argument.annotation) if argument.annotation is not None else None
+            if kind is not None:
+                self._known[argument.arg] = kind
         self.generic_visit(node)
         self._known = outer
 

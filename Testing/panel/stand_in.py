@@ -104,6 +104,9 @@ class StandIn:
         if state != before:
             self.emit("checkedIndexesChanged()")
 
+    def do_layout(self) -> StandIn:
+        return self.values.setdefault("layout", StandIn("QFormLayout", self.api))
+
     def do_setMRMLTableNode(self, node: object) -> None:
         self.values["node"] = node
 

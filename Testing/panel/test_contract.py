@@ -37,6 +37,7 @@ def test_the_checker_sees_most_of_what_is_used(api: Api) -> None:
     for name, least in (
         ("ADAttribution.py", 80),
         ("ComparePanel.py", 12),
+        ("OptionsPanel.py", 12),
         ("OverlayPanel.py", 60),
         ("QuestionPanel.py", 20),
         ("QtSeam.py", 20),
