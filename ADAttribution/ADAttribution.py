@@ -66,6 +66,7 @@ from ADAttributionLib.QuestionPanel import (  # noqa: E402
 from ADAttributionLib.RegionsPanel import RegionsPanel  # noqa: E402
 from ADAttributionLib.RunDisplay import RunDisplay  # noqa: E402
 from ADAttributionLib.Runs import findRuns  # noqa: E402
+from ADAttributionLib.SampleScans import sampleSources  # noqa: E402
 from ADAttributionLib.Signals import connect  # noqa: E402
 from ADAttributionLib.Views import jumpTo  # noqa: E402
 from ADAttributionLib.WorkerClient import WorkerClient  # noqa: E402
@@ -93,25 +94,19 @@ class ADAttribution(ScriptedLoadableModule):
 
 
 def registerSampleData():
-    """Offer the simulated patient and its control in the Sample Data module; they are computed here, not downloaded."""
+    """Offer the simulated patient and its control in the Sample Data module."""
     import SampleData
 
-    icons = Path(__file__).parent / "Resources" / "Icons"
-    for label, name in (("AD", "Simulated patient"), ("CN", "Simulated control")):
-        SampleData.SampleDataLogic.registerCustomSampleDataSource(
-            category="ADAttribution",
-            sampleName=name,
-            thumbnailFileName=str(icons / f"Simulated{label}.png"),
-            uris=None,
-            fileNames=None,
-            nodeNames=None,
-            customDownloader=lambda source, label=label: addSimulatedSubject(label),
-        )
+    for source in sampleSources(addSimulatedSubject):
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(**source)
 
 
 def addSimulatedSubject(label):
-    """Add a simulated subject to the scene."""
-    return slicer.util.getModuleLogic("ADAttribution").addSimulatedSubject(label)
+    """Add a simulated subject to the scene and show it."""
+    with slicer.util.tryWithErrorDisplay(_("The simulated scan could not be made."), waitCursor=True):
+        node = slicer.util.getModuleLogic("ADAttribution").addSimulatedSubject(label)
+        slicer.util.setSliceViewerLayers(background=node, fit=True)
+        return node
 
 
 # ---------------------------------------------------------------------------------------------------------- parameters
