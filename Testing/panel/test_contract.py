@@ -53,6 +53,15 @@ def test_every_widget_that_can_be_used_is_used() -> None:
             assert f"ui.{name}" in text or _is_bound(name), name
 
 
+def test_every_widget_that_can_be_used_says_what_it_does() -> None:
+    from xml.etree import ElementTree
+
+    silent = ("QLabel", "QFrame", "QProgressBar", "ctkCollapsibleButton", "ctkCollapsibleGroupBox", "qMRMLWidget")
+    for widget in ElementTree.fromstring(PANEL).iter("widget"):
+        if widget.get("class") not in silent:
+            assert any(p.get("name") == "toolTip" for p in widget.findall("property")), widget.get("name")
+
+
 def _is_bound(name: str) -> bool:
     from xml.etree import ElementTree
 
@@ -76,6 +85,7 @@ def _is_bound(name: str) -> bool:
         ),
         ("<slot>setMRMLScene(vtkMRMLScene*)", "<slot>setScene(vtkMRMLScene*)", "has no slot setScene"),
         ('name="clusterSpinBox"', 'name="opacitySlider"', "two widgets are called opacitySlider"),
+        ("<cstring>runComboBox</cstring>", "<cstring>runBox</cstring>", "its buddy does not exist"),
     ],
 )
 def test_a_misspelt_panel_is_noticed(api: Api, right: str, wrong: str, message: str) -> None:
