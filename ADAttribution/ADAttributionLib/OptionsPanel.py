@@ -28,6 +28,7 @@ class OptionsPanel:
         self._methods = {}
         self._asked = None
         self._rows = []
+        self._shownText = None
         connect(ui.advancedGroupBox, "toggled(bool)", self.onAdvanced)
         connect(ui.optionsMethodComboBox, "currentIndexChanged(int)", self.onMethod)
 
@@ -39,8 +40,15 @@ class OptionsPanel:
     def show(self, parameters):
         """Show the values of a parameter node (None: there is none at present)."""
         self.parameters = parameters
+        # Only when they have changed: a text that is being typed is left alone.
+        if parameters is not None and parameters.otherOptions != self._shownText:
+            self._showValues()
+
+    def _showValues(self):
+        parameters = self.parameters
         if parameters is None or self.method is None:
             return
+        self._shownText = parameters.otherOptions
         try:
             given = MethodOptions.parseOptions(parameters.otherOptions).get(self.method.name, {})
         except ADAttributionError:
@@ -101,7 +109,7 @@ class OptionsPanel:
             else:
                 editor = self._forms.addChoice(form, title, help_, choices, self._onChosen(method, option))
             self._rows.append((option, choices, editor))
-        self.show(self.parameters)
+        self._showValues()
 
     def _onTyped(self, method, option):
         return lambda text: self._change(method, option, lambda: self._typed(method, option, text))
@@ -120,7 +128,7 @@ class OptionsPanel:
             text = MethodOptions.changed(self.parameters.otherOptions, method, option, value())
         except ADAttributionError as error:
             self.ui.optionsLabel.text = f"{error} It stays as it was."
-            self.show(self.parameters)
+            self._showValues()
             return
         self.ui.optionsLabel.text = ""
         if text != self.parameters.otherOptions:

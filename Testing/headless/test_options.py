@@ -138,6 +138,16 @@ def test_a_wrong_value_is_refused_and_the_former_one_stays(section, method, row,
     assert entry.editor.text == ""
 
 
+def test_a_text_that_is_being_typed_is_left_alone(section) -> None:
+    entry = choose(section, "lrp")["epsilon"]
+    entry.editor.text = "1e-"
+    section.panel.show(section.parameters)  # something else has changed, or a run has ended
+    assert entry.editor.text == "1e-"
+    section.parameters.otherOptions = "lrp.epsilon = 0.5"
+    section.panel.show(section.parameters)
+    assert entry.editor.text == "0.5"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
