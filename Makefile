@@ -3,6 +3,7 @@
 #   make test    all tests
 #   make bench   figures of speed and memory (BENCH=part to run those whose name contains "part")
 #   make lint    ruff and mypy
+#   make study   how well scans as acquired are recovered (an hour and more); tables in Testing/benchmarks/native_recovery
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
 # Everything is installed into .venv first, once.
 
@@ -15,7 +16,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test bench lint train clean
+.PHONY: demo test bench lint study train clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -31,6 +32,13 @@ bench: $(VENV)/developed
 lint: $(VENV)/developed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+STUDY := Testing/benchmarks/native_recovery
+study: $(VENV)/developed
+	$(BIN)/pip install --quiet --editable ".[registration]"
+	for what in head patients controls; do \
+	  $(BIN)/python Testing/benchmarks/study_native_recovery.py $$what affine > $(STUDY)/$$what-affine.tsv || exit 1; done
+	$(BIN)/python Testing/benchmarks/study_native_recovery.py head deformable > $(STUDY)/head-deformable.tsv
 
 train: $(VENV)/developed
 	$(BIN)/python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort

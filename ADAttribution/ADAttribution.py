@@ -4,10 +4,7 @@ This file holds the module, its widget, its logic and its self-test; everything 
 and all computation in the package ADAttributionLogic, which runs in a process of its own.
 """
 
-import importlib.util
-import sys
 import tempfile
-from pathlib import Path
 from typing import Optional
 
 import slicer
@@ -23,37 +20,14 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-
-def _makeLogicPackageImportable():
-    """In a source checkout the package lies beside this folder, which alone is on the path; elsewhere it is found.
-
-    The package and this module's logic class have the same name, by Slicer's custom: it is never imported by name here.
-    """
-    name = "ADAttributionLogic"
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
-        return
-    folder = Path(__file__).resolve().parents[1] / name
-    if not (folder / "__init__.py").is_file():
-        raise ImportError(
-            f"The package {name} was found neither beside {Path(__file__).parent} nor on the Python path."
-        )
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    package = importlib.util.module_from_spec(spec)
-    sys.modules[name] = package
-    spec.loader.exec_module(package)
-
-
-_makeLogicPackageImportable()
-
-from ADAttributionLib import Dependencies, QtSeam, SelfTest  # noqa: E402
-from ADAttributionLib.AnswerPanel import AnswerPanel  # noqa: E402
-from ADAttributionLib.ExplainLogic import ExplainLogic  # noqa: E402
-from ADAttributionLib.OptionsPanel import OptionsPanel  # noqa: E402
-from ADAttributionLib.OverlayPanel import OverlayPanel  # noqa: E402
-from ADAttributionLib.Plots import placeOfPoint, regionOfPoint  # noqa: E402
-from ADAttributionLib.QuestionPanel import (  # noqa: E402
+from ADAttributionLib import Dependencies, QtSeam, SelfTest
+from ADAttributionLib.AnswerPanel import AnswerPanel
+from ADAttributionLib.ExplainLogic import ExplainLogic
+from ADAttributionLib.OptionsPanel import OptionsPanel
+from ADAttributionLib.OverlayPanel import OverlayPanel
+from ADAttributionLib.Plots import placeOfPoint, regionOfPoint
+from ADAttributionLib.PreparationPanel import PreparationPanel, Registration, ResultSpace, checkOf, preparationOf
+from ADAttributionLib.QuestionPanel import (
     AtlasChoice,
     Device,
     LrpRule,
@@ -61,15 +35,15 @@ from ADAttributionLib.QuestionPanel import (  # noqa: E402
     Start,
     atlasOf,
     methodsOf,
-    progressText,
 )
-from ADAttributionLib.RegionsPanel import RegionsPanel  # noqa: E402
-from ADAttributionLib.RunDisplay import RunDisplay  # noqa: E402
-from ADAttributionLib.Runs import findRuns  # noqa: E402
-from ADAttributionLib.SampleScans import sampleSources  # noqa: E402
-from ADAttributionLib.Signals import connect  # noqa: E402
-from ADAttributionLib.Views import jumpTo  # noqa: E402
-from ADAttributionLib.WorkerClient import WorkerClient  # noqa: E402
+from ADAttributionLib.RegionsPanel import RegionsPanel
+from ADAttributionLib.RequestPanel import RequestPanel
+from ADAttributionLib.RunDisplay import RunDisplay
+from ADAttributionLib.Runs import findRuns
+from ADAttributionLib.SampleScans import sampleSources
+from ADAttributionLib.Signals import connect
+from ADAttributionLib.Views import jumpTo
+from ADAttributionLib.WorkerClient import WorkerClient
 
 # -------------------------------------------------------------------------------------------------------------- module
 
@@ -134,6 +108,12 @@ class ADAttributionParameterNode:
 
     inputVolume: Optional[slicer.vtkMRMLScalarVolumeNode] = None  # noqa: UP045 (the wrapper prefers Optional)
     atlasSegmentation: Optional[slicer.vtkMRMLSegmentationNode] = None  # noqa: UP045
+    registration: Registration = Registration.AFFINE
+    resultSpace: ResultSpace = ResultSpace.NATIVE
+    brainMask: Optional[slicer.vtkMRMLSegmentationNode] = None  # noqa: UP045
+    brainSegment: str = ""
+    biasCorrection: bool = True
+    acceptQuality: bool = False
     methods: MethodChoice
     lrpRule: LrpRule = LrpRule.B_RULE
     lrpBeta: float = 0.0
@@ -159,7 +139,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
-        self._request = None
         self._estimating = None
         self._display = None
         self._plotViews = []
@@ -175,6 +154,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = ADAttributionLogic()
         self._question = QuestionPanel(self.ui, QtSeam.listSetting("recentPackages"))
         self._options = OptionsPanel(self.ui, QtSeam, self._describe)
+        self._preparation = PreparationPanel(self.ui, QtSeam.showPicture)
+        self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
         self._answer = AnswerPanel(self.ui)
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
@@ -196,6 +177,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         connect(ui.interpreterPathLineEdit, "currentPathChanged(QString)", self.onInterpreter)
         connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
         connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
+        connect(ui.brainSegmentComboBox, "activated(int)", self.onSegment)
+        connect(ui.checkButton, "clicked(bool)", self.onCheck)
         connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
         connect(ui.applyButton, "clicked(bool)", self.onApply)
         connect(ui.runComboBox, "activated(int)", self.onRunChosen)
@@ -253,17 +236,26 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._options.show(parameters)
         if parameters is None:
             return
-        self._question.showCheck(parameters.inputVolume)
-        if self._request is not None:
-            ui.applyButton.text, ui.applyButton.enabled = _("Cancel"), True
+        self._preparation.show(parameters, self._question.card)
+        if self._running.request is not None:
+            ui.applyButton.text, ui.applyButton.enabled, ui.checkButton.enabled = _("Cancel"), True, False
             ui.applyButton.toolTip = _("Stop; the scene stays as it is")
             return
-        problem = self._question.problem(parameters) or self._options.problem(parameters)
+        problem = self._problem()
+        ui.checkButton.enabled = parameters.inputVolume is not None and self._question.card is not None
         ui.applyButton.text = _("Explain")
         ui.applyButton.enabled = ui.estimateButton.enabled = not problem
         ui.applyButton.toolTip = problem or _("Compute the chosen maps")
         ui.statusLabel.text = problem
         self._rest.start()
+
+    def _problem(self):
+        parameters = self._parameterNode
+        return (
+            self._question.problem(parameters)
+            or self._preparation.problem(parameters, self._question.card)
+            or self._options.problem(parameters)
+        )
 
     # Setup.
 
@@ -318,11 +310,11 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._requestEstimate()
 
     def _requestEstimate(self):
-        parameters = self._parameterNode
-        methods = [{"name": name, "options": options} for name, options in methodsOf(parameters)]
-        regions = 0 if parameters.atlas is AtlasChoice.NONE else 120
-        job = {"model": self._question.model, "methods": methods, "device": parameters.device.value, "regions": regions}
-        self._estimating = self.logic.explainer.client.request("estimate", job, onEnd=self._onEstimated)
+        parameters, explainer = self._parameterNode, self.logic.explainer
+        asked = preparationOf(parameters)
+        toDo = explainer.registrationToDo(parameters.inputVolume, self._question.model, **asked)
+        job = self._question.estimateJob(parameters, toDo)
+        self._estimating = explainer.client.request("estimate", job, onEnd=self._onEstimated)
 
     def _onEstimated(self, job):
         self._estimating = None
@@ -335,20 +327,37 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The user has stopped changing things for a moment."""
         if not self.ui.overlayCollapsibleButton.collapsed:
             self._overlay.showClusters()
-        warm = self.logic.isWarm and self._request is None and self._estimating is None
+        warm = self.logic.isWarm and self._running.request is None and self._estimating is None
         if warm and self._parameterNode is not None and self.ui.applyButton.enabled:
             self._requestEstimate()
+
+    # Preparation.
+
+    def onSegment(self, _index):
+        self._parameterNode.brainSegment = self._preparation.chosenSegment()
+
+    def onCheck(self, _checked=False):
+        parameters = self._parameterNode
+
+        def ask(**callbacks):
+            return self.logic.prepare(parameters.inputVolume, self._question.model, **checkOf(parameters), **callbacks)
+
+        self._running.start(ask, self._onChecked)
+
+    def _onChecked(self, request):
+        self._preparation.showReport(request.report)
+        return _("Checked; nothing was explained.")
 
     # Explain.
 
     def onApply(self, _checked=False):
-        if self._request is not None:
-            self.ui.statusLabel.text = _("Cancelling…")
-            self._request.cancel()
+        if self._running.request is not None:
+            self._running.cancel()
             return
         parameters = self._parameterNode
-        try:
-            self._request = self.logic.explain(
+
+        def ask(**callbacks):
+            return self.logic.explain(
                 parameters.inputVolume,
                 model=self._question.model,
                 methods=methodsOf(parameters),
@@ -356,47 +365,17 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 target=self._question.target,
                 start=parameters.start.value,
                 device=parameters.device.value,
-                wait=False,
-                onProgress=self._onProgress,
-                onDone=self._onDone,
-                onError=self._onError,
+                **preparationOf(parameters),
+                **callbacks,
             )
-        except Exception as error:  # a message in the panel, whatever it is
-            self._showFailure(error)
-            return
-        self.ui.progressBar.value = 0
-        self.ui.progressBar.visible = True
-        self.ui.statusLabel.text = _("Starting…")
-        self._checkCanApply()
 
-    def _onProgress(self, request):
-        self.ui.progressBar.value = int(1000 * request.job.fraction)
-        self.ui.statusLabel.text = progressText(request.job)
+        self._running.start(ask, self._onExplained)
 
-    def _onDone(self, request):
-        self._endRequest()
-        self.ui.statusLabel.text = _("Done.")
+    def _onExplained(self, request):
         self.ui.logTextEdit.plainText = self.logic.explainer.client.log
+        self._preparation.showReport(request.report)
         self.refreshRuns(request.run)
-
-    def _onError(self, request):
-        self._endRequest()
-        if request.isCancelled:
-            self.ui.statusLabel.text = _("Cancelled; nothing has changed.")
-        else:
-            self._showFailure(request.error)
-
-    def _endRequest(self):
-        self._request = None
-        self.ui.progressBar.visible = False
-        self._checkCanApply()
-
-    def _showFailure(self, error):
-        """The real cause first, in the panel and in the log, which opens."""
-        details = getattr(error, "details", "")
-        self.ui.statusLabel.text = str(error)
-        self.ui.logTextEdit.plainText = f"{error}\n\n{details}".strip()
-        self.ui.logGroupBox.collapsed = False
+        return _("Done.")
 
     # Answer, overlay, regions.
 
@@ -485,7 +464,8 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     Example::
 
         logic = slicer.util.getModuleLogic("ADAttribution")
-        run = logic.explain(slicer.util.getNode("T1"), methods=["lrp", ("occlusion", {"size": 20})], atlas="aal")
+        scan = slicer.util.getNode("T1")
+        run = logic.explain(scan, registration="affine", methods=["lrp", ("occlusion", {"size": 20})], atlas="aal")
         print(run.probabilities, run.mapNodes["lrp"].GetName())
         logic.explainFolder("/data/scans", "/data/results")
     """
@@ -521,6 +501,10 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def explain(self, volumeNode, **options):
         """Explain a volume node; see ADAttributionLib.ExplainLogic. Returns the Run, or with wait=False a Request."""
         return self.explainer.explain(volumeNode, **options)
+
+    def prepare(self, volumeNode, *arguments, **options):
+        """Register and check a scan, without explaining it; returns the PreparationReport, or a Request."""
+        return self.explainer.prepare(volumeNode, *arguments, **options)
 
     def explainFolder(self, inputFolder, outputFolder, **options):
         """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""
@@ -566,6 +550,9 @@ class ADAttributionTest(ScriptedLoadableModuleTest):
 
     def test_saveAndReload(self):
         SelfTest.checkSaveAndReload(self, slicer.mrmlScene, self.logic.explainer)
+
+    def test_explainAScanAsAcquired(self):
+        SelfTest.checkNativeScan(self, slicer.mrmlScene, self.logic)
 
     def test_cancel(self):
         SelfTest.checkCancel(self, slicer.mrmlScene, self.logic.explainer)

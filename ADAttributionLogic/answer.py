@@ -1,7 +1,7 @@
 """What an explanation found, as plain values without the network: what travels between processes.
 
 Needs no torch, so that 3D Slicer can read an answer while torch lives in the worker's Python only. Arrays travel as
-``.npy`` files in a folder, all else as JSON.
+``.npy`` files in a folder, warps as ITK's transform files, the quality figure as PNG, all else as JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.errors import OutputError, UsageError
+from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
+from ADAttributionLogic.preprocessing.space_transform import SpaceTransform
 from ADAttributionLogic.relevance.region_table import COLUMNS, DROP, RegionTable
 from ADAttributionLogic.volume import Volume
 
@@ -51,6 +53,27 @@ class AnswerMap:
 
 
 @dataclass(frozen=True, eq=False)
+class AnswerPreparation:
+    """How the scan came onto the network's grid.
+
+    Attributes
+    ----------
+    space : {"native", "model"}
+        Where the answer's scan, maps, atlas and tables are.
+    brain : Volume
+        On the network's grid, with the scan's own intensities, 0 outside the brain.
+    transform : SpaceTransform
+        Between the scan and the network's space.
+    report : PreparationReport
+    """
+
+    space: Space
+    brain: Volume
+    transform: SpaceTransform
+    report: PreparationReport
+
+
+@dataclass(frozen=True, eq=False)
 class Answer:
     """All that an explanation found.
 
@@ -61,11 +84,13 @@ class Answer:
     target_class : str
         What all maps explain.
     scan : Volume
-        The scan on the network's grid, with its own intensities.
+        The scan on the network's grid, with its own intensities; of a prepared scan, in the space asked for.
     maps : tuple of AnswerMap
     atlas : Atlas or None
-        On the network's grid.
+        Where the maps are.
     provenance : mapping
+    preparation : AnswerPreparation or None
+        None for a scan that was taken as registered.
     """
 
     probabilities: Mapping[str, float]
@@ -74,10 +99,20 @@ class Answer:
     maps: tuple[AnswerMap, ...]
     atlas: Atlas | None
     provenance: Mapping[str, Any]
+    preparation: AnswerPreparation | None = None
 
 
-def answer_of(explanation: Explanation) -> Answer:
-    """Leave out of an explanation what only the process that computed it can hold."""
+def answer_of(explanation: Explanation, figure: bytes | None = None, note: str = "") -> Answer:
+    """Leave out of an explanation what only the process that computed it can hold.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    figure : bytes, optional
+        Quality figure of a prepared scan, PNG.
+    note : str
+        Why there is none.
+    """
     maps = tuple(
         AnswerMap(h.name, h.method.name, h.method.title, h.volume, h.table, h.attribution.summary())
         for h in explanation.heatmaps
@@ -89,7 +124,16 @@ def answer_of(explanation: Explanation) -> Answer:
         maps,
         explanation.atlas,
         explanation.provenance,
+        _preparation_of(explanation, figure, note),
     )
+
+
+def _preparation_of(explanation: Explanation, figure: bytes | None, note: str) -> AnswerPreparation | None:
+    prepared, record = explanation.preprocessed, explanation.provenance
+    if prepared is None:
+        return None
+    report = report_of(prepared, record["preprocessing_from_cache"]).with_figure(figure, note)
+    return AnswerPreparation(record["space"], prepared.brain, prepared.transform, report)
 
 
 # ---------------------------------------------------------------------------------------------------------- transport
@@ -110,9 +154,7 @@ def load_array(folder: Path, name: str) -> npt.NDArray[Any]:
     UsageError
         The name leads out of the folder, or the file is no array.
     """
-    path = folder / name
-    if path.resolve().parent != folder.resolve():
-        raise UsageError(f"The array {name} lies outside the folder {folder}; it is refused.")
+    path = _own_file(folder, name)
     try:
         array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as cause:
@@ -159,6 +201,71 @@ def load_atlas_entry(entry: Mapping[str, Any], folder: Path) -> Atlas:
     return Atlas(entry["name"], labels, regions, entry["title"], entry["licence"], entry["source"])
 
 
+def save_report(report: PreparationReport, folder: Path, name: str) -> dict[str, Any]:
+    """Write a report's figure and return the rest of it.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+    """
+    document = report.describe()
+    if report.figure is None:
+        return {**document, "figure": None}
+    try:
+        (folder / f"{name}.png").write_bytes(report.figure)
+    except OSError as cause:
+        raise OutputError(f"The quality figure cannot be written to {folder}: {cause}") from cause
+    return {**document, "figure": f"{name}.png"}
+
+
+def load_report(document: Mapping[str, Any], folder: Path) -> PreparationReport:
+    """The inverse of :func:`save_report`."""
+    if document["figure"] is None:
+        return read_report(document)
+    try:
+        return read_report(document, _own_file(folder, document["figure"]).read_bytes())
+    except OSError as cause:
+        raise UsageError(f"The quality figure {document['figure']} cannot be read: {cause}") from cause
+
+
+def save_transform(transform: SpaceTransform, folder: Path, name: str) -> dict[str, Any]:
+    """Write a transform's warps as ITK files and return the rest of it."""
+    import SimpleITK as sitk
+
+    files: dict[str, str | None] = {"warp": None, "inverse_warp": None}
+    if transform.warp is not None:
+        for key in files:
+            files[key] = f"{name}-{key}.h5"
+            try:
+                sitk.WriteTransform(getattr(transform, key), str(folder / f"{name}-{key}.h5"))
+            except RuntimeError as cause:
+                raise OutputError(f"The transform cannot be written to {folder}: {cause}") from cause
+    return {"kind": transform.kind, "matrix": transform.matrix.tolist(), **files}
+
+
+def load_transform(document: Mapping[str, Any], folder: Path) -> SpaceTransform:
+    """The inverse of :func:`save_transform`."""
+    import SimpleITK as sitk
+
+    warps: list[Any] = [None, None]
+    for number, key in enumerate(("warp", "inverse_warp")):
+        if document[key] is not None:
+            path = _own_file(folder, document[key])
+            try:
+                warps[number] = sitk.DisplacementFieldTransform(sitk.ReadTransform(str(path)))
+            except RuntimeError as cause:
+                raise UsageError(f"The transform {path} cannot be read: {cause}") from cause
+    return SpaceTransform(document["kind"], np.array(document["matrix"]), *warps)
+
+
+def _own_file(folder: Path, name: str) -> Path:
+    path = folder / name
+    if path.resolve().parent != folder.resolve():
+        raise UsageError(f"The file {name} lies outside the folder {folder}; it is refused.")
+    return path
+
+
 def save_answer(answer: Answer, folder: Path, prefix: str) -> dict[str, Any]:
     """Write an answer's arrays into a folder and return the rest as plain values.
 
@@ -175,6 +282,7 @@ def save_answer(answer: Answer, folder: Path, prefix: str) -> dict[str, Any]:
             "maps": [_map_entry(m, folder, f"{prefix}-{m.name}") for m in answer.maps],
             "atlas": None if answer.atlas is None else save_atlas(answer.atlas, folder, f"{prefix}-atlas"),
             "provenance": dict(answer.provenance),
+            "preparation": answer.preparation and _save_preparation(answer.preparation, folder, prefix),
         }
     except OSError as cause:
         raise OutputError(f"The result cannot be written to {folder}: {cause}") from cause
@@ -201,6 +309,25 @@ def load_answer(document: Mapping[str, Any], folder: Path) -> Answer:
         maps,
         atlas,
         document["provenance"],
+        document["preparation"] and _load_preparation(document["preparation"], folder),
+    )
+
+
+def _save_preparation(found: AnswerPreparation, folder: Path, prefix: str) -> dict[str, Any]:
+    return {
+        "space": found.space,
+        "brain": save_volume(found.brain, folder, f"{prefix}-brain"),
+        "transform": save_transform(found.transform, folder, f"{prefix}-transform"),
+        "report": save_report(found.report, folder, f"{prefix}-quality"),
+    }
+
+
+def _load_preparation(document: Mapping[str, Any], folder: Path) -> AnswerPreparation:
+    return AnswerPreparation(
+        document["space"],
+        load_volume(document["brain"], folder),
+        load_transform(document["transform"], folder),
+        load_report(document["report"], folder),
     )
 
 

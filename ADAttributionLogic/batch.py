@@ -20,11 +20,14 @@ from typing import Any
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutputError, ScanError
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
+from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.provenance import describe_atlas, describe_model
 from ADAttributionLogic.report.result_folder import PROVENANCE_FILE, SceneWriter, write_explanation
 from ADAttributionLogic.scan_files import ITK_SUFFIXES, NIBABEL_SUFFIXES, file_suffix, read_scan
+from ADAttributionLogic.volume import Volume
 
 SUMMARY_FILE = "summary.csv"
 QUESTION_FILE = "batch.json"
@@ -52,7 +55,11 @@ class BatchScan:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What is asked of every scan; see :func:`ADAttributionLogic.explain.explain`."""
+    """What is asked of every scan; see :func:`ADAttributionLogic.explain.explain`.
+
+    With a `preparation` every scan is registered first (see :func:`~.explain_native.explain_native`); one that does not
+    pass the quality checks is a failed scan, with the numbers in its row, unless the preparation accepts it.
+    """
 
     methods: Sequence[MethodRequest]
     target: str | int = "positive"
@@ -60,6 +67,7 @@ class BatchOptions:
     device: str = "auto"
     replace_non_finite: float | None = None
     figure: bool = True
+    preparation: Preparation | None = None
 
 
 @dataclass
@@ -212,17 +220,7 @@ def _one_scan(
         return _row_from_folder(scan, target)
     try:
         with monitor.stage(0.0, 0.8) as part:
-            found = explain(
-                read_scan(scan.path),
-                model,
-                options.methods,
-                atlas=atlas,
-                target=options.target,
-                start=options.start,  # type: ignore[arg-type]
-                device=options.device,
-                replace_non_finite=options.replace_non_finite,
-                monitor=part,
-            )
+            found = _explain_one(read_scan(scan.path), model, options, atlas, part)
         # An unfinished explanation would look finished when the batch is resumed.
         monitor.check()
         with monitor.stage(0.8, 1.0) as part:
@@ -235,6 +233,30 @@ def _one_scan(
             log.write(f"{scan.name} ({scan.path})\n{traceback.format_exc()}\n")
         return {**_empty_row(scan), "status": "failed", "message": str(error) or type(error).__name__}
     return _row(scan, target, "done", found.provenance, _best_regions(found))
+
+
+def _explain_one(
+    scan: Volume, model: Model, options: BatchOptions, atlas: Atlas | None, monitor: Monitor
+) -> Explanation:
+    common: dict[str, Any] = {
+        "atlas": atlas,
+        "target": options.target,
+        "start": options.start,
+        "device": options.device,
+        "monitor": monitor,
+    }
+    asked = options.preparation
+    if asked is None:
+        return explain(scan, model, options.methods, replace_non_finite=options.replace_non_finite, **common)
+    return explain_native(
+        scan,
+        model,
+        options.methods,
+        asked.options,
+        space=asked.space,
+        accept_quality=asked.accept_quality,
+        **common,
+    )
 
 
 def _row(
@@ -288,6 +310,7 @@ def _question(model: Model, options: BatchOptions, atlas: Atlas | None) -> dict[
         "target": options.target,
         "start": options.start,
         "replace_non_finite": options.replace_non_finite,
+        "preparation": None if options.preparation is None else options.preparation.describe(),
         "atlas": None if atlas is None else describe_atlas(atlas),
     }
 

@@ -7,6 +7,11 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ADAttributionLogic.cli_preprocessing import (
+    add_preprocessing_options,
+    preprocessing_options,
+    wants_preprocessing,
+)
 from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,14 +47,22 @@ def add_batch_command(commands: Any) -> None:
     command.add_argument("--device", default="auto", help="as for explain (default: %(default)s)")
     command.add_argument("--out", required=True, metavar="DIR", help="new folder, or one of an interrupted batch")
     command.add_argument("--no-figure", action="store_true", help="write no figures")
-    command.set_defaults(run=_batch)
+    command.add_argument(
+        "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
+    )
+    add_preprocessing_options(command, "none", many_scans=True)
+    command.set_defaults(run=_batch, replace_non_finite=None)
 
 
 def _batch(options: argparse.Namespace) -> int:
     from ADAttributionLogic.atlas.library import load_atlas
     from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
     from ADAttributionLogic.networks.loading import load_model
+    from ADAttributionLogic.preparation import Preparation
 
+    preparation = None
+    if wants_preprocessing(options):
+        preparation = Preparation(preprocessing_options(options), options.space, options.accept_qc)
     scans = find_scans(options.input)
     asked = BatchOptions(
         [parse_method(text) for text in options.methods or ["lrp"]],
@@ -57,6 +70,7 @@ def _batch(options: argparse.Namespace) -> int:
         options.start,
         options.device,
         figure=not options.no_figure,
+        preparation=preparation,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)

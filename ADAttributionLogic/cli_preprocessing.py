@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 REGISTRATIONS = ("none", "rigid", "affine", "deformable")
 
 
-def add_preprocessing_options(command: Any, default_registration: str) -> None:
-    """Options that ``explain`` and ``preprocess`` share."""
+def add_preprocessing_options(command: Any, default_registration: str, many_scans: bool = False) -> None:
+    """Options that ``explain``, ``preprocess`` and (without those of a single scan) ``batch`` share."""
     group = command.add_argument_group("from the scan as acquired to the network's grid")
     group.add_argument(
         "--registration",
@@ -35,12 +35,18 @@ def add_preprocessing_options(command: Any, default_registration: str) -> None:
         default="measure",
         help="whether the scan already is in the template's space: measured, or your word (default: %(default)s)",
     )
-    group.add_argument("--brain-mask", metavar="FILE", help="the brain, as a mask or label file in the scan's space")
-    group.add_argument("--brain-label", type=int, metavar="N", help="which label of --brain-mask is the brain")
+    if many_scans:
+        command.set_defaults(brain_mask=None, brain_label=None)
+    else:
+        mask_help = "the brain, as a mask or label file in the scan's space"
+        group.add_argument("--brain-mask", metavar="FILE", help=mask_help)
+        group.add_argument("--brain-label", type=int, metavar="N", help="which label of --brain-mask is the brain")
     group.add_argument("--hd-bet", action="store_true", help="find the brain with HD-BET, where you have it installed")
     group.add_argument("--no-bias-correction", action="store_true", help="leave out N4")
+    group.add_argument("--no-winsorising", action="store_true", help="do not limit the brightest 0.5 %% of the brain")
     group.add_argument("--accept-qc", action="store_true", help="go on although a quality check did not pass")
-    group.add_argument("--no-cache", action="store_true", help="do not use or keep preprocessed scans")
+    if not many_scans:
+        group.add_argument("--no-cache", action="store_true", help="do not use or keep preprocessed scans")
 
 
 def preprocessing_options(options: argparse.Namespace) -> Options:
@@ -62,6 +68,7 @@ def preprocessing_options(options: argparse.Namespace) -> Options:
         registration=options.registration,
         registered={"measure": None, "yes": True, "no": False}[options.registered],
         bias_correction=not options.no_bias_correction,
+        winsorising=not options.no_winsorising,
         brain="hd-bet" if options.hd_bet else "registration",
         mask_label=options.brain_label,
         replace_non_finite=options.replace_non_finite,
@@ -78,9 +85,16 @@ def wants_preprocessing(options: argparse.Namespace) -> bool:
     """
     if options.registration != "none" or options.space == "native":
         return True
-    given = {"--brain-mask": options.brain_mask, "--hd-bet": options.hd_bet or None}
-    for flag, value in given.items():
-        if value is not None:
+    given = {
+        "--brain-mask": options.brain_mask is not None,
+        "--hd-bet": options.hd_bet,
+        "--registered": options.registered != "measure",
+        "--no-bias-correction": options.no_bias_correction,
+        "--no-winsorising": options.no_winsorising,
+        "--accept-qc": options.accept_qc,
+    }
+    for flag, is_given in given.items():
+        if is_given:
             raise UsageError(f"Option {flag} needs a registration: add --registration affine (or deformable).")
     return False
 

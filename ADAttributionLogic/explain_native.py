@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from ADAttributionLogic import provenance
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.errors import AtlasError, UsageError
 from ADAttributionLogic.explain import Explanation, Heatmap, MethodRequest, explain
-from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.preparation import Space
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
+from ADAttributionLogic.preprocessing.carried_maps import map_on_scan
 from ADAttributionLogic.preprocessing.pipeline import REGISTERED_SIMILARITY, Options, Preprocessed
 from ADAttributionLogic.preprocessing.quality import correlation
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, isotropic_grid
-from ADAttributionLogic.preprocessing.space_transform import resample_to_scan
+from ADAttributionLogic.preprocessing.space_transform import resample_to_model
 from ADAttributionLogic.relevance.region_table import RegionIndex, index_regions, region_table
 from ADAttributionLogic.volume import Volume, resample
-
-Space = Literal["native", "model"]
 
 
 def preprocess_for(
@@ -64,6 +61,8 @@ def explain_native(
     space: Space = "native",
     accept_quality: bool = False,
     mask: Volume | None = None,
+    atlas: Atlas | None = None,
+    atlas_space: Space = "model",
     cache: Path | None = None,
     monitor: Monitor | None = None,
     **explain_options: Any,
@@ -84,11 +83,14 @@ def explain_native(
         Go on although a quality check did not pass.
     mask : Volume, optional
         The brain, in the scan's space.
+    atlas : Atlas, optional
+    atlas_space : {"model", "native"}
+        Where the atlas lies; regions that a user drew lie on the scan.
     cache : Path, optional
         Folder of preprocessed scans; the user's cache folder by default.
     monitor : Monitor, optional
     **explain_options
-        As those of :func:`~.explain.explain`: atlas, target, start, device.
+        As those of :func:`~.explain.explain`: target, start, device.
 
     Returns
     -------
@@ -106,8 +108,10 @@ def explain_native(
     with monitor.stage(0.0, 0.5) as part:
         prepared, cached = preprocess_for(scan, model, options, mask=mask, cache=cache, monitor=part)
     accepted = prepared.quality.require(accept_quality)
+    drawn = atlas if atlas_space == "native" else None
+    placed = _atlas_on_model(drawn, prepared) if drawn else atlas
     with monitor.stage(0.5, 0.95) as part:
-        found = explain(prepared.brain, model, methods, monitor=part, **explain_options)
+        found = explain(prepared.brain, model, methods, atlas=placed, monitor=part, **explain_options)
     record = {
         **found.provenance,
         "scan": provenance.describe_scan(prepared.scan),
@@ -115,6 +119,7 @@ def explain_native(
         "preprocessing": [*prepared.provenance["steps"], *found.provenance["preprocessing"]],
         "preprocessing_decisions": {k: v for k, v in prepared.provenance.items() if k != "steps"},
         "preprocessing_from_cache": cached,
+        "brain_mask_sha256": None if mask is None else provenance.array_sha256(mask.array),
         "quality": prepared.quality.describe(),
         "notes": [*prepared.notes, *accepted, *found.provenance["notes"]],
     }
@@ -122,7 +127,7 @@ def explain_native(
     if space == "model":
         return explanation
     monitor.report(0.95, "carrying the heatmaps back onto the scan")
-    return in_native_space(explanation, prepared)
+    return in_native_space(explanation, prepared, drawn)
 
 
 def placement_notes(explanation: Explanation) -> tuple[str, ...]:
@@ -148,9 +153,14 @@ def placement_notes(explanation: Explanation) -> tuple[str, ...]:
     )
 
 
-def in_native_space(explanation: Explanation, prepared: Preprocessed) -> Explanation:
-    """The same explanation on the scan's own grid: scan, heatmaps, atlas and tables."""
+def in_native_space(explanation: Explanation, prepared: Preprocessed, drawn: Atlas | None = None) -> Explanation:
+    """The same explanation on the scan's own grid: scan, heatmaps, atlas and tables.
+
+    Regions that were `drawn` on the scan are taken as they were drawn, instead of back from the model's grid.
+    """
     atlas = None if explanation.atlas is None else atlas_on_scan(explanation.atlas, prepared)
+    if drawn is not None:
+        atlas = drawn.on_grid(prepared.scan.grid)
     index = None if atlas is None else index_regions(atlas)
     heatmaps = tuple(_heatmap_on_scan(heatmap, prepared, index) for heatmap in explanation.heatmaps)
     seen = replace(explanation.model_input, unnormalised=prepared.scan, scan=prepared.scan)
@@ -162,6 +172,15 @@ def atlas_on_scan(atlas: Atlas, prepared: Preprocessed) -> Atlas:
     return replace(atlas, labels=prepared.to_scan(atlas.labels, "nearest"))
 
 
+def _atlas_on_model(atlas: Atlas, prepared: Preprocessed) -> Atlas:
+    """An atlas that was drawn on the scan, on the model's grid."""
+    if prepared.transform.kind == "identity":
+        labels = resample(atlas.labels, prepared.brain.grid, "nearest")
+    else:
+        labels = resample_to_model(atlas.labels, prepared.transform, prepared.brain.grid, "nearest")
+    return replace(atlas, labels=labels)
+
+
 def _heatmap_on_scan(heatmap: Heatmap, prepared: Preprocessed, index: RegionIndex | None) -> Heatmap:
     volume = relevance_on_scan(heatmap.volume, prepared, heatmap.method.is_conserving)
     table = None if index is None else region_table(volume, index, heatmap.name, heatmap.attribution.region_drops)
@@ -169,44 +188,6 @@ def _heatmap_on_scan(heatmap: Heatmap, prepared: Preprocessed, index: RegionInde
 
 
 def relevance_on_scan(values: Volume, prepared: Preprocessed, is_additive: bool) -> Volume:
-    """Carry a heatmap onto the scan's own grid.
-
-    Parameters
-    ----------
-    values : Volume
-        On the model's grid.
-    prepared : Preprocessed
-    is_additive : bool
-        Relevance that adds up to a score stays so: each voxel of the scan gets the relevance of the space that it
-        covers, be it larger or smaller than a voxel of the model's grid. Other maps (a drop of probability, a
-        gradient) keep their values.
-    """
-    source = values
-    if is_additive:
-        per_mm3 = values.array / (prepared.transform.volume_change(values.grid) * values.grid.voxel_volume_mm3)
-        source = values.with_array(per_mm3.astype(np.float32))
-    mapped = _averaged(source, prepared)
-    if is_additive:
-        mapped = mapped.with_array(mapped.array * np.float32(mapped.grid.voxel_volume_mm3))
-    return Volume(mapped.array, prepared.scan.affine, values.source)
-
-
-def _averaged(values: Volume, prepared: Preprocessed) -> Volume:
-    """A map on the scan's grid, averaged over each voxel: point samples of thick slices would miss what is between."""
-    scan = prepared.scan.grid
-    finest = min(values.grid.spacing)
-    parts = [max(1, round(s / finest)) for s in scan.spacing]
-    if parts == [1, 1, 1]:
-        return prepared.to_scan(values)
-    total = np.zeros(scan.shape, np.float64)
-    offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in parts]
-    for i, j, k in np.array(np.meshgrid(*offsets, indexing="ij")).reshape(3, -1).T:
-        total += _sampled_at(values, prepared, np.array((i, j, k)))
-    return Volume((total / np.prod(parts)).astype(np.float32), scan.affine)
-
-
-def _sampled_at(values: Volume, prepared: Preprocessed, offset: Any) -> Any:
-    """The map at the scan's voxel centres plus an offset in voxels."""
-    affine = np.array(prepared.scan.affine)
-    affine[:3, 3] = prepared.scan.grid.to_ras(offset)
-    return resample_to_scan(values, prepared.transform, Grid(prepared.scan.grid.shape, affine)).array
+    """Carry a heatmap from the model's grid onto the scan's own; see :func:`~.carried_maps.map_on_scan`."""
+    carried = map_on_scan(values, prepared.transform, prepared.scan.grid, is_additive)
+    return Volume(carried.array, prepared.scan.affine, values.source)

@@ -3,10 +3,11 @@
 One JSON object per line. Requests come in on stdin, events go out on stdout; whatever anything else prints lands on
 stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this connection alone and is removed with it.
 
-Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``batch``, ``simulate``, ``estimate``, ``describe`` and
-``cancel``.
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``batch``, ``simulate``, ``estimate``,
+``describe`` and ``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
-request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error``.
+request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error`` (that of a scan whose quality
+checks failed holds them as ``quality``).
 
 The process ends when stdin closes, when its parent dies, or when a GPU has failed (its memory is then lost, and only
 a new process can use it again).
@@ -21,6 +22,7 @@ import os
 import queue
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -29,13 +31,16 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ADAttributionLogic import __version__
-from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError
+from ADAttributionLogic.errors import ADAttributionError, Cancelled, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from ADAttributionLogic.atlas.atlas import Atlas
     from ADAttributionLogic.explain import MethodRequest
     from ADAttributionLogic.monitor import Monitor
     from ADAttributionLogic.networks.packages import Model
+    from ADAttributionLogic.preparation import Preparation
+    from ADAttributionLogic.preprocessing.pipeline import Preprocessed
+    from ADAttributionLogic.volume import Volume
 
 #: Raised whenever an old client could misunderstand a new worker, or the other way round.
 PROTOCOL = 1
@@ -157,7 +162,8 @@ class Worker:
         except Cancelled:
             self._send(event="cancelled", id=number)
         except ADAttributionError as error:
-            self._send(event="error", id=number, kind=type(error).__name__, message=str(error), details="")
+            kind, quality = type(error).__name__, _quality_of(error)
+            self._send(event="error", id=number, kind=kind, message=str(error), details="", **quality)
         except BaseException as error:
             self._report_failure(number, error)
         else:
@@ -167,6 +173,7 @@ class Worker:
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         commands: dict[str, Callable[[Any, Monitor], dict[str, Any]]] = {
             "explain": lambda job, monitor: _explain(job, self._folder, self._store, monitor, f"job-{request['id']}"),
+            "prepare": lambda job, monitor: _prepare(job, self._folder, self._store, monitor, f"job-{request['id']}"),
             "estimate": lambda job, monitor: _estimate(job, self._store),
             "batch": lambda job, monitor: _batch(job, self._folder, self._store, monitor),
             "simulate": lambda job, monitor: _simulate(job, self._folder, f"job-{request['id']}"),
@@ -245,25 +252,106 @@ def _stamps(name: str) -> tuple[tuple[str, int, int], ...]:
 def _explain(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor, prefix: str) -> dict[str, Any]:
     from ADAttributionLogic.answer import answer_of, load_volume, save_answer
     from ADAttributionLogic.explain import explain
+    from ADAttributionLogic.explain_native import explain_native
+    from ADAttributionLogic.preparation import wanted_preparation
 
+    given, mask = _preparation_entry(job, folder)
+    asked = wanted_preparation(given, job.get("replace_non_finite"))
+    if asked is None and mask is not None:
+        raise UsageError("A brain mask was given, but no registration that could use it: choose affine, for example.")
     scan = load_volume(_required(job, "scan"), folder)
     monitor.report(0.0, "loading the network")
     model = store.model(_required(job, "model"))
-    atlas = _atlas(job.get("atlas"), folder)
-    with monitor.stage(0.02, 0.98) as part:
-        found = explain(
+    common: dict[str, Any] = {
+        "atlas": _atlas(job.get("atlas"), folder),
+        "target": job.get("target", "positive"),
+        "start": job.get("start", "probability"),
+        "device": job.get("device", "auto"),
+    }
+    if asked is None:
+        with monitor.stage(0.02, 0.98) as part:
+            common["replace_non_finite"] = job.get("replace_non_finite")
+            found = explain(scan, model, _requests(job), **common, monitor=part)
+        monitor.report(0.98, "handing over the result")
+        return save_answer(answer_of(found), folder, prefix)
+    with monitor.stage(0.02, 0.95) as part:
+        found = explain_native(
             scan,
             model,
             _requests(job),
-            atlas=atlas,
-            target=job.get("target", "positive"),
-            start=job.get("start", "probability"),
-            device=job.get("device", "auto"),
-            replace_non_finite=job.get("replace_non_finite"),
+            asked.options,
+            space=asked.space,
+            accept_quality=asked.accept_quality,
+            mask=mask,
+            # Regions that the user drew lie on the scan; those that the worker loads lie in the network's space.
+            atlas_space="native" if "labels" in (job.get("atlas") or {}) else "model",
             monitor=part,
+            **common,
         )
+    monitor.report(0.95, "drawing the quality figure")
+    assert found.preprocessed is not None
+    figure = _quality_figure(found.preprocessed)
     monitor.report(0.98, "handing over the result")
-    return save_answer(answer_of(found), folder, prefix)
+    return save_answer(answer_of(found, *figure), folder, prefix)
+
+
+def _prepare(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor, prefix: str) -> dict[str, Any]:
+    from ADAttributionLogic.answer import load_volume, save_report
+    from ADAttributionLogic.explain_native import preprocess_for
+    from ADAttributionLogic.preparation import read_preparation, report_of
+
+    _refuse_strangers(job, ("scan", "model", "preparation", "replace_non_finite"))
+    given, mask = _preparation_entry(job, folder)
+    asked: Preparation = read_preparation(given or {}, job.get("replace_non_finite"))
+    scan = load_volume(_required(job, "scan"), folder)
+    monitor.report(0.0, "loading the network")
+    model = store.model(_required(job, "model"))
+    with monitor.stage(0.02, 0.9) as part:
+        prepared, from_cache = preprocess_for(scan, model, asked.options, mask=mask, monitor=part)
+    monitor.report(0.9, "drawing the quality figure")
+    return save_report(
+        report_of(prepared, from_cache).with_figure(*_quality_figure(prepared)), folder, f"{prefix}-quality"
+    )
+
+
+def _preparation_entry(job: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any] | None, Volume | None]:
+    """What is asked of the preparation without its mask, and the mask."""
+    from ADAttributionLogic.answer import load_volume
+
+    if job.get("preparation") is None:
+        return None, None
+    if not isinstance(job["preparation"], dict):
+        raise UsageError(f"A preparation is an object with keys such as registration, not {job['preparation']!r}.")
+    given = dict(job["preparation"])
+    mask = given.pop("mask", None)
+    return given, None if mask is None else load_volume(mask, folder)
+
+
+def _quality_figure(prepared: Preprocessed) -> tuple[bytes | None, str]:
+    """The figure as PNG, or why there is none: this Python may lack matplotlib, and the numbers are there without."""
+    from ADAttributionLogic.atlas.library import load_template
+    from ADAttributionLogic.errors import OutputError
+    from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+    from ADAttributionLogic.report.quality_figure import write_quality_figure
+
+    with tempfile.TemporaryDirectory(prefix="ad-attribution-figure-") as name:
+        try:
+            path = write_quality_figure(Path(name) / "quality.png", prepared, RegistrationTarget(load_template()))
+        except OutputError as cause:
+            return None, str(cause)
+        return path.read_bytes(), ""
+
+
+def _quality_of(error: ADAttributionError) -> dict[str, Any]:
+    """The numbers of quality checks that did not pass."""
+    report = getattr(error, "report", None)
+    return {} if report is None else {"quality": report.describe()}
+
+
+def _refuse_strangers(job: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in job:
+        if key not in known:
+            raise UnknownNameError("key of this request", key, known)
 
 
 def _estimate(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
@@ -272,13 +360,18 @@ def _estimate(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
 
     name, device = _required(job, "model"), job.get("device", "auto")
     pass_seconds = store.seconds_per_pass(name, device)
-    found = estimate(_requests(job), store.model(name), pass_seconds, int(job.get("regions", 0)))
+    registration = job.get("registration", "none")
+    found = estimate(_requests(job), store.model(name), pass_seconds, int(job.get("regions", 0)), registration)
     return {**found, "device": describe_device(choose_device(device)), "pass_seconds": round(pass_seconds, 4)}
 
 
 def _batch(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor) -> dict[str, Any]:
     from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+    from ADAttributionLogic.preparation import wanted_preparation
 
+    given, mask = _preparation_entry(job, folder)
+    if mask is not None:
+        raise UsageError("One brain mask does not fit many scans: leave it out, and the brain is searched for.")
     options = BatchOptions(
         _requests(job),
         job.get("target", "positive"),
@@ -286,6 +379,7 @@ def _batch(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor)
         job.get("device", "auto"),
         job.get("replace_non_finite"),
         bool(job.get("figure", False)),
+        wanted_preparation(given, job.get("replace_non_finite")),
     )
     scans = find_scans(_required(job, "input"))
     model = store.model(_required(job, "model"))

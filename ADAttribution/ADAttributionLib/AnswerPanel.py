@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 
+from ADAttributionLib.QualityText import inPanelWords
+
 _BAR_CELLS = 24
 
 
@@ -29,7 +31,7 @@ def warningsText(run):
         warnings.append(f"Limits of the network: {model['limitations']}")
     if model.get("training", {}).get("data"):
         warnings.append(f"The network was trained on: {model['training']['data']}")
-    return "<br>".join(f"• {html.escape(text)}" for text in warnings if text)
+    return "<br>".join(f"• {html.escape(inPanelWords(text))}" for text in warnings if text)
 
 
 def aboutText(run):
@@ -47,6 +49,8 @@ def aboutText(run):
         f"network: {record.get('model', {}).get('title')}",
         f"  weights sha256: {record.get('model', {}).get('weights_sha256')}",
     ]
+    if record.get("space"):
+        lines += _preparationLines(record)
     if record.get("atlas"):
         lines.append(f"atlas: {record['atlas']['title']}, {record['atlas']['regions']} regions")
         lines.append(f"  labels sha256: {record['atlas']['labels_sha256']}")
@@ -56,6 +60,18 @@ def aboutText(run):
         lines.append(f"  sum {summary.get('relevance_sum'):.6g} of {summary.get('to_attribute'):.6g}")
     lines += [f"{package} {version}" for package, version in record.get("software", {}).items()]
     return "\n".join(lines)
+
+
+def _preparationLines(record):
+    decisions = record["preprocessing_decisions"]
+    seconds = ", ".join(f"{name} {value} s" for name, value in decisions.get("seconds", {}).items())
+    cached = " (taken from the cache)" if record.get("preprocessing_from_cache") else ""
+    steps = " → ".join(step.get("step", "?") for step in record.get("preprocessing", ()))
+    return [
+        f"preparation: {decisions['options']['registration']}, result in {record['space']} space: {seconds}{cached}",
+        f"  steps: {steps}",
+        f"  quality checks passed: {'yes' if record.get('quality', {}).get('passed') else 'no'}",
+    ]
 
 
 class AnswerPanel:

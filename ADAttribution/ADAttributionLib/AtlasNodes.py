@@ -13,7 +13,7 @@ from ADAttributionLib import SceneBuilder
 from ADAttributionLib.SegmentOverlaps import layersOf, overlapNotes
 from ADAttributionLib.VolumeNodes import nodesOfClass, orientedImage
 from ADAttributionLogic.atlas.atlas import Atlas, Region, side_from_name
-from ADAttributionLogic.errors import AtlasError
+from ADAttributionLogic.errors import AtlasError, UsageError
 from ADAttributionLogic.volume import Volume
 
 LABEL_TAG = "ADAttribution.Label"
@@ -122,6 +122,45 @@ def atlasFromSegmentation(node, grid):
     regions.sort(key=lambda region: region.label)
     volume = Volume(merged, grid.affine, node.GetName(), tuple(notes))
     return Atlas(node.GetName(), volume, tuple(regions), node.GetName(), "", node.GetName())
+
+
+def maskFromSegment(node, segmentId, grid):
+    """One segment of a segmentation node, found by its id or its name, as a mask (uint8) on a grid.
+
+    Parameters
+    ----------
+    node : vtkMRMLSegmentationNode
+    segmentId : str or None
+        May be None where there is one segment only.
+    grid : Grid
+
+    Raises
+    ------
+    UsageError
+        There is no such segment, or it must be said which one.
+    AtlasError
+        A transform that is not linear.
+    """
+    segmentation = node.GetSegmentation()
+    names = segmentNames(node)
+    if segmentId is None and len(names) == 1:
+        segmentId = next(iter(names))
+    if segmentId not in names:
+        segmentId = next((i for i, name in names.items() if name == segmentId), segmentId)
+    if segmentId not in names:
+        listed = ", ".join(names.values()) or "none"
+        problem = f"has no segment {segmentId!r}" if segmentId else f"has {len(names)} segments; say which is the brain"
+        raise UsageError(f"The segmentation {node.GetName()} {problem}. Its segments: {listed}.")
+    merged = _mergedLabels(node, grid, {segmentId: 1})
+    source = f"segment {segmentation.GetSegment(segmentId).GetName()} of {node.GetName()}"
+    return Volume((merged == 1).astype(np.uint8), grid.affine, source)
+
+
+def segmentNames(node):
+    """Names of a segmentation's segments by their ids, in its order."""
+    segmentation = node.GetSegmentation()
+    ids = [segmentation.GetNthSegmentID(i) for i in range(segmentation.GetNumberOfSegments())]
+    return {segmentId: segmentation.GetSegment(segmentId).GetName() for segmentId in ids}
 
 
 def _labelsOf(segmentation):

@@ -42,7 +42,7 @@ def offers(scene, shownRun):
     runs = sorted(findRuns(scene), key=lambda run: run.identifier != shownRun.identifier)
     found = []
     for run in runs:
-        scanNode, filtered = run.scanNode, run.filteredNodes
+        scanNode, filtered = run.backgroundNode, run.filteredNodes
         for name, node in run.mapNodes.items() if scanNode is not None else ():
             title = run.titles[name]
             title = title if run.identifier == shownRun.identifier else f"{title} · {run.name}"

@@ -11,18 +11,19 @@ import slicer
 
 from ADAttributionLib.AtlasNodes import atlasFromSegmentation
 from ADAttributionLib.Overlays import forgetStatistics
+from ADAttributionLib.Preparation import Preparation
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import createRun
 from ADAttributionLib.SceneBuilder import addVolume
 from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
-from ADAttributionLogic.errors import ADAttributionError, UsageError
+from ADAttributionLogic.errors import ADAttributionError, GeometryError, UsageError
 
 DEFAULT_MODEL = "simulated-atrophy"
 
 
 class Request:
-    """An explanation or a folder on its way.
+    """An explanation, a preparation or a folder on its way.
 
     Attributes
     ----------
@@ -31,13 +32,15 @@ class Request:
         When an explanation is done.
     result : dict or None
         When a folder is done: summary, rows, done, failed, kept.
+    report : PreparationReport or None
+        When a preparation is done, or an explanation of a prepared scan.
     error : ADAttributionError or None
     """
 
     def __init__(self, logic, onProgress=None, onDone=None, onError=None):
         self._logic = logic
         self._onProgress, self._onDone, self._onError = onProgress, onDone, onError
-        self.job = self.run = self.result = self.error = None
+        self.job = self.run = self.result = self.report = self.error = None
 
     @property
     def hasEnded(self):
@@ -76,6 +79,7 @@ class ExplainLogic:
         self.scene = scene
         self.client = client or WorkerClient()
         self._requests = []
+        self._prepared = set()
         self._closing = scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneCloses)
 
     @property
@@ -96,13 +100,14 @@ class ExplainLogic:
         onProgress=None,
         onDone=None,
         onError=None,
+        **preparation,
     ):
         """Explain a network's decision on a scan in the scene.
 
         Parameters
         ----------
         volumeNode : vtkMRMLScalarVolumeNode
-            Skull-stripped and registered to the network's space.
+            A T1; without a `registration` (the default), skull-stripped and registered to the network's space.
         model : str or path-like
             Name of a bundled package, or a package folder.
         methods : sequence
@@ -115,21 +120,29 @@ class ExplainLogic:
             True returns the Run; False returns a Request at once, and the callbacks get it.
         show : bool
             Show the first map over the scan.
+        **preparation
+            registration ("none", the default, "rigid", "affine" or "deformable"), registered, brainMask, segmentId,
+            biasCorrection, brain, space ("native" or "model"), acceptQuality: see
+            ADAttributionLib.Preparation.
 
         Raises
         ------
         ADAttributionError
-            With the cause; nothing in the scene has changed.
+            With the cause; nothing in the scene has changed. When the scan did not pass the quality checks, its
+            ``quality`` holds them.
         """
         request = Request(self, onProgress, onDone, onError)
         scan = volumeFromNode(volumeNode)
+        wanted = Preparation(**preparation)
+        prepared = {"preparation": wanted.asked(), "brainMask": wanted.mask(scan.grid)} if wanted.isWanted else {}
+        question = wanted.question(volumeNode, model)
         drawn = atlas if hasattr(atlas, "GetSegmentation") else None
         # On the scan's grid, where it was drawn; the worker brings it onto the network's.
         asked = atlasFromSegmentation(drawn, scan.grid) if drawn else atlas and {"name": os.fspath(atlas)}
         scanId, drawnId = volumeNode.GetID(), drawn and drawn.GetID()
 
         def onEnd(job):
-            self._finishExplanation(request, job, scanId, drawnId, show)
+            self._finishExplanation(request, job, scanId, drawnId, show, question)
 
         request.job = self.client.explain(
             scan,
@@ -141,9 +154,66 @@ class ExplainLogic:
             target=target,
             start=start,
             device=device,
+            **prepared,
         )
         self._requests.append(request)
         return self._waitFor(request).run if wait else request
+
+    def prepare(
+        self,
+        volumeNode,
+        model=DEFAULT_MODEL,
+        registration="affine",
+        wait=True,
+        onProgress=None,
+        onDone=None,
+        onError=None,
+        **preparation,
+    ):
+        """Register a scan, find its brain and check both, without explaining anything; the scene stays as it is.
+
+        What was computed is kept, so that explain() with the same preparation starts from it.
+
+        Parameters
+        ----------
+        volumeNode : vtkMRMLScalarVolumeNode
+        model : str or path-like
+            Whose space.
+        registration : {"affine", "rigid", "deformable", "none"}
+            "none" checks the scan as it lies.
+        wait : bool
+            True returns the PreparationReport (checks with their numbers, seconds, notes, figure as PNG); False returns
+            a Request at once.
+        **preparation
+            registered, brainMask, segmentId, biasCorrection, brain: see ADAttributionLib.Preparation.
+        """
+        useless = [name for name in ("space", "acceptQuality") if name in preparation]
+        if useless:
+            raise UsageError(f"{', '.join(useless)} would do nothing here: nothing is explained, only checked.")
+        request = Request(self, onProgress, onDone, onError)
+        scan = volumeFromNode(volumeNode)
+        wanted = Preparation(registration, **preparation)
+        question = wanted.question(volumeNode, model)
+
+        def onEnd(job):
+            if job.state == "done":
+                request.report = job.result
+                self._prepared.add(question)
+            self._finish(request, job)
+
+        mask = wanted.mask(scan.grid)
+        request.job = self.client.prepare(scan, model, wanted.asked(), mask, request.progress, onEnd)
+        self._requests.append(request)
+        return self._waitFor(request).report if wait else request
+
+    def registrationToDo(self, volumeNode, model, **preparation):
+        """The registration that an explanation would have to wait for; "none" where it was done in this session."""
+        wanted = Preparation(**preparation)
+        try:
+            isDone = wanted.question(volumeNode, model) in self._prepared
+        except GeometryError:  # explain() says it
+            isDone = False
+        return "none" if isDone else wanted.registration
 
     def explainFolder(
         self,
@@ -159,13 +229,21 @@ class ExplainLogic:
         onProgress=None,
         onDone=None,
         onError=None,
+        **preparation,
     ):
         """Explain all scans of a folder, or of a CSV with a column ``scan``; see ADAttributionLogic.batch.
+
+        `preparation` is as for explain(), without a brain mask; a scan whose quality checks fail is a failed scan with
+        the numbers in its row, unless acceptQuality is True.
 
         Returns a dict with ``summary`` (path), ``rows``, ``done``, ``failed`` and ``kept``; or a Request.
         """
         request = Request(self, onProgress, onDone, onError)
+        wanted = Preparation(**preparation)
+        if wanted.brainMask is not None:
+            raise UsageError("One brain mask does not fit many scans: leave it out, and the brain is searched for.")
         job = {
+            "preparation": wanted.asked() if wanted.isWanted else None,
             "input": os.fspath(inputFolder),
             "output": os.fspath(outputFolder),
             "model": os.fspath(model),
@@ -222,9 +300,12 @@ class ExplainLogic:
             raise request.error
         return request
 
-    def _finishExplanation(self, request, job, scanId, drawnId, show):
+    def _finishExplanation(self, request, job, scanId, drawnId, show, question):
         run = error = None
         if job.state == "done":
+            if job.result.preparation is not None:
+                request.report = job.result.preparation.report
+                self._prepared.add(question)
             try:
                 run = self._addRun(job.result, scanId, drawnId, show)
             except (ADAttributionError, RuntimeError, ValueError, KeyError, MemoryError) as cause:
@@ -239,7 +320,10 @@ class ExplainLogic:
         scanNode = self.scene.GetNodeByID(scanId)
         if scanNode is None:
             raise UsageError("The scan was removed from the scene while it was explained; there is nothing to show.")
-        run = createRun(self.scene, answer, scanNode, drawnId and self.scene.GetNodeByID(drawnId))
+        # Regions that were drawn on the scan are not where maps on the network's grid are: they get their own copy.
+        moved = answer.preparation is not None and answer.preparation.space == "model"
+        drawn = self.scene.GetNodeByID(drawnId) if drawnId and not moved else None
+        run = createRun(self.scene, answer, scanNode, drawn)
         if show:
             RunDisplay(run).show()
         return run

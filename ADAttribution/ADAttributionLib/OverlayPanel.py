@@ -5,7 +5,7 @@ from __future__ import annotations
 from ADAttributionLib.ComparePanel import ComparePanel
 from ADAttributionLib.Overlays import PALETTES, Sign
 from ADAttributionLib.Plots import AXES
-from ADAttributionLib.Runs import addCharts, addNativeMap
+from ADAttributionLib.Runs import addCharts, addOtherMap
 from ADAttributionLib.Signals import connect
 
 PERCENTILE, VALUE = "percentile", "value"
@@ -69,6 +69,8 @@ class OverlayPanel:
             self._filling = False
         self.comparison.setDisplay(display)
         if display is not None:
+            where = "network's" if display.run.space == "native" else "scan's"
+            ui.nativeButton.text = f"Add the map on the {where} grid"
             self.fill()
 
     def fill(self):
@@ -169,4 +171,4 @@ class OverlayPanel:
 
     def onNative(self, _checked=False):
         if self.display is not None:
-            addNativeMap(self.display.run, self.display.mapName)
+            addOtherMap(self.display.run, self.display.mapName)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import qt
@@ -73,6 +74,21 @@ def _addRow(form: qt.QFormLayout, title, helpText, editor):
 def copyText(text):
     """Put a text on the clipboard."""
     slicer.app.clipboard().setText(text)
+
+
+def showPicture(label, png, width=480):
+    """Show a PNG (bytes) in a label that scales its content; None hides the label."""
+    label.visible = png is not None
+    if png is None:
+        label.setPixmap(qt.QPixmap())
+        return
+    picture = qt.QPixmap()
+    with tempfile.TemporaryDirectory(prefix="ad-attribution-picture-") as folder:
+        path = Path(folder) / "picture.png"
+        path.write_bytes(png)
+        picture.load(os.fspath(path))
+    label.setPixmap(picture)
+    label.setFixedSize(width, round(width * picture.height() / max(picture.width(), 1)))
 
 
 def setting(name, default=""):

@@ -1,17 +1,13 @@
-"""The sections Scan and network, Preparation and Explain: what the user asks. Reaches widgets through `ui` alone."""
+"""The sections Scan and network and Explain: what the user asks. Reaches widgets through `ui` alone."""
 
 from __future__ import annotations
 
 import enum
 from pathlib import Path
 
-import numpy as np
-
 from ADAttributionLib import ModelCards
 from ADAttributionLib.MethodOptions import VOXEL_MINUTES, parseOptions
-from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLogic.errors import ADAttributionError, UnknownNameError, UsageError
-from ADAttributionLogic.geometry import Grid
 
 #: Field of the parameter pack → name of the method, in the panel's order.
 METHODS = {
@@ -26,8 +22,6 @@ METHODS = {
     "voxelOcclusion": "voxel-occlusion",
     "areaOcclusion": "area-occlusion",
 }
-
-LEAST_COVERAGE, USUAL_COVERAGE = 0.25, 0.90
 
 
 class LrpRule(enum.Enum):
@@ -134,26 +128,6 @@ def atlasOf(parameters):
     return choice.value
 
 
-def coverageText(scanNode, card):
-    """The measured check of a scan against a network's grid, in words."""
-    if scanNode is None or card is None:
-        return "Choose a scan and a network."
-    try:
-        scan = volumeFromNode(scanNode)
-    except ADAttributionError as error:
-        return str(error)
-    affine = card.get("grid", {}).get("affine")
-    if affine is None:
-        return "This network knows no space; the scan must have exactly its number of voxels."
-    grid = Grid(tuple(card["grid"]["shape"]), np.array(affine, dtype=float))
-    covered = grid.covered_by(scan.grid)
-    verdict = "good" if covered >= USUAL_COVERAGE else "poor" if covered >= LEAST_COVERAGE else "refused"
-    return (
-        f"The scan covers {covered:.0%} of the network's grid: {verdict} (usual {USUAL_COVERAGE:.0%}, needed "
-        f"{LEAST_COVERAGE:.0%}). Whether the brain is aligned cannot be measured here: look at the overlay."
-    )
-
-
 class QuestionPanel:
     """Fills and reads the upper sections.
 
@@ -166,7 +140,6 @@ class QuestionPanel:
     def __init__(self, ui, recentPackages=()):
         self.ui = ui
         self.recent = list(recentPackages)
-        ui.preparationComboBox.addItem("already registered", "registered")
         self.fillModels()
 
     @property
@@ -222,10 +195,6 @@ class QuestionPanel:
         for text, value in ModelCards.targetClasses(card):
             ui.targetComboBox.addItem(text, value)
 
-    def showCheck(self, scanNode):
-        """Show how well the scan covers the network's grid."""
-        self.ui.qualityLabel.text = coverageText(scanNode, self.card)
-
     def problem(self, parameters):
         """Why nothing can be explained yet; "" when it can."""
         if parameters.inputVolume is None:
@@ -239,9 +208,18 @@ class QuestionPanel:
             return str(error)
         return ""
 
+    def estimateJob(self, parameters, registration):
+        """What the worker is asked to estimate; `registration` is the one that has yet to be done."""
+        methods = [{"name": name, "options": options} for name, options in methodsOf(parameters)]
+        regions = 0 if parameters.atlas is AtlasChoice.NONE else 120
+        job = {"model": self.model, "methods": methods, "device": parameters.device.value, "regions": regions}
+        return {**job, "registration": registration}
+
     def showEstimate(self, found):
         """Show what the worker estimated."""
         parts = ", ".join(f"{entry['name']} {_duration(entry['seconds'])}" for entry in found["methods"])
+        if found.get("preparation"):
+            parts += f", preparation {_duration(found['preparation'])} (nothing if it was done before)"
         self.ui.estimateLabel.text = f"About {_duration(found['seconds'])} on {found['device']}: {parts}"
 
 

@@ -61,7 +61,7 @@ class RunDisplay:
         """Show a map over the scan, in all views but those of a comparison."""
         if mapName is not None:
             self.mapName = mapName
-        Overlays.showMap(self.scene, self.run.scanNode, self.shownNode, Views.mainViews(self.scene) or None)
+        Overlays.showMap(self.scene, self.run.backgroundNode, self.shownNode, Views.mainViews(self.scene) or None)
         self.change()
 
     def hide(self):
@@ -84,7 +84,7 @@ class RunDisplay:
     def compare(self, mapNames, orientation="Coronal"):
         """Show up to four maps side by side."""
         nodes = [self.run.filteredNodes.get(name, self.run.mapNodes[name]) for name in mapNames]
-        return Views.compareMaps(self.scene, [(self.run.scanNode, node) for node in nodes], orientation)
+        return Views.compareMaps(self.scene, [(self.run.backgroundNode, node) for node in nodes], orientation)
 
     # ------------------------------------------------------------------------------------------------------ clusters
 
@@ -107,7 +107,7 @@ class RunDisplay:
         array = self.clusters().filtered(minimumVoxels) if minimumVoxels > 1 else None
         node = setFilteredMap(self.run, self.mapName, array) or self.mapNode
         if wasShown and node is not before:
-            Overlays.showMap(self.scene, self.run.scanNode, node, Views.mainViews(self.scene) or None)
+            Overlays.showMap(self.scene, self.run.backgroundNode, node, Views.mainViews(self.scene) or None)
         return node
 
     def describeAt(self, ras):

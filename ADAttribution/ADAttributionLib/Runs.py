@@ -17,9 +17,12 @@ from ADAttributionLib import SceneBuilder
 from ADAttributionLib.AtlasNodes import addAtlas
 from ADAttributionLib.Overlays import OverlaySettings, applySettings, statisticsOf
 from ADAttributionLib.Plots import addProfiles, addRegionChart
+from ADAttributionLib.TransformNodes import DIRECTIONS, addTransforms, transformOf
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_scan
+from ADAttributionLogic.preprocessing.space_transform import identity_transform
 from ADAttributionLogic.report.overlay_display import OverlayDisplay
-from ADAttributionLogic.volume import resample
 
 RUN = "ADAttribution.Run"
 ROLE = "ADAttribution.Role"
@@ -38,7 +41,13 @@ class Run:
     scanNode : vtkMRMLScalarVolumeNode or None
         The user's scan.
     gridScanNode : vtkMRMLScalarVolumeNode or None
-        The scan on the network's grid, where that is another one.
+        The scan on the network's grid, where that is another one; of a prepared scan, its brain.
+    backgroundNode : vtkMRMLScalarVolumeNode or None
+        What lies where the maps are: the user's scan, or the brain where the maps are on the network's grid.
+    space : {"native", "model"} or None
+        Of a prepared scan, where its maps, atlas and tables are.
+    transformNodes : dict of str to node
+        Of a prepared scan: ``scan-to-model`` and ``model-to-scan``.
     mapNodes, tableNodes : dict of str to node
         By the name of the map.
     atlasNode : vtkMRMLSegmentationNode or None
@@ -74,6 +83,19 @@ class Run:
         return next(iter(self._nodes("vtkMRMLScalarVolumeNode", "scan")), None)
 
     @property
+    def space(self):
+        return self.provenance.get("space")
+
+    @property
+    def backgroundNode(self):
+        return (self.gridScanNode if self.space == "model" else None) or self.scanNode
+
+    @property
+    def transformNodes(self):
+        found = {key: self._nodes("vtkMRMLTransformNode", key) for key in DIRECTIONS}
+        return {key: nodes[0] for key, nodes in found.items() if nodes}
+
+    @property
     def mapNodes(self):
         return self._byMap("vtkMRMLScalarVolumeNode", "map")
 
@@ -88,6 +110,10 @@ class Run:
     @property
     def nativeNodes(self):
         return self._byMap("vtkMRMLScalarVolumeNode", "native")
+
+    @property
+    def modelNodes(self):
+        return self._byMap("vtkMRMLScalarVolumeNode", "model")
 
     @property
     def charts(self):
@@ -180,10 +206,50 @@ def removeRun(run):
 
 def addNativeMap(run, name):
     """Add a map on the scan's own grid (for export), or return the one that is there."""
+    if run.space == "native":
+        return run.mapNodes[name]
     if name in run.nativeNodes:
         return run.nativeNodes[name]
-    volume = resample(volumeFromNode(run.mapNodes[name]), volumeFromNode(run.scanNode).grid, "linear")
+    values, grid = volumeFromNode(run.mapNodes[name]), _scanGridOf(run)
+    volume = map_on_scan(values, _transformOf(run, values.grid, grid), grid, _isAdditive(run, name))
     return _addDerivedMap(run, name, volume, "native", "on the scan's grid")
+
+
+def addModelMap(run, name):
+    """Add a map on the network's grid (to compare patients), or return the one that is there.
+
+    It is carried back from the scan's grid, so that it is a little smoother than what the network's own grid had.
+    """
+    if run.space != "native":
+        return run.mapNodes[name]
+    if name in run.modelNodes:
+        return run.modelNodes[name]
+    values, grid = volumeFromNode(run.mapNodes[name]), volumeFromNode(run.gridScanNode).grid
+    volume = map_on_model(values, _transformOf(run, grid, values.grid), grid, _isAdditive(run, name))
+    return _addDerivedMap(run, name, volume, "model", "on the network's grid")
+
+
+def addOtherMap(run, name):
+    """Add a map in the other space than the run's."""
+    return addModelMap(run, name) if run.space == "native" else addNativeMap(run, name)
+
+
+def _scanGridOf(run):
+    """The scan's grid; of a prepared scan the one that it was registered from, wherever its node was moved since."""
+    if run.space is None:
+        return volumeFromNode(run.scanNode).grid
+    scan = run.provenance["scan"]
+    return Grid(tuple(scan["shape"]), scan["affine_ras_mm"])
+
+
+def _transformOf(run, modelGrid, scanGrid):
+    """Where the scan is; one that was taken as registered is where its header says."""
+    return transformOf(run.transformNodes, modelGrid, scanGrid) if run.space else identity_transform()
+
+
+def _isAdditive(run, name):
+    """Whether a map's values add up to the score; then they still do on another grid."""
+    return bool(run.provenance["methods"][name].get("is_conserving"))
 
 
 def setFilteredMap(run, name, array):
@@ -245,7 +311,9 @@ def _addNodes(scene, answer, scanNode, atlasNode, key):
     name = _freeName(scene, f"{scanName} - {answer.provenance['model']['name']} - {answer.target_class}")
     about = _addAbout(scene, answer, identifier, key, name)
     about.SetNodeReferenceID(_SCAN, scanNode.GetID())
-    if not volumeFromNode(scanNode).grid.is_same(answer.scan.grid):
+    if answer.preparation is not None:
+        _addPreparation(scene, answer.preparation, scanName, identifier)
+    elif not volumeFromNode(scanNode).grid.is_same(answer.scan.grid):
         gridScan = SceneBuilder.addVolume(scene, answer.scan, f"{scanName} - on the network's grid")
         gridScan.CreateDefaultDisplayNodes()
         _tag(gridScan, identifier, "scan")
@@ -258,6 +326,15 @@ def _addNodes(scene, answer, scanNode, atlasNode, key):
                 _tag(atlasNode, identifier, "atlas")
         about.SetNodeReferenceID(_ATLAS, atlasNode.GetID())
     return Run(scene, about)
+
+
+def _addPreparation(scene, preparation, scanName, identifier):
+    """The brain on the network's grid, and the transforms both ways."""
+    brain = SceneBuilder.addVolume(scene, preparation.brain, f"{scanName} - brain on the network's grid")
+    brain.CreateDefaultDisplayNodes()
+    _tag(brain, identifier, "scan")
+    for direction, node in addTransforms(scene, preparation.transform, f"{scanName} -").items():
+        _tag(node, identifier, direction)
 
 
 def _addAbout(scene, answer, identifier, key, name):
@@ -323,7 +400,7 @@ def _isOf(node, run, roles):
 
 
 def _keyOf(answer, scanNode):
-    """The question that was asked: which scan, network, class, methods with their options, and atlas."""
+    """The question that was asked: which scan, network, class, methods with their options, atlas, and preparation."""
     record = answer.provenance
     question = {
         "scan": scanNode.GetID(),
@@ -332,6 +409,9 @@ def _keyOf(answer, scanNode):
         "methods": [[found.method, dict(found.summary.get("options", {}))] for found in answer.maps],
         "atlas": record["atlas"] and [record["atlas"]["name"], record["atlas"]["regions"]],
     }
+    if answer.preparation is not None:
+        options = record["preprocessing_decisions"]["options"]
+        question["preparation"] = [options, answer.preparation.space, record["brain_mask_sha256"]]
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import slicer
+import vtk
 
 from ADAttributionLib import SceneBuilder, Views
 from ADAttributionLib.ModelCards import bundledPackages
 from ADAttributionLib.Overlays import Sign
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import findRuns, tableRows
-from ADAttributionLib.VolumeNodes import volumeFromNode
+from ADAttributionLib.VolumeNodes import arrayFromMatrix, volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerError
 from ADAttributionLogic.errors import ADAttributionError, ScanError
 from ADAttributionLogic.volume import Volume
@@ -28,6 +29,8 @@ _SHAPE = (78, 92, 78)
 _AFFINE = np.array([[2.5, 0, 0, -96], [0, 2.5, 0, -132], [0, 0, 2.5, -78], [0, 0, 0, 1]])
 #: Something that takes long enough to be cancelled.
 _LONG = ("occlusion", {"size": 4, "stride": 2})
+#: Turned by 10° and shifted by 22 mm: not in the network's space.
+_TURN = np.array([[0.985, -0.174, 0, 12], [0.174, 0.985, 0, -18], [0, 0, 1, 4], [0, 0, 0, 1]])
 _AFFECTED = ("hippocamp", "amygdala", "entorhinal", "parahippocampal", "ent_", "phg")
 
 
@@ -132,6 +135,44 @@ def checkSaveAndReload(case, scene, logic):
         case.assertIsNotNone(again.atlasNode)
 
 
+def checkNativeScan(case, scene, logic):
+    """A scan as acquired: registered, explained, and the result back on the scan, whatever way it is stored."""
+    scan = addTurnedSubject(scene, logic)
+    grid = volumeFromNode(scan).grid
+    run = logic.explain(
+        scan, model=SMALL_NETWORK, methods=["lrp"], atlas="neuromorphometrics", registration="affine", space="native"
+    )
+    for node in (*run.mapNodes.values(), run.scanNode):
+        case.assertTrue(volumeFromNode(node).grid.is_same(grid))
+    case.assertEqual(volumeFromNode(run.gridScanNode).array.shape, _SHAPE)
+    matrix = vtk.vtkMatrix4x4()
+    run.transformNodes["model-to-scan"].GetMatrixTransformToParent(matrix)
+    found = arrayFromMatrix(matrix)
+    # Where the template's brain is, the registration must have found the subject, which is another brain.
+    corners = np.array([(x, y, z, 1) for x in (-60, 60) for y in (-90, 60) for z in (-30, 60)], float)
+    distance = np.linalg.norm((corners @ found.T - corners @ _TURN.T)[:, :3], axis=1)
+    case.assertLess(float(distance.max()), 8.0)
+    hippocampus = [row for row in tableRows(run.tableNodes["lrp"].GetTable()) if "Hippocampus" in row["name"]]
+    case.assertTrue(hippocampus and all(row["voxels"] > 100 for row in hippocampus), hippocampus)
+    again = logic.prepare(scan, SMALL_NETWORK, "affine")
+    case.assertTrue(again.from_cache and again.quality.passed, str(again.quality.failures))
+
+
+def addTurnedSubject(scene, logic):
+    """Add a simulated control who lies turned and shifted in the scanner, in sagittal slices of 2 mm."""
+    subject = logic.addSimulatedSubject("CN")
+    volume = volumeFromNode(subject)
+    scene.RemoveNode(subject)
+    # Stored with the slices from left to right as the last axis, every second voxel of each axis.
+    array = np.ascontiguousarray(volume.array[::2, ::2, ::2].transpose(1, 2, 0))
+    order = np.zeros((4, 4))
+    order[[1, 2, 0], [0, 1, 2]] = 2
+    order[3, 3] = 1
+    node = SceneBuilder.addVolume(scene, Volume(array, _TURN @ volume.affine @ order), "scan as acquired")
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
 def checkCancel(case, scene, logic):
     """A cancelled run leaves the scene as it was, and the module usable."""
     scan = addPhantom(scene)
@@ -181,6 +222,7 @@ def checkPanel(case, widget):
     widget.initializeParameterNode()
     ui.inputSelector.setCurrentNode(scan)
     widget._question.addModel(SMALL_NETWORK)
+    ui.preparationComboBox.setCurrentIndex(0)  # already registered
     ui.atlasComboBox.setCurrentIndex(ui.atlasComboBox.count - 1)  # none
     slicer.app.processEvents()
     case.assertTrue(ui.applyButton.enabled, ui.applyButton.toolTip)

@@ -17,9 +17,11 @@ import time
 from pathlib import Path
 
 import ADAttributionLogic
+from ADAttributionLib.QualityText import failureText, inPanelWords
 from ADAttributionLib.WorkerProcess import WorkerProcess
-from ADAttributionLogic.answer import load_answer, load_volume, save_atlas, save_volume
+from ADAttributionLogic.answer import load_answer, load_report, load_volume, save_atlas, save_volume
 from ADAttributionLogic.errors import ADAttributionError
+from ADAttributionLogic.preparation import read_quality
 
 #: The version of the protocol that this client speaks (ADAttributionLogic.worker.PROTOCOL, not imported: it is the
 #: other side that must say which one it speaks).
@@ -32,12 +34,16 @@ _LOG_BYTES = 200_000
 
 
 class WorkerError(ADAttributionError):
-    """A job failed. ``kind`` names the cause, ``details`` is the log."""
+    """A job failed. ``kind`` names the cause, ``details`` is the log.
 
-    def __init__(self, message, kind="WorkerError", details=""):
+    ``quality`` is the QualityReport when a scan's checks did not pass (kind QualityError), else None.
+    """
+
+    def __init__(self, message, kind="WorkerError", details="", quality=None):
         super().__init__(message)
         self.kind = kind
         self.details = details
+        self.quality = quality
 
 
 class Job:
@@ -50,7 +56,7 @@ class Job:
     fraction, text
         Progress.
     result : object
-        When done: the Answer of an explanation, else a dict.
+        When done: the Answer of an explanation, the PreparationReport of a preparation, else a dict.
     error : WorkerError or None
         When failed.
     """
@@ -144,7 +150,7 @@ class WorkerClient:
 
     # ------------------------------------------------------------------------------------------------------ requests
 
-    def explain(self, scan, model, methods, atlas=None, onProgress=None, onEnd=None, **options):
+    def explain(self, scan, model, methods, atlas=None, onProgress=None, onEnd=None, brainMask=None, **options):
         """Ask for an explanation.
 
         Parameters
@@ -158,23 +164,62 @@ class WorkerClient:
             An atlas, or the name, names_file and grouping of one that the worker loads.
         onProgress, onEnd : callable, optional
             Called by poll() with the Job.
+        brainMask : Volume, optional
+            For the preparation.
         options
-            target, start, device, replace_non_finite.
+            target, start, device, replace_non_finite, preparation (see ADAttributionLogic.preparation).
         """
+
+        def arrays(prefix):
+            drawn = hasattr(atlas, "labels")
+            return {
+                "scan": save_volume(scan, self._folder, f"{prefix}-scan"),
+                "atlas": save_atlas(atlas, self._folder, f"{prefix}-atlas") if drawn else atlas,
+                **self._preparationEntry(options.get("preparation"), brainMask, prefix),
+            }
+
+        named = [{"name": name, "options": dict(given)} for name, given in methods]
+        return self._requestWith(
+            arrays, "explain", {**options, "model": os.fspath(model), "methods": named}, onProgress, onEnd
+        )
+
+    def prepare(self, scan, model, preparation, brainMask=None, onProgress=None, onEnd=None):
+        """Ask for the preparation of a scan alone; an explanation with the same preparation then finds it done.
+
+        Parameters
+        ----------
+        scan : Volume
+        model : str
+        preparation : dict
+            See ADAttributionLogic.preparation.
+        brainMask : Volume, optional
+        """
+
+        def arrays(prefix):
+            return {
+                "scan": save_volume(scan, self._folder, f"{prefix}-scan"),
+                **self._preparationEntry(preparation, brainMask, prefix),
+            }
+
+        return self._requestWith(arrays, "prepare", {"model": os.fspath(model)}, onProgress, onEnd)
+
+    def _preparationEntry(self, preparation, mask, prefix):
+        if preparation is None:
+            return {}
+        if mask is None:
+            return {"preparation": preparation}
+        return {"preparation": {**preparation, "mask": save_volume(mask, self._folder, f"{prefix}-mask")}}
+
+    def _requestWith(self, arrays, command, job, onProgress, onEnd):
+        """Send a request whose arrays are written first, under the number that it will get."""
         self._requireProcess()
         prefix = f"request-{self._lastNumber + 1}"
         try:
-            job = {
-                "scan": save_volume(scan, self._folder, f"{prefix}-scan"),
-                "model": os.fspath(model),
-                "methods": [{"name": name, "options": dict(given)} for name, given in methods],
-                "atlas": save_atlas(atlas, self._folder, f"{prefix}-atlas") if hasattr(atlas, "labels") else atlas,
-                **options,
-            }
+            job = {**job, **arrays(prefix)}
         except OSError as cause:
             self._removeFiles(prefix)
             raise WorkerError(f"The scan cannot be handed to the worker: {cause}", "OutputError") from cause
-        return self.request("explain", job, onProgress, onEnd)
+        return self.request(command, job, onProgress, onEnd)
 
     def request(self, command, job=None, onProgress=None, onEnd=None):
         """Send a request and return its Job at once."""
@@ -320,13 +365,14 @@ class WorkerClient:
         elif kind == "cancelled":
             self._finish(job, "cancelled")
         elif kind == "error":
-            details = event.get("details") or self.log
-            self._finish(job, "failed", error=WorkerError(event["message"], event["kind"], details))
+            self._finish(job, "failed", error=self._errorOf(event))
         elif kind == "result":
             try:
                 result = event["result"]
                 if job.command == "explain":
                     result = load_answer(result, self._folder)
+                elif job.command == "prepare":
+                    result = load_report(result, self._folder)
                 elif job.command == "simulate":
                     result = load_volume(result, self._folder)
             except (ADAttributionError, KeyError, TypeError, ValueError, MemoryError) as cause:
@@ -334,6 +380,11 @@ class WorkerClient:
                 self._finish(job, "failed", error=error)
             else:
                 self._finish(job, "done", result)
+
+    def _errorOf(self, event):
+        quality = event.get("quality") and read_quality(event["quality"])
+        message = failureText(quality) if quality else inPanelWords(event["message"])
+        return WorkerError(message, event["kind"], event.get("details") or self.log, quality)
 
     def _finish(self, job, state, result=None, error=None):
         del self._jobs[job.number]

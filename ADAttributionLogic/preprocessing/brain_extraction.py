@@ -132,7 +132,7 @@ def hd_bet_available() -> bool:
 
 
 def extract_with_hd_bet(scan: Volume, monitor: Monitor) -> BrainExtraction:
-    """Run the user's HD-BET (Isensee et al. 2019, Hum. Brain Mapp. 40(17)) on the CPU.
+    """Run the user's HD-BET 2 (Isensee et al. 2019, Hum. Brain Mapp. 40(17)) on the CPU.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def extract_with_hd_bet(scan: Volume, monitor: Monitor) -> BrainExtraction:
     with tempfile.TemporaryDirectory(prefix="ad-attribution-hd-bet-") as folder:
         source = write_volume(scan, Path(folder) / "scan.nii.gz")
         command = [program, "-i", str(source), "-o", str(Path(folder) / "brain.nii.gz"), "-device", "cpu"]
-        command += ["--disable_tta", "--save_bet_mask"]
+        command += ["--disable_tta", "--save_bet_mask", "--no_bet_image"]
         with open(Path(folder) / "log.txt", "w+b") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (the user's own program)
             try:
@@ -161,10 +161,13 @@ def extract_with_hd_bet(scan: Volume, monitor: Monitor) -> BrainExtraction:
                 process.kill()
             log.seek(0)
             words = log.read().decode(errors="replace").strip().splitlines()
-        found = sorted(Path(folder).glob("brain*mask*.nii.gz")) or sorted(Path(folder).glob("brain*.nii.gz"))
-        if process.returncode or not found:
-            raise ScanError(f"HD-BET failed (exit code {process.returncode}): {words[-1] if words else 'no message'}")
-        mask = read_scan(found[0])
+        found = Path(folder) / "brain_bet.nii.gz"
+        if process.returncode or not found.is_file():
+            raise ScanError(
+                f"HD-BET failed (exit code {process.returncode}; version 2 is needed): "
+                f"{words[-1] if words else 'no message'}"
+            )
+        mask = read_scan(found)
     return BrainExtraction(scan.with_array(resample(mask, scan.grid, "nearest").array > 0), {"method": "HD-BET"})
 
 

@@ -24,7 +24,14 @@ import numpy.typing as npt
 
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.preprocessing.history import BiasCorrection, BrainExtraction, Registration, Reorientation, Step
+from ADAttributionLogic.preprocessing.history import (
+    BiasCorrection,
+    BrainExtraction,
+    Registration,
+    Reorientation,
+    Step,
+    Winsorising,
+)
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed, preprocess
 from ADAttributionLogic.preprocessing.quality import Check, QualityReport
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
@@ -32,7 +39,7 @@ from ADAttributionLogic.preprocessing.space_transform import SpaceTransform
 from ADAttributionLogic.volume import Volume, check_usable_scan
 
 #: To be raised whenever the same input would give another result.
-VERSION = 1
+VERSION = 2
 #: Entries kept; one takes 10 to 70 MB.
 MOST_ENTRIES = 20
 FOLDER_VARIABLE = "AD_ATTRIBUTION_CACHE"
@@ -118,7 +125,10 @@ def _write(result: Preprocessed, entry: Path) -> None:
     with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".writing-") as name:
         unfinished = Path(name) / "entry"
         unfinished.mkdir()
-        arrays: dict[str, npt.NDArray[Any]] = {"brain": result.brain.array}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "brain": result.brain.array,
+            "brain_mask": np.packbits(result.brain_mask.array),
+        }
         document = {
             "steps": [_step_document(step, number, arrays) for number, step in enumerate(result.steps)],
             "transform": _transform_document(result.transform, unfinished),
@@ -142,6 +152,8 @@ def _step_document(step: Step, number: int, arrays: dict[str, npt.NDArray[Any]])
     if isinstance(step, BrainExtraction):
         arrays[f"{number}"] = np.packbits(step.mask.array)
         return {"kind": "brain", "grid": _grid_document(step.mask.grid), "parameters": step.parameters}
+    if isinstance(step, Winsorising):
+        return {"kind": "winsorising", "limit": step.limit, "parameters": step.parameters}
     assert isinstance(step, Registration)
     grids = {"before": _grid_document(step.before), "after": _grid_document(step.after)}
     return {"kind": "registration", **grids, "parameters": step.parameters}
@@ -176,11 +188,10 @@ def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
             arrays = {name: stored[name] for name in stored.files}
         transform = _transform(document["transform"], entry)
         steps = tuple(_step(d, n, arrays, transform) for n, d in enumerate(document["steps"]))
-        extraction = next(step for step in steps if isinstance(step, BrainExtraction))
         quality = QualityReport(tuple(Check(**check) for check in document["quality"]))
         brain = Volume(arrays["brain"], grid.affine, scan.source, scan.notes)
         os.utime(entry)
-        mask = steps[0].take_back(extraction.mask, "nearest")
+        mask = _mask(arrays["brain_mask"], scan.grid)
         notes = tuple(document["notes"])
         return Preprocessed(scan, brain, mask, steps, transform, quality, document["provenance"], notes)
     except _DAMAGED:
@@ -207,10 +218,14 @@ def _step(
     if kind == "bias":
         return BiasCorrection(Volume(arrays[f"{number}"], np.array(document["affine"])), document["parameters"])
     if kind == "brain":
-        grid = _grid(document["grid"])
-        bits = np.unpackbits(arrays[f"{number}"], count=grid.size).astype(bool).reshape(grid.shape)
-        return BrainExtraction(Volume(bits, grid.affine, "brain mask"), document["parameters"])
+        return BrainExtraction(_mask(arrays[f"{number}"], _grid(document["grid"])), document["parameters"])
+    if kind == "winsorising":
+        return Winsorising(document["limit"], document["parameters"])
     return Registration(transform, _grid(document["before"]), _grid(document["after"]), document["parameters"])
+
+
+def _mask(bits: npt.NDArray[Any], grid: Grid) -> Volume:
+    return Volume(np.unpackbits(bits, count=grid.size).astype(bool).reshape(grid.shape), grid.affine, "brain mask")
 
 
 def _grid(document: dict[str, Any]) -> Grid:

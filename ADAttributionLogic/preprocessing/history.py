@@ -14,7 +14,7 @@ import numpy as np
 
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
-from ADAttributionLogic.volume import Interpolation, Volume, resample
+from ADAttributionLogic.volume import Interpolation, Volume, resample, resampling_is_exact
 
 
 class Step(Protocol):
@@ -111,8 +111,33 @@ class BrainExtraction:
 
 
 @dataclass(frozen=True, eq=False)
+class Winsorising:
+    """The brightest voxels set to a limit: noise, vessels and fat must not set the scale of a min-max normalisation.
+
+    Attributes
+    ----------
+    limit : float
+        In the scan's units.
+    parameters : dict
+    """
+
+    limit: float
+    parameters: dict[str, Any]
+    name: str = "winsorising"
+
+    def apply(self, scan: Volume) -> Volume:
+        return scan.with_array(np.minimum(scan.array, np.float32(self.limit)))
+
+    def take_back(self, values: Volume, interpolation: Interpolation) -> Volume:
+        return values
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.parameters, "limit": self.limit}
+
+
+@dataclass(frozen=True, eq=False)
 class Registration:
-    """Resampling onto the model's grid through a transform.
+    """Resampling onto the model's grid through a transform, by cubic B-splines.
 
     Attributes
     ----------
@@ -129,9 +154,15 @@ class Registration:
     name: str = "registration and resampling"
 
     def apply(self, scan: Volume) -> Volume:
-        if self.transform.kind == "identity":
+        if resampling_is_exact(scan, self.after) and self.transform.kind == "identity":
             return resample(scan, self.after)
-        return resample_to_model(scan, self.transform, self.after)
+        return resample_to_model(scan, self.transform, self.after, "cubic")
+
+    def carry(self, values: Volume) -> Volume:
+        """Carry a mask's share or another smooth map forward, by linear interpolation."""
+        if self.transform.kind == "identity":
+            return resample(values, self.after)
+        return resample_to_model(values, self.transform, self.after)
 
     def take_back(self, values: Volume, interpolation: Interpolation) -> Volume:
         if self.transform.kind == "identity":
@@ -139,7 +170,7 @@ class Registration:
         return resample_to_scan(values, self.transform, self.before, interpolation)
 
     def describe(self) -> dict[str, Any]:
-        grids = {"from": self.before.describe(), "to": self.after.describe(), "interpolation": "linear"}
+        grids = {"from": self.before.describe(), "to": self.after.describe(), "interpolation": "cubic B-spline"}
         return {**self.transform.describe(), **self.parameters, **grids}
 
 

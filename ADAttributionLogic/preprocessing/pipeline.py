@@ -27,6 +27,7 @@ from ADAttributionLogic.preprocessing.history import (
     Registration,
     Reorientation,
     Step,
+    Winsorising,
     apply_all,
     describe_all,
     take_back_all,
@@ -47,6 +48,12 @@ REGISTERED_SIMILARITY = 0.45
 #: … and an affine registration would move the brain by no more than this (mm, on average).
 REGISTERED_WITHIN_MM = 2.5
 
+#: Voxels longer than this multiple of the network's deserve a note.
+THICK = 1.5
+
+#: What is brighter than this percentile of the brain is limited to it, as in ANTs' own pipelines.
+WINSORISING_PERCENTILE = 99.5
+
 
 @dataclass(frozen=True)
 class Options:
@@ -60,6 +67,8 @@ class Options:
         The user's word on whether the scan already is in model space; None: it is measured.
     bias_correction : bool
         N4. Not done to scans that are registered and extracted already.
+    winsorising : bool
+        Limit the brightest voxels (see :class:`~.history.Winsorising`). Not done either to scans that are finished.
     brain : {"registration", "hd-bet"}
         How to find the brain when no mask is given.
     mask_label : int or None
@@ -71,6 +80,7 @@ class Options:
     registration: RegistrationKind = "affine"
     registered: bool | None = None
     bias_correction: bool = True
+    winsorising: bool = True
     brain: BrainMethod = "registration"
     mask_label: int | None = None
     replace_non_finite: float | None = None
@@ -242,22 +252,22 @@ class _Run:
         transform = identity_transform() if registered else self._timed("affine", 0.15, 0.45, self._linear, working)
         tissue = measure_tissue(working, transform, self.target)
         corrected = working
-        if self.options.bias_correction and not (registered and tissue.scalp_share < EXTRACTED_BELOW):
+        is_finished = registered and tissue.scalp_share < EXTRACTED_BELOW
+        if self.options.bias_correction and not is_finished:
             corrected = self._timed("bias", 0.45, 0.6, self._correct, working, transform)
             tissue = measure_tissue(corrected, transform, self.target)
         if self.options.registration == "deformable" and not registered:
             transform = self._timed("deformable", 0.6, 0.85, self._deform, corrected, transform)
-        extraction = self._timed("brain", 0.85, 0.92, self._extract, corrected, transform, tissue)
-        self.steps.append(extraction)
-        placement = Registration(transform, turned, self.grid, self.parameters)
-        self.steps.append(placement)
-        brain = self._timed("resampling", 0.92, 0.96, lambda _: placement.apply(extraction.apply(corrected)))
+        found = self._timed("brain", 0.85, 0.92, self._extract, corrected, transform, tissue)
+        brain = self._timed("resampling", 0.92, 0.96, self._place, corrected, transform, turned, found)
+        if self.options.winsorising and not is_finished and brain.array.any():
+            brain = self._limit(brain)
         scales = () if registered else tuple(np.linalg.svd(transform.matrix[:3, :3], compute_uv=False).tolist())
         checks += self._timed(
             "checks", 0.96, 1.0,
-            lambda _: check_after(corrected, extraction.mask, transform, tissue, self.target, scales),
+            lambda _: check_after(corrected, found.mask, transform, tissue, self.target, scales),
         )  # fmt: skip
-        native_mask = self.steps[0].take_back(extraction.mask, "nearest")
+        native_mask = self.steps[0].take_back(found.mask, "nearest")
         self.monitor.report(1.0, "preprocessed")
         return Preprocessed(
             self.scan,
@@ -321,6 +331,22 @@ class _Run:
             return extract_with_hd_bet(scan, monitor)
         return extract_brain(scan, transform, self.target, tissue)
 
+    def _place(
+        self, _monitor: Monitor, scan: Volume, transform: SpaceTransform, before: Grid, found: BrainExtraction
+    ) -> Volume:
+        """Resample first and cut out the brain then: a cut edge would ring, or fade over a voxel."""
+        placement = Registration(transform, before, self.grid, self.parameters)
+        share = placement.carry(found.mask.with_array(found.mask.array.astype(np.float32)))
+        extraction = BrainExtraction(share.with_array(share.array >= 0.5, "brain mask"), found.parameters)
+        self.steps += [placement, extraction]
+        return extraction.apply(placement.apply(scan))
+
+    def _limit(self, brain: Volume) -> Volume:
+        limit = float(np.percentile(brain.array[brain.array > 0], WINSORISING_PERCENTILE))
+        step = Winsorising(limit, {"percentile_of_the_brain": WINSORISING_PERCENTILE})
+        self.steps.append(step)
+        return step.apply(brain)
+
     def _provenance(self, test: RegisteredTest | None, registered: bool, tissue: Tissue) -> dict[str, Any]:
         decided = "measured" if test is not None else "said by the user"
         return {
@@ -338,6 +364,13 @@ class _Run:
             notes.append(
                 "The scan already is in the model's space (measured; see the provenance), so that it was not "
                 "registered again. To have it registered all the same, say --registered no."
+            )
+        longest, voxel = max(self.scan.grid.spacing), max(self.grid.spacing)
+        if longest > THICK * voxel:
+            notes.append(
+                f"Voxels of {longest:.3g} mm are longer than the network's of {voxel:.3g} mm. What lies between is "
+                "blurred, and probabilities become less certain: with 2 to 3 mm instead of 1 mm, those of the "
+                "demonstration network changed by up to 0.3 on simulated scans."
             )
         return tuple(notes)
 

@@ -40,7 +40,17 @@ SCALES = (0.75, 1.25)
 
 
 class QualityError(ScanError):
-    """The scan did not pass the checks, and the user has not accepted it as it is."""
+    """The scan did not pass the checks, and the user has not accepted it as it is.
+
+    Attributes
+    ----------
+    report : QualityReport or None
+        The checks, for those who show them in another way.
+    """
+
+    def __init__(self, message: str, report: QualityReport | None = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,8 @@ class Check:
     unit: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.value:.3g}{' ' if self.unit else ''}{self.unit} (needed: {self.needed})"
+        value = f"{self.value:.0f}" if abs(self.value) >= 100 else f"{self.value:.3g}"
+        text = f"{self.name}: {value}{' ' if self.unit else ''}{self.unit} (needed: {self.needed})"
         return text if self.passed else f"{text}. {self.advice}"
 
 
@@ -99,7 +110,8 @@ class QualityReport:
             listing = "\n  ".join(lines)
             raise QualityError(
                 f"The scan did not pass {len(lines)} of {len(self.checks)} checks:\n  {listing}\n"
-                "Nothing was explained. To go on all the same, say --accept-qc and look at the quality figure."
+                "Nothing was explained. To go on all the same, say --accept-qc and look at the quality figure.",
+                self,
             )
         return tuple(f"quality check not passed, accepted by the user: {line}" for line in lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,11 @@ from ADAttributionLogic.report.figure import BACKGROUND, MUTED, TEXT
 
 EDGE, BRAIN = "#ffb000", "#3cd2ff"
 #: Where slices are shown: fractions of the template brain's extent.
-_PLACES = {"axial": (2, (0.3, 0.45, 0.6, 0.75)), "coronal": (1, (0.35, 0.5, 0.65)), "sagittal": (0, (0.4, 0.5, 0.6))}
+_PLACES = {
+    "axial": (2, (0.3, 0.45, 0.6, 0.75)),
+    "coronal": (1, (0.3, 0.42, 0.55, 0.7)),
+    "sagittal": (0, (0.3, 0.42, 0.5, 0.66)),
+}
 
 
 def write_quality_figure(path: str | os.PathLike[str], prepared: Preprocessed, target: RegistrationTarget) -> Path:
@@ -46,15 +51,12 @@ def write_quality_figure(path: str | os.PathLike[str], prepared: Preprocessed, t
         3, 4, gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.94, "bottom": 0.26, "wspace": 0.02}
     )
     for row, (name, (axis, fractions)) in zip(cells, _PLACES.items(), strict=True):
-        for cell, fraction in zip(row, [*fractions, None][: len(row)], strict=False):
+        for cell, fraction in zip(row, fractions, strict=True):
             cell.axis("off")
-            if fraction is not None:
-                index = int(low[axis] + fraction * (high[axis] - low[axis]))
-                _draw_slice(cell, (scan, target, brain), axis, index, bright)
-                place = grid.to_ras([index if a == axis else 0 for a in range(3)])[axis]
-                cell.set_title(f"{name} {'RAS'[axis]} {place:+.0f} mm", color=MUTED, fontsize=9, pad=2)
-        for cell in row:
-            cell.axis("off")
+            index = int(low[axis] + fraction * (high[axis] - low[axis]))
+            _draw_slice(cell, (scan, target, brain), axis, index, bright)
+            place = grid.to_ras([index if a == axis else 0 for a in range(3)])[axis]
+            cell.set_title(f"{name} {'RAS'[axis]} {place:+.0f} mm", color=MUTED, fontsize=9, pad=2)
     _list_checks(figure, prepared)
     figure.savefig(path, dpi=90, facecolor=BACKGROUND)
     return Path(path)
@@ -81,7 +83,9 @@ def _list_checks(figure: Any, prepared: Preprocessed) -> None:
     legend = "orange: edges of the template   blue: extracted brain   left in the picture = the patient's right"
     figure.text(0.99, 0.97, legend, color=MUTED, fontsize=9, va="center", ha="right")
     checks = sorted(prepared.quality.checks, key=lambda check: check.passed)
-    for number, check in enumerate(checks):
+    y = 0.225
+    for check in checks:
         colour = MUTED if check.passed else "#ff6a5a"
-        text = f"{'ok' if check.passed else 'NO'}   {check}"
-        figure.text(0.012, 0.225 - 0.021 * number, text[:185], color=colour, fontsize=9, va="center")
+        for line in wrap(f"{'ok' if check.passed else 'NO'}   {check}", 175, subsequent_indent=" " * 7):
+            figure.text(0.012, y, line, color=colour, fontsize=9, va="center")
+            y -= 0.0185

@@ -1,10 +1,10 @@
-"""How well native scans with known truth are recovered: twelve acquisitions of a real head, twelve simulated patients.
+"""How well native scans with known truth are recovered: twelve acquisitions of a real head, of patients, of controls.
 
-``python Testing/benchmarks/study_native_recovery.py [head|patients] [affine|deformable] [first] [last seed] [model]``
+``python Testing/benchmarks/study_native_recovery.py [head|patients|controls] [affine|deformable] [first] [last]``
 
 One tab-separated line per scan. For the head (Colin27) the truth is the known motion after the registration of the head
-as it is, and the brain is BET's; for the patients it is the motion itself (affine) or the motion and the simulated
-anatomy (deformable).
+as it is, and the brain is BET's; for the simulated subjects it is the motion itself (affine) or the motion and the
+simulated anatomy (deformable).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ADAttributionLogic.preprocessing.registration_target import RegistrationTar
 from ADAttributionLogic.preprocessing.space_transform import resample_to_model, resample_to_scan  # noqa: E402
 from ADAttributionLogic.simulation.anatomy import icbm152_anatomy  # noqa: E402
 from ADAttributionLogic.simulation.native_scan import NativeScan, acquire, draw_acquisition  # noqa: E402
-from ADAttributionLogic.simulation.subject import draw_parameters, simulate_subject  # noqa: E402
+from ADAttributionLogic.simulation.subject import CONTROL, PATIENT, draw_parameters, simulate_subject  # noqa: E402
 from ADAttributionLogic.volume import Volume, resample  # noqa: E402
 
 #: Regions at least this large are followed through the round trip.
@@ -80,12 +80,12 @@ def study_head(options: Options, seeds: range) -> None:
         line(seed, native, error, dice, round_trip(found, labels), f"{seconds:.0f} s\t{failures}")
 
 
-def study_patients(options: Options, seeds: range) -> None:
+def study_simulated(label: int, options: Options, seeds: range) -> None:
     template = load_template()
     target, labels = RegistrationTarget(template), load_atlas("neuromorphometrics").on_grid(template.grid).labels
     model = load_model(sys.argv[5] if len(sys.argv) > 5 else "simulated-atrophy")
     for seed in seeds:
-        subject = simulate_subject(icbm152_anatomy(), draw_parameters(1, 9000 + seed))
+        subject = simulate_subject(icbm152_anatomy(), draw_parameters(label, 9000 + seed))
         native = acquire(subject.scan, draw_acquisition(seed))
         started = time.perf_counter()
         found = preprocess(native.scan, template.grid, target, options)
@@ -112,7 +112,11 @@ def main() -> int:
     print("seed\torder\tdtype\tspacing\tmean error mm\tbrain Dice\tlabels' lowest Dice\tmedian\tseconds\tchecks")
     options = Options(how, registered=False)  # type: ignore[arg-type]
     try:
-        (study_patients if what == "patients" else study_head)(options, range(first, last + 1))
+        if what == "head":
+            study_head(options, range(first, last + 1))
+        else:
+            label = {"patients": PATIENT, "controls": CONTROL}[what]
+            study_simulated(label, options, range(first, last + 1))
     except ADAttributionError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ADAttributionLib import AnswerPanel, Dependencies, ModelCards, QuestionPanel, Runs
+from ADAttributionLib import AnswerPanel, Dependencies, ModelCards, PreparationPanel, QuestionPanel, Runs
 from ADAttributionLib.MethodOptions import parseOptions
 from ADAttributionLib.QuestionPanel import AtlasChoice, LrpRule, atlasOf, methodsOf
 from ADAttributionLib.RegionsPanel import RegionsPanel
@@ -83,15 +83,15 @@ def test_what_cannot_be_asked_says_why(changes, message) -> None:
 
 def test_the_check_of_the_grid(scene, scanNode, small_package, small_scan) -> None:
     card = ModelCards.cardOf(small_package)
-    assert "covers 100% of the network's grid: good" in QuestionPanel.coverageText(scanNode, card)
+    assert "covers 100% of the network's grid: good" in PreparationPanel.coverageText(scanNode, card)
     from ADAttributionLib import SceneBuilder
 
     half = Volume(np.ascontiguousarray(small_scan.array[:, :, :30]), small_scan.affine)
-    text = QuestionPanel.coverageText(SceneBuilder.addVolume(scene, half, "half"), card)
+    text = PreparationPanel.coverageText(SceneBuilder.addVolume(scene, half, "half"), card)
     assert "poor" in text and "38%" in text, text
-    assert "Choose" in QuestionPanel.coverageText(None, card)
+    assert "Choose" in PreparationPanel.coverageText(None, card)
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
-    assert "holds no voxels" in QuestionPanel.coverageText(empty, card)
+    assert "holds no voxels" in PreparationPanel.coverageText(empty, card)
 
 
 def test_answer_and_about(scene, scanNode, answer) -> None:

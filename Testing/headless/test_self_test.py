@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import unittest
 
 import pytest
@@ -14,9 +15,11 @@ from ADAttributionLib.WorkerClient import WorkerClient
 
 @pytest.fixture(scope="module")
 def client():
-    made = WorkerClient(graceSeconds=1.0, arguments=("--threads", "1"))
-    yield made
-    made.close()
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as cache:
+        patch.setenv("AD_ATTRIBUTION_CACHE", cache)
+        made = WorkerClient(graceSeconds=1.0, arguments=("--threads", "1"))
+        yield made
+        made.close()
 
 
 @pytest.fixture
@@ -32,7 +35,9 @@ def logic(scene, client, tmp_path):
     scene.RemoveObserver(made._closing)
 
 
-@pytest.mark.parametrize("check", [SelfTest.checkExplain, SelfTest.checkSaveAndReload, SelfTest.checkCancel])
+@pytest.mark.parametrize(
+    "check", [SelfTest.checkExplain, SelfTest.checkSaveAndReload, SelfTest.checkCancel, SelfTest.checkNativeScan]
+)
 def test_the_self_test_passes(scene, logic, check) -> None:
     check(unittest.TestCase(), scene, logic)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,10 @@ slicer = pytest.importorskip("slicer", reason="needs the slicer-core wheel (extr
 from test_preprocessing import turned, warped  # noqa: E402
 
 from ADAttributionLib import SceneFile  # noqa: E402
+from ADAttributionLib.SceneBuilder import addVolume  # noqa: E402
 from ADAttributionLib.TransformNodes import addTransforms  # noqa: E402
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform  # noqa: E402
+from ADAttributionLogic.volume import Volume  # noqa: E402
 
 
 def moved(node, point) -> np.ndarray:
@@ -21,7 +25,10 @@ def moved(node, point) -> np.ndarray:
     return np.array(result)
 
 
-@pytest.mark.parametrize("transform", [SpaceTransform("affine", turned((20, 5, -9), (30, 1, -8), 1.1)), warped(3.0)])
+TRANSFORMS = [SpaceTransform("affine", turned((20, 5, -9), (30, 1, -8), 1.1)), warped(3.0)]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
 def test_nodes_move_points_as_the_transform_does(transform: SpaceTransform) -> None:
     scene = SceneFile.newScene()
     try:
@@ -33,3 +40,23 @@ def test_nodes_move_points_as_the_transform_does(transform: SpaceTransform) -> N
         assert sorted(names) == ["head model to scan", "head scan to model"]
     finally:
         SceneFile.closeScene(scene)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_nodes_survive_a_saved_scene(transform: SpaceTransform, tmp_path: Path) -> None:
+    """A warp travels in the .mrb as an .h5 file, and still moves points as it did."""
+    scene = SceneFile.newScene()
+    try:
+        addVolume(scene, Volume(np.ones((4, 5, 6), np.float32), np.eye(4)), "head")
+        addTransforms(scene, transform, "head")
+        assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    finally:
+        SceneFile.closeScene(scene)
+    again = SceneFile.readScene(tmp_path / "scene.mrb")
+    try:
+        point = np.array((12.0, -30.0, 7.0))
+        for name, wanted in (("model to scan", transform.points_to_scan), ("scan to model", transform.points_to_model)):
+            node = again.GetFirstNodeByName(f"head {name}")
+            np.testing.assert_allclose(moved(node, point), wanted(point), atol=0.1)
+    finally:
+        SceneFile.closeScene(again)

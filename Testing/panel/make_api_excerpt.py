@@ -24,6 +24,7 @@ MORE_CLASSES = (
     "qMRMLPlotView",
     "QLabel",
     "QStandardItemModel",
+    "QPixmap",
 )
 INSTANCES = (
     "slicer.app",

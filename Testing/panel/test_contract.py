@@ -40,6 +40,8 @@ def test_the_checker_sees_most_of_what_is_used(api: Api) -> None:
         ("OptionsPanel.py", 12),
         ("OverlayPanel.py", 60),
         ("QuestionPanel.py", 20),
+        ("PreparationPanel.py", 15),
+        ("RequestPanel.py", 10),
         ("QtSeam.py", 20),
     ):
         assert counts[name] >= least, counts

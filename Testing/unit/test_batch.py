@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -115,6 +116,27 @@ def test_the_command(folder: Path, small_package: Path, tmp_path: Path, capsys: 
     code = main([*arguments, "--no-figure", "--out", str(tmp_path / "out")])
     assert code == 3 and "1 computed, 0 complete from before, 1 failed" in capsys.readouterr().out
     assert main([*arguments, "--out", str(folder)]) == 6
+
+
+def test_scans_that_are_registered_first(
+    folder: Path,
+    small_package: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On the command line; that the scans lie where they should is said, which takes no registration."""
+    monkeypatch.setenv("AD_ATTRIBUTION_CACHE", str(tmp_path / "cache"))
+    shutil.rmtree(folder / "second visit")
+    command = ["batch", str(folder), "--model", str(small_package), "--method", "sensitivity", "--atlas", "none"]
+    command += ["--no-figure", "--registration", "affine", "--registered", "yes", "--space", "native"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 3, "the constant one fails"
+    assert (tmp_path / "out" / "a" / "preprocessing" / "brain.nii.gz").is_file()
+    assert json.loads((tmp_path / "out" / "a" / "provenance.json").read_text())["space"] == "native"
+    assert main([*command[:-2], "--out", str(tmp_path / "out")]) == 6, "the other space is another question"
+    assert "another preparation" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--brain-mask", "x.nii", "--out", str(tmp_path / "other")])
 
 
 def test_options_of_methods_in_one_word() -> None:

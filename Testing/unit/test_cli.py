@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 
 from ADAttributionLogic.cli import EXIT_CODES, main
+from ADAttributionLogic.scan_files import read_scan, write_volume
+from ADAttributionLogic.volume import Volume, resample
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -157,6 +160,64 @@ def test_ctrl_c_cancels_and_leaves_nothing(small_scan_file: Path, small_package:
     assert process.returncode == 130, errors
     assert "Cancelled" in errors and "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent differently on Windows")
+def test_ctrl_c_keeps_the_methods_that_were_finished(
+    small_scan_file: Path, small_package: Path, tmp_path: Path
+) -> None:
+    """The first method's map is whole, so that it is written; provenance and exit code say what happened."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-u", "-m", "ADAttributionLogic.cli", "explain", str(small_scan_file)]
+    command += ["--model", str(small_package), "--method", "lrp", "--method", "smoothgrad", "--smoothgrad-samples"]
+    command += ["10000", "--atlas", "none", "--no-figure", "--no-scene", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    time.sleep(12)
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert sorted(p.name for p in (out / "heatmaps").iterdir()) == ["lrp.nii.gz"]
+    assert json.loads((out / "provenance.json").read_text())["is_cancelled"] is True
+
+
+def test_area_occlusion_writes_its_pairs(small_scan_file: Path, small_package: Path, tmp_path: Path) -> None:
+    """Two regions together: the interaction is what the drops of each do not add up to."""
+    out = tmp_path / "out"
+    code = main([
+        "explain", str(small_scan_file), "--model", str(small_package), "--method", "area-occlusion",
+        "--area-occlusion-pairs", "3", "--atlas", "aal", "--no-figure", "--no-scene", "--out", str(out),
+    ])  # fmt: skip
+    assert code == 0
+    with open(out / "tables" / "area-occlusion.csv", newline="") as file:
+        drops = {row["label"]: float(row["drop"]) for row in csv.DictReader(file) if row["drop"] != "n/a"}
+    with open(out / "tables" / "area-occlusion-pairs.csv", newline="") as file:
+        pairs = list(csv.DictReader(file))
+    assert len(pairs) == 3
+    for pair in pairs:
+        alone = drops[pair["first_label"]] + drops[pair["second_label"]]
+        assert float(pair["drop"]) - alone == pytest.approx(float(pair["interaction"]), abs=1e-6)
+
+
+def test_occlusion_of_given_voxels_by_another_scan(
+    small_scan: Volume, small_scan_file: Path, small_package: Path, tmp_path: Path
+) -> None:
+    """--mask says where boxes go, --reference what they are filled with."""
+    half = np.zeros(small_scan.array.shape, np.float32)
+    half[: half.shape[0] // 2] = 1
+    mask = write_volume(small_scan.with_array(half), tmp_path / "mask.nii.gz")
+    darker = write_volume(small_scan.with_array(small_scan.array * np.float32(0.7)), tmp_path / "darker.nii.gz")
+    command = ["explain", str(small_scan_file), "--model", str(small_package), "--method", "occlusion"]
+    command += ["--occlusion-size", "8", "--occlusion-stride", "8", "--occlusion-mask", "given", "--mask", str(mask)]
+    command += ["--occlusion-fill", "reference", "--reference", str(darker), "--occlusion-signed"]
+    command += ["--atlas", "none", "--no-figure", "--no-scene"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    found = read_scan(tmp_path / "out" / "heatmaps" / "occlusion.nii.gz")
+    covered = resample(small_scan.with_array(half), found.grid, "nearest").array > 0
+    assert np.abs(found.array[covered]).max() > 0
+    far = ~covered & (np.abs(np.indices(covered.shape)[0] - covered.shape[0] / 2) > 9)
+    assert (found.array[far] == 0).all()
 
 
 def test_simulate_writes_a_subject_with_its_ground_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,7 +123,10 @@ def test_wrong_usage_is_named(
     command = ["explain", scan, "--model", str(small_package), "--atlas", "none", "--out", str(tmp_path / "out")]
     for options, message in (
         (["--registration", "affine", "--brain-label", "3"], "but not --brain-mask"),
-        (["--brain-mask", scan], "needs a registration"),
+        (["--brain-mask", scan], "--brain-mask needs a registration"),
+        (["--registered", "no"], "--registered needs a registration"),
+        (["--no-bias-correction"], "--no-bias-correction needs a registration"),
+        (["--accept-qc"], "--accept-qc needs a registration"),
     ):
         assert main([*command, *options]) == 2
         assert message in capsys.readouterr().err

@@ -20,10 +20,10 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing import cache as cache_module
 from ADAttributionLogic.preprocessing.bias_field import fit_bias_field
-from ADAttributionLogic.preprocessing.brain_extraction import given_brain, measure_tissue, overlap
+from ADAttributionLogic.preprocessing.brain_extraction import extract_with_hd_bet, given_brain, measure_tissue, overlap
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
 from ADAttributionLogic.preprocessing.deformable_registration import ants_available, register_deformable
-from ADAttributionLogic.preprocessing.history import Registration, Reorientation, apply_all, take_back_all
+from ADAttributionLogic.preprocessing.history import Registration, Reorientation, Winsorising, apply_all, take_back_all
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed, measure_registered, preprocess, replay
 from ADAttributionLogic.preprocessing.quality import (
     Check,
@@ -125,6 +125,31 @@ def test_a_voxel_lands_where_the_transform_says() -> None:
     placed = resample_to_model(scan, transform, Grid((21, 21, 21), turned((0, 0, 0), (-10, -10, -10))))
     (index,) = np.argwhere(placed.array > 0.5)
     np.testing.assert_allclose(placed.grid.to_ras(index), (5, 0, 0), atol=1e-6)
+
+
+def test_cubic_sampling_is_that_of_b_splines_and_keeps_to_the_range() -> None:
+    """Against scipy's own B-splines, inside; ITK and scipy differ in how they go on beyond the border."""
+    from scipy.ndimage import map_coordinates
+
+    generator = np.random.default_rng(3)
+    affine = turned((0, 0, 0), (-12, -11, -20)) @ np.diag((1, 1, 2, 1))
+    scan = Volume(generator.random((24, 22, 20)).astype(np.float32), affine)
+    transform = SpaceTransform("affine", turned((10, 5, 3), (1, 2, 0)))
+    grid = Grid((9, 9, 13), turned((0, 0, 0), (-4, -4, -6)))
+    placed = resample_to_model(scan, transform, grid, "cubic")
+    indices = np.moveaxis(np.indices(grid.shape), 0, -1)
+    points = transform.points_to_scan(grid.to_ras(indices))
+    voxels = (points - scan.affine[:3, 3]) @ np.linalg.inv(scan.affine[:3, :3]).T
+    wanted = map_coordinates(scan.array.astype(np.float64), np.moveaxis(voxels, -1, 0), order=3, mode="mirror")
+    assert wanted.min() < 0 and wanted.max() > scan.array.max()  # splines overshoot …
+    np.testing.assert_allclose(placed.array, np.clip(wanted, 0, scan.array.max()), atol=1e-5)
+
+
+def test_winsorising_limits_the_brightest_and_leaves_maps_alone() -> None:
+    scan = Volume(np.arange(1000, dtype=np.float32).reshape(10, 10, 10), np.eye(4))
+    step = Winsorising(990.0, {})
+    np.testing.assert_array_equal(step.apply(scan).array.ravel(), np.minimum(np.arange(1000), 990))
+    assert step.take_back(scan, "linear") is scan
 
 
 def test_volume_change_is_the_determinant() -> None:
@@ -231,8 +256,12 @@ def test_the_brain_is_found_and_lies_on_the_model_grid(
 
 def test_the_history_says_everything_and_repeats_it(native: NativeScan, prepared: Preprocessed) -> None:
     names = [step["step"] for step in prepared.provenance["steps"]]
-    assert names[0] == "reorient" and names[-2:] == ["brain extraction", "registration and resampling"]
-    registration = prepared.provenance["steps"][-1]
+    assert names == ["reorient", "bias correction", "registration and resampling", "brain extraction", "winsorising"]
+    registration = prepared.provenance["steps"][2]
+    assert registration["interpolation"] == "cubic B-spline"
+    brain = prepared.brain.array
+    assert brain.max() == pytest.approx(prepared.provenance["steps"][4]["limit"])
+    assert 0.003 < (brain[brain > 0] == brain.max()).mean() < 0.007
     assert registration["kind"] == "affine" and registration["rotation_degrees"] == pytest.approx(19.4, abs=2.5)
     assert registration["engine"].startswith("SimpleITK")
     because = prepared.provenance["already_registered_because"]
@@ -303,6 +332,14 @@ def test_a_registered_brain_is_not_touched(template: Volume, target: Registratio
     np.testing.assert_array_equal(found.brain.array[inside], scan.array[inside])
     assert overlap(inside, scan.array > 0) > 0.99
     assert any("already is in the model's space" in note for note in found.notes)
+
+
+def test_thick_slices_get_a_note(template: Volume, target: RegistrationTarget, prepared: Preprocessed) -> None:
+    assert not any("longer than the network's" in note for note in prepared.notes)  # 3 mm on 2.5 mm
+    thick = Grid((78, 92, 49), SMALL.affine @ np.diag((1, 1, 1.6, 1)))
+    found = preprocess(resample(template, thick), SMALL, target, Options("none"))
+    (note,) = found.notes
+    assert "Voxels of 4 mm are longer than the network's of 2.5 mm" in note
 
 
 # ------------------------------------------------------------------------------------------------------ brain and bias
@@ -489,6 +526,50 @@ def make_unavailable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     import sys
 
     return lambda: monkeypatch.setitem(sys.modules, "ants", None)
+
+
+#: Takes the options of HD-BET 2's own command line, and no others; the brain is what is bright.
+HD_BET = """#!{python}
+import argparse, pathlib, sys
+import nibabel, numpy
+parser = argparse.ArgumentParser(allow_abbrev=False)
+parser.add_argument("-i"), parser.add_argument("-o"), parser.add_argument("-device")
+for flag in ("--disable_tta", "--save_bet_mask", "--no_bet_image"):
+    parser.add_argument(flag, action="store_true")
+given = parser.parse_args()
+image = nibabel.load(given.i)
+if image.get_fdata().max() < 5:
+    sys.exit("RuntimeError: nothing to segment")
+mask = (image.get_fdata() > 20).astype("uint8")
+nibabel.save(nibabel.Nifti1Image(mask, image.affine), given.o[:-7] + "_bet.nii.gz")
+"""
+
+
+@pytest.fixture
+def hd_bet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in HD-BET's place: the real one needs weights from the internet."""
+    import os
+    import sys
+
+    program = tmp_path / "hd-bet"
+    program.write_text(HD_BET.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("hd_bet")
+def test_hd_bet_is_called_as_its_version_2_wants_it() -> None:
+    array = np.zeros((20, 22, 24), np.float32)
+    array[5:15, 6:16, 7:17] = 100
+    scan = Volume(array, turned((0, 0, 0), (-10, -11, -12)))
+    found = extract_with_hd_bet(scan, Monitor())
+    np.testing.assert_array_equal(found.mask.array, array > 0)
+    assert found.parameters == {"method": "HD-BET"}
+    with pytest.raises(ScanError, match=r"HD-BET failed \(exit code 1; version 2 is needed\): RuntimeError: nothing"):
+        extract_with_hd_bet(scan.with_array(array / 100), Monitor())
+    stopping = Monitor(is_cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        extract_with_hd_bet(scan, stopping)
 
 
 @pytest.mark.skipif(not ants_available(), reason="needs ANTs (antspyx, extra registration)")

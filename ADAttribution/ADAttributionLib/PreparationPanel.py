@@ -1,0 +1,212 @@
+"""The section Preparation: how the scan gets to the network's grid. Reaches widgets through `ui` alone."""
+
+from __future__ import annotations
+
+import enum
+import html
+
+import numpy as np
+
+from ADAttributionLib.AtlasNodes import segmentNames
+from ADAttributionLib.QualityText import reportLines
+from ADAttributionLib.VolumeNodes import volumeFromNode
+from ADAttributionLogic.errors import ADAttributionError, UsageError
+from ADAttributionLogic.geometry import Grid
+
+LEAST_COVERAGE, USUAL_COVERAGE = 0.25, 0.90
+
+
+class Registration(enum.Enum):
+    """Saved by name: never rename."""
+
+    NONE = "none"
+    AFFINE = "affine"
+    DEFORMABLE = "deformable"
+    RIGID = "rigid"
+
+    def label(self):
+        return {
+            "none": "already registered",
+            "affine": "affine (preview, half a minute)",
+            "deformable": "deformable (full, minutes, needs ANTs)",
+            "rigid": "rigid (half a minute)",
+        }[self.value]
+
+
+class ResultSpace(enum.Enum):
+    """Saved by name: never rename."""
+
+    NATIVE = "native"
+    MODEL = "model"
+
+    def label(self):
+        return {"native": "on the scan as acquired", "model": "on the network's grid"}[self.value]
+
+
+_EXPLAINED = {
+    Registration.NONE: "The scan must be skull-stripped and in the network's space already; it is taken as it lies.",
+    Registration.AFFINE: "The scan is turned, scaled and sheared onto the template brain. Single gyri do not match.",
+    Registration.DEFORMABLE: "After the affine registration the brain's shape is warped onto the template's by ANTs "
+    "SyNQuick (pip install antspyx in the Python that computes).",
+    Registration.RIGID: "The scan is turned and shifted onto the template brain, its size stays.",
+}
+_MEASURED = " A scan that is in the network's space already is recognised by measuring, and left where it is."
+
+
+def preparationOf(parameters):
+    """What the panel asks of the preparation, as ADAttributionLogic.explain() takes it.
+
+    Raises
+    ------
+    UsageError
+        It must be said which segment is the brain.
+    """
+    if parameters.registration is Registration.NONE:
+        return {}
+    return {
+        **checkOf(parameters),
+        "space": parameters.resultSpace.value,
+        "acceptQuality": parameters.acceptQuality,
+    }
+
+
+def checkOf(parameters):
+    """The same for prepare(), which explains nothing."""
+    return {
+        "registration": parameters.registration.value,
+        "biasCorrection": parameters.biasCorrection,
+        "brainMask": parameters.brainMask,
+        "segmentId": segmentOf(parameters),
+    }
+
+
+def segmentOf(parameters):
+    """Id of the segment that is the brain; None without a mask.
+
+    Raises
+    ------
+    UsageError
+        There are several, and none of them was chosen, or there is none.
+    """
+    if parameters.brainMask is None:
+        return None
+    names = segmentNames(parameters.brainMask)
+    if parameters.brainSegment in names:
+        return parameters.brainSegment
+    if len(names) == 1:
+        return next(iter(names))
+    raise UsageError(
+        f"The brain mask {parameters.brainMask.GetName()} has {len(names)} segments; choose the one that is the brain."
+    )
+
+
+def coverageText(scanNode, card):
+    """The measured check of a scan against a network's grid, in words."""
+    if scanNode is None or card is None:
+        return "Choose a scan and a network."
+    try:
+        scan = volumeFromNode(scanNode)
+    except ADAttributionError as error:
+        return str(error)
+    affine = card.get("grid", {}).get("affine")
+    if affine is None:
+        return "This network knows no space; the scan must have exactly its number of voxels."
+    grid = Grid(tuple(card["grid"]["shape"]), np.array(affine, dtype=float))
+    covered = grid.covered_by(scan.grid)
+    verdict = "good" if covered >= USUAL_COVERAGE else "poor" if covered >= LEAST_COVERAGE else "refused"
+    return (
+        f"The scan covers {covered:.0%} of the network's grid: {verdict} (usual {USUAL_COVERAGE:.0%}, needed "
+        f"{LEAST_COVERAGE:.0%}). Whether the brain is aligned is measured by Check; look at the overlay as well."
+    )
+
+
+class PreparationPanel:
+    """Fills and reads the section.
+
+    Parameters
+    ----------
+    ui : namespace of widgets
+    showPicture : callable
+        Shows a PNG (bytes; None: nothing) in a label.
+    """
+
+    def __init__(self, ui, showPicture):
+        self.ui = ui
+        self._showPicture = showPicture
+        self._question = None
+        self.clear()
+
+    def show(self, parameters, card):
+        """Show what the chosen preparation does, and forget a report that belongs to another question."""
+        ui, registers = self.ui, parameters.registration is not Registration.NONE
+        ui.preparationLabel.text = _EXPLAINED[parameters.registration] + (_MEASURED if registers else "")
+        ui.qualityLabel.text = (
+            "Press Check, or Explain: both measure whether the scan was registered and its brain found rightly."
+            if registers and parameters.inputVolume is not None
+            else coverageText(parameters.inputVolume, card)
+        )
+        for widget in (ui.spaceComboBox, ui.acceptCheckBox):
+            widget.enabled = registers
+        self._showSegments(parameters)
+        question, before = self._questionOf(parameters, card), self._question
+        if question != before:
+            self._question = question
+            self.clear()
+            # What was accepted was one scan's failure, not that of all scans to come.
+            if before is not None and before[0] != question[0] and parameters.acceptQuality:
+                parameters.acceptQuality = False
+
+    def problem(self, parameters, card):
+        """Why the scan cannot be prepared; "" when it can."""
+        if parameters.registration is Registration.NONE:
+            return ""
+        if card is not None and card.get("grid", {}).get("affine") is None:
+            return "This network knows no space to register to: choose Registration = already registered."
+        try:
+            segmentOf(parameters)
+        except UsageError as error:
+            return str(error)
+        return ""
+
+    def chosenSegment(self):
+        """Id of the segment that the user chose; "" for none."""
+        return self.ui.brainSegmentComboBox.currentData or ""
+
+    def clear(self):
+        """Show no report."""
+        self.ui.reportLabel.text = ""
+        self._showPicture(self.ui.figureLabel, None)
+
+    def showReport(self, report):
+        """Show what a preparation found; None (nothing was prepared) leaves things as they are."""
+        if report is None:
+            return
+        first, *lines = reportLines(report)
+        colour = "#2e8b57" if report.quality.passed else "#d03020"
+        rows = "<br>".join(html.escape(line) for line in lines)
+        self.ui.reportLabel.text = f"<b style='color:{colour}'>{html.escape(first)}</b><br>{rows}"
+        self._showPicture(self.ui.figureLabel, report.figure)
+
+    def showFailure(self, error):
+        """Show the checks that stopped an explanation; other errors are none of this section's."""
+        if getattr(error, "quality", None) is not None:
+            text = html.escape(str(error)).replace("\n", "<br>")
+            self.ui.reportLabel.text = f"<span style='color:#d03020'>{text}</span>"
+            self.ui.preparationCollapsibleButton.collapsed = False
+
+    def _showSegments(self, parameters):
+        combo, mask = self.ui.brainSegmentComboBox, parameters.brainMask
+        names = {} if mask is None else segmentNames(mask)
+        combo.clear()
+        if len(names) > 1:
+            combo.addItem("choose the brain", "")
+        for segmentId, name in names.items():
+            combo.addItem(name, segmentId)
+        combo.setCurrentIndex(max(combo.findData(parameters.brainSegment), 0) if names else -1)
+        combo.enabled = bool(names)
+
+    @staticmethod
+    def _questionOf(parameters, card):
+        nodes = [node and node.GetID() for node in (parameters.inputVolume, parameters.brainMask)]
+        choices = (parameters.registration, parameters.biasCorrection, parameters.brainSegment)
+        return (*nodes, *choices, card and card.get("name"))
