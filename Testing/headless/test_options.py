@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.MethodOptions import WITH_WIDGET, describedMethods, formatOptions, parseOptions
 from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.QuestionPanel import METHODS, methodsOf
+from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
 from ADAttributionLogic.errors import UsageError
 
@@ -158,8 +160,6 @@ def test_a_text_that_is_being_typed_is_left_alone(section) -> None:
     ],
 )
 def test_a_wrong_text_keeps_the_button_disabled(section, text, message) -> None:
-    import re
-
     section.parameters.otherOptions = text
     assert re.search(message, section.panel.problem(section.parameters))
     section.panel.show(section.parameters)  # it does not hurt
@@ -202,12 +202,11 @@ def test_what_the_panel_asks_for_is_what_the_worker_does(scene, scanNode, small_
     run = logic.explain(scanNode, model=small_package, methods=methodsOf(section.parameters), atlas=None)
     plain = logic.explain(scanNode, model=small_package, methods=["lrp"], atlas=None)
     assert run.provenance["methods"]["lrp"]["options"]["first_rule"] == "flat"
-    import slicer
-
-    arrays = [slicer.util.arrayFromVolume(r.mapNodes["lrp"]) for r in (run, plain)]
+    arrays = [volumeFromNode(r.mapNodes["lrp"]).array for r in (run, plain)]
     assert not np.allclose(*arrays)
     with pytest.raises(WorkerError, match="option of lrp named 'epsilom'"):
         logic.explain(scanNode, model=small_package, methods=[("lrp", {"epsilom": 1})], atlas=None)
+    scene.RemoveObserver(logic._closing)  # the client goes on
 
 
 @pytest.mark.parametrize("value", ["true", "1", "null", "a b", " x", "", '"q"', 1e-7, 3, True, None, "α = 1"])
