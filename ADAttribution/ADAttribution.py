@@ -23,6 +23,7 @@ from slicer.util import VTKObservationMixin
 from ADAttributionLib import Dependencies, QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
+from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Plots import placeOfPoint, regionOfPoint
 from ADAttributionLib.PreparationPanel import PreparationPanel, Registration, ResultSpace, checkOf, preparationOf
@@ -40,6 +41,7 @@ from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import findRuns
 from ADAttributionLib.SampleScans import sampleSources
+from ADAttributionLib.Signals import connect
 from ADAttributionLib.Views import jumpTo
 from ADAttributionLib.WorkerClient import WorkerClient
 
@@ -151,12 +153,13 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ADAttributionLogic()
         self._question = QuestionPanel(self.ui, QtSeam.listSetting("recentPackages"))
+        self._options = OptionsPanel(self.ui, QtSeam, self._describe)
         self._preparation = PreparationPanel(self.ui, QtSeam.showPicture)
         self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
         self._answer = AnswerPanel(self.ui)
-        self._overlay = OverlayPanel(self.ui, self._onMapChanged)
-        self._regions = RegionsPanel(self.ui)
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
+        self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
+        self._regions = RegionsPanel(self.ui)
         self.ui.interpreterPathLineEdit.currentPath = QtSeam.setting("interpreter")
         self._connectWidgets()
         scene = slicer.mrmlScene
@@ -168,37 +171,21 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.refreshDependencies()
         self.refreshRuns()
 
-    def _connect(self, widget, signal, slot):
-        QtSeam.connected(widget.connect(signal, slot), signal)
-
     def _connectWidgets(self):
-        ui, overlay = self.ui, self._overlay
-        self._connect(ui.installButton, "clicked(bool)", self.onInstall)
-        self._connect(ui.interpreterPathLineEdit, "currentPathChanged(QString)", self.onInterpreter)
-        self._connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
-        self._connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
-        self._connect(ui.brainSegmentComboBox, "activated(int)", self.onSegment)
-        self._connect(ui.checkButton, "clicked(bool)", self.onCheck)
-        self._connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
-        self._connect(ui.applyButton, "clicked(bool)", self.onApply)
-        self._connect(ui.runComboBox, "activated(int)", self.onRunChosen)
-        self._connect(ui.mapListWidget, "currentRowChanged(int)", overlay.onMapChosen)
-        self._connect(ui.showCheckBox, "toggled(bool)", overlay.onShow)
-        self._connect(ui.legendCheckBox, "toggled(bool)", overlay.onLegend)
-        self._connect(ui.thresholdComboBox, "currentIndexChanged(int)", overlay.onThresholdKind)
-        self._connect(ui.thresholdSlider, "valueChanged(double)", self.onThreshold)
-        self._connect(ui.signComboBox, "currentIndexChanged(int)", overlay.onSettings)
-        self._connect(ui.paletteComboBox, "currentIndexChanged(int)", overlay.onSettings)
-        self._connect(ui.opacitySlider, "valueChanged(double)", overlay.onSettings)
-        self._connect(ui.clusterSpinBox, "valueChanged(int)", overlay.onClusterSize)
-        self._connect(ui.compareButton, "toggled(bool)", overlay.onCompare)
-        self._connect(ui.chartButton, "clicked(bool)", self.onChart)
-        self._connect(ui.nativeButton, "clicked(bool)", lambda _checked: overlay.onNative())
-        self._connect(ui.regionSearchBox, "textChanged(QString)", self._regions.onFilter)
-        self._connect(ui.regionTableView, "selectionChanged()", self._regions.onSelection)
-        self._connect(ui.copyTableButton, "clicked(bool)", lambda _checked: QtSeam.copyText(self._regions.text()))
-        self._connect(ui.exportTableButton, "clicked(bool)", self.onExportTable)
-        self._connect(ui.copyAboutButton, "clicked(bool)", lambda _checked: QtSeam.copyText(ui.aboutTextEdit.plainText))
+        ui = self.ui
+        connect(ui.installButton, "clicked(bool)", self.onInstall)
+        connect(ui.interpreterPathLineEdit, "currentPathChanged(QString)", self.onInterpreter)
+        connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
+        connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
+        connect(ui.brainSegmentComboBox, "activated(int)", self.onSegment)
+        connect(ui.checkButton, "clicked(bool)", self.onCheck)
+        connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
+        connect(ui.applyButton, "clicked(bool)", self.onApply)
+        connect(ui.runComboBox, "activated(int)", self.onRunChosen)
+        connect(ui.chartButton, "clicked(bool)", self.onChart)
+        connect(ui.copyTableButton, "clicked(bool)", lambda _checked: QtSeam.copyText(self._regions.text()))
+        connect(ui.exportTableButton, "clicked(bool)", self.onExportTable)
+        connect(ui.copyAboutButton, "clicked(bool)", lambda _checked: QtSeam.copyText(ui.aboutTextEdit.plainText))
 
     def cleanup(self):
         self.removeObservers()
@@ -242,10 +229,11 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if node is not None:
             self._parameterNodeGuiTag = node.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
-            self._checkCanApply()
+        self._checkCanApply()
 
     def _checkCanApply(self, _caller=None, _event=None):
         ui, parameters = self.ui, self._parameterNode
+        self._options.show(parameters)
         if parameters is None:
             return
         self._preparation.show(parameters, self._question.card)
@@ -263,7 +251,11 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _problem(self):
         parameters = self._parameterNode
-        return self._question.problem(parameters) or self._preparation.problem(parameters, self._question.card)
+        return (
+            self._question.problem(parameters)
+            or self._preparation.problem(parameters, self._question.card)
+            or self._options.problem(parameters)
+        )
 
     # Setup.
 
@@ -309,6 +301,9 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._question.addModel(folder)
                 QtSeam.setSetting("recentPackages", self._question.recent)
 
+    def _describe(self, onEnd):
+        return self.logic.explainer.client.request("describe", onEnd=onEnd)
+
     def onEstimate(self, _checked=False):
         with slicer.util.tryWithErrorDisplay(_("The time cannot be estimated."), waitCursor=False):
             self.ui.estimateLabel.text = _("Measuring one forward pass…")
@@ -333,7 +328,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self.ui.overlayCollapsibleButton.collapsed:
             self._overlay.showClusters()
         warm = self.logic.isWarm and self._running.request is None and self._estimating is None
-        if warm and self._parameterNode is not None and not self._problem():
+        if warm and self._parameterNode is not None and self.ui.applyButton.enabled:
             self._requestEstimate()
 
     # Preparation.
@@ -415,10 +410,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._regions.refresh()
         self._rest.start()
 
-    def onThreshold(self, value):
-        self._overlay.onThreshold(value)
-        self._rest.start()
-
     def _onCrosshair(self, crosshair, _event):
         place = [0.0, 0.0, 0.0]
         if self._display is not None and self.parent.isEntered and crosshair.GetCursorPositionRAS(place):
@@ -442,7 +433,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for index in range(manager.plotViewCount):
             view = manager.plotWidget(index).plotView()
             if view not in self._plotViews:
-                self._connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotClicked)
+                connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotClicked)
                 self._plotViews.append(view)
 
     def onPlotClicked(self, seriesIds, selections):

@@ -29,8 +29,8 @@ from ADAttributionLogic.cli_preprocessing import (
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError
 
 if TYPE_CHECKING:
-    from ADAttributionLogic.attribution.registry import Option
     from ADAttributionLogic.explain import Explanation, MethodRequest
+    from ADAttributionLogic.method_options import Option
     from ADAttributionLogic.monitor import Monitor
     from ADAttributionLogic.networks.packages import Model
 

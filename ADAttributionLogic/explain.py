@@ -206,7 +206,7 @@ def explain(
         "threads": torch.get_num_threads(),
         "scan": provenance.describe_scan(model_input.scan),
         "preprocessing": list(model_input.steps),
-        "notes": [*model_input.notes, *notes],
+        "notes": [*model_input.notes, *(() if placed is None else placed.labels.notes), *notes],
         "model": provenance.describe_model(model),
         "atlas": None if placed is None else provenance.describe_atlas(placed),
         "probabilities": probabilities,

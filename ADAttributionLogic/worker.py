@@ -410,10 +410,7 @@ def _describe() -> dict[str, Any]:
             "title": method.title,
             "summary": method.summary,
             "source": method.source,
-            "options": [
-                {"name": o.name, "default": o.default, "help": o.help, "choices": list(o.choices)}
-                for o in method.options
-            ],
+            "options": [option.document() for option in method.options],
         }
         for method in available_methods()
     ]

@@ -10,6 +10,7 @@ import vtk
 from vtk.util import numpy_support
 
 from ADAttributionLib import SceneBuilder
+from ADAttributionLib.SegmentOverlaps import layersOf, overlapNotes
 from ADAttributionLib.VolumeNodes import nodesOfClass, orientedImage
 from ADAttributionLogic.atlas.atlas import Atlas, Region, side_from_name
 from ADAttributionLogic.errors import AtlasError, UsageError
@@ -20,16 +21,21 @@ SIDE_TAG = "ADAttribution.Hemisphere"
 GROUP_TAG = "ADAttribution.Group"
 HASH_ATTRIBUTE = "ADAttribution.LabelsHash"
 
-#: SNOMED CT codes of the structures that Slicer's terminology lists by themselves; all others are "Brain".
+#: Words in a region's name → SNOMED CT code and meaning, and whether Slicer's list has a left and a right one. As in
+#: Slicer's "DICOM master list" (SegmentationCategoryTypeModifier-DICOM-Master.json); all other regions are "Brain".
 _STRUCTURES = {
-    "hippocampus": ("5366008", "Hippocampus"),
-    "amygdala": ("4958002", "Amygdala"),
-    "thalamus": ("42695009", "Thalamus"),
-    "caudate": ("11000004", "Caudate nucleus"),
-    "putamen": ("89278009", "Putamen"),
-    "cerebellum": ("113305005", "Cerebellum"),
+    "hippocampus": ("5366008", "Hippocampus", True),
+    "amygdala": ("4958002", "Amygdala", True),
+    "thalamus": ("42695009", "Thalamus", True),
+    "caudate": ("11000004", "Caudate nucleus", True),
+    "putamen": ("89278009", "Putamen", True),
+    "pallidum": ("14738005", "Globus pallidus", True),
+    "lateral ventricle": ("66720007", "Lateral ventricle", True),
+    "brain stem": ("119238007", "Brain stem", False),
+    "cerebellum": ("113305005", "Cerebellum", False),
+    "cerebelum": ("113305005", "Cerebellum", False),  # as AAL spells it
 }
-_BRAIN = ("12738006", "Brain")
+_BRAIN = ("12738006", "Brain", False)
 _SIDES = {"left": "SCT^7771000^Left", "right": "SCT^24028007^Right"}
 
 
@@ -69,33 +75,38 @@ def isUnedited(node, atlas):
 
 def terminologyOf(region):
     """Slicer's terminology entry of a region: anatomical structure, what it is as far as it is known, and its side."""
-    words = f"{region.group} {region.name}".lower()
-    code, meaning = next((found for word, found in _STRUCTURES.items() if word in words), _BRAIN)
+    words = f"{region.group} {region.name}".lower().replace("_", " ")
+    code, meaning, isPaired = next((found for word, found in _STRUCTURES.items() if word in words), _BRAIN)
     category = "SCT^123037004^Anatomical Structure"
-    side = _SIDES.get(region.hemisphere, "^^")
-    context = "Segmentation category and type - 3D Slicer General Anatomy list"
+    side = _SIDES.get(region.hemisphere, "^^") if isPaired else "^^"
+    context = "Segmentation category and type - DICOM master list"
     return f"{context}~{category}~SCT^{code}^{meaning}~{side}~Anatomic codes - DICOM master list~^^~^^"
 
 
 def atlasFromSegmentation(node, grid):
     """An atlas of the segments of a segmentation node, drawn or edited by anyone, on a grid.
 
-    Where segments overlap, the later one wins.
+    Where segments overlap, the later one is kept, which the notes of the labels say; they say as well which segments
+    have no voxel on the grid.
 
     Raises
     ------
     AtlasError
-        No segment, a transform that is not linear, or none of the segments touches the grid.
+        No segment, a transform that is not linear, none of the segments touches the grid, or nothing is left of one
+        of them because others cover it.
     """
     segmentation = node.GetSegmentation()
     count = segmentation.GetNumberOfSegments()
     if count == 0:
         raise AtlasError(f"The segmentation {node.GetName()} has no segment. Draw regions in Segment Editor.")
     labels = _labelsOf(segmentation)
-    merged = _mergedLabels(node, grid, labels)
-    regions = []
+    placed = _readable(node, grid)
+    merged = _mergedLabels(placed, grid, labels)
+    notes = _notesOnOverlaps(placed, grid, labels, merged)
+    regions, present = [], set(np.unique(merged).tolist())
     for segmentId, label in labels.items():
-        if not (merged == label).any():
+        if label not in present:
+            notes.append(f"The segment {segmentation.GetSegment(segmentId).GetName()} has no voxel on the scan.")
             continue
         segment = segmentation.GetSegment(segmentId)
         group, side = side_from_name(segment.GetName())
@@ -109,7 +120,7 @@ def atlasFromSegmentation(node, grid):
             "must be in the same space."
         )
     regions.sort(key=lambda region: region.label)
-    volume = Volume(merged, grid.affine, node.GetName())
+    volume = Volume(merged, grid.affine, node.GetName(), tuple(notes))
     return Atlas(node.GetName(), volume, tuple(regions), node.GetName(), "", node.GetName())
 
 
@@ -165,15 +176,39 @@ def _labelsOf(segmentation):
             while free in found.values():
                 free += 1
             found[segmentId] = free
-    return found
+    return {segmentId: found[segmentId] for segmentId in ids}
 
 
-def _mergedLabels(node, grid, labels):
+def _readable(node, grid):
+    """The segmentation in world coordinates and with labelmaps; the user's own stays as it is."""
     parent = node.GetParentTransformNode()
     if parent is not None:
         if not parent.IsTransformToWorldLinear():
             raise AtlasError(f"{node.GetName()} is under a transform that is not linear. Harden the transform first.")
         node = _hardenedCopy(node, parent)
+    kind = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    if node.GetSegmentation().ContainsRepresentation(kind):
+        return node
+    copy = slicer.vtkMRMLSegmentationNode()  # surfaces alone
+    copy.GetSegmentation().DeepCopy(node.GetSegmentation())
+    geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(orientedImage(grid))
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    copy.GetSegmentation().SetConversionParameter(parameter, geometry)
+    if not copy.GetSegmentation().CreateRepresentation(kind):
+        raise AtlasError(f"The surfaces of {node.GetName()} cannot be turned into labels.")
+    return copy
+
+
+def _notesOnOverlaps(node, grid, labels, merged):
+    layers = layersOf(node.GetSegmentation())
+    if len(layers) < 2:
+        return []
+    arrays = [_mergedLabels(node, grid, {segmentId: labels[segmentId] for segmentId in ids}) for ids in layers]
+    names = {label: node.GetSegmentation().GetSegment(segmentId).GetName() for segmentId, label in labels.items()}
+    return overlapNotes(arrays, merged, names, grid.voxel_volume_mm3)
+
+
+def _mergedLabels(node, grid, labels):
     ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
     for segmentId, label in labels.items():
         ids.InsertNextValue(segmentId)
@@ -187,7 +222,6 @@ def _mergedLabels(node, grid, labels):
 
 
 def _hardenedCopy(node, parent):
-    """The segmentation in world coordinates; the user's own stays as it is."""
     copy = slicer.vtkMRMLSegmentationNode()
     copy.GetSegmentation().DeepCopy(node.GetSegmentation())
     toWorld = vtk.vtkMatrix4x4()

@@ -263,7 +263,15 @@ class ExplainLogic:
         """Add a scan with known, simulated atrophy ("AD") or without ("CN"), made from the ICBM152 brain.
 
         It takes some seconds, and no network.
+
+        Raises
+        ------
+        UsageError
+            Another label.
+        WorkerError
         """
+        if label not in ("AD", "CN"):
+            raise UsageError(f"A simulated subject is AD (a patient) or CN (a control), but not {label!r}.")
         volume = self.client.wait(self.client.request("simulate", {"label": label, "seed": seed}))
         node = addVolume(self.scene, volume, name or f"Simulated {'patient' if label == 'AD' else 'control'}")
         node.CreateDefaultDisplayNodes()

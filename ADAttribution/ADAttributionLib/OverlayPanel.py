@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ADAttributionLib import Views
+from ADAttributionLib.ComparePanel import ComparePanel
 from ADAttributionLib.Overlays import PALETTES, Sign
 from ADAttributionLib.Plots import AXES
 from ADAttributionLib.Runs import addCharts, addOtherMap
+from ADAttributionLib.Signals import connect
 
 PERCENTILE, VALUE = "percentile", "value"
 
@@ -18,12 +19,14 @@ class OverlayPanel:
     ui : namespace of widgets
     onMapChanged : callable
         Called when another map is shown.
+    onThresholdChanged : callable
+        Called with every step of the threshold: for what is too slow to follow each of them.
     """
 
-    def __init__(self, ui, onMapChanged):
+    def __init__(self, ui, onMapChanged, onThresholdChanged):
         self.ui = ui
         self.display = None
-        self._onMapChanged = onMapChanged
+        self._onMapChanged, self._onThresholdChanged = onMapChanged, onThresholdChanged
         self._filling = False
         ui.thresholdComboBox.addItem("percentile", PERCENTILE)
         ui.thresholdComboBox.addItem("relevance", VALUE)
@@ -31,11 +34,24 @@ class OverlayPanel:
             ui.signComboBox.addItem(sign.value, sign.name)
         for name in PALETTES:
             ui.paletteComboBox.addItem(name, name)
-        for name in ("Coronal", "Axial", "Sagittal"):
-            ui.orientationComboBox.addItem(name, name)
         ui.chartComboBox.addItem("top regions", "regions")
         for letter, direction in AXES:
             ui.chartComboBox.addItem(f"per slice, {direction}", letter)
+        self.comparison = ComparePanel(ui)
+        self._connectWidgets()
+
+    def _connectWidgets(self):
+        ui = self.ui
+        connect(ui.mapListWidget, "currentRowChanged(int)", self.onMapChosen)
+        connect(ui.showCheckBox, "toggled(bool)", self.onShow)
+        connect(ui.legendCheckBox, "toggled(bool)", self.onLegend)
+        connect(ui.thresholdComboBox, "currentIndexChanged(int)", self.onThresholdKind)
+        connect(ui.thresholdSlider, "valueChanged(double)", self.onThreshold)
+        connect(ui.signComboBox, "currentIndexChanged(int)", self.onSettings)
+        connect(ui.paletteComboBox, "currentIndexChanged(int)", self.onSettings)
+        connect(ui.opacitySlider, "valueChanged(double)", self.onSettings)
+        connect(ui.clusterSpinBox, "valueChanged(int)", self.onClusterSize)
+        connect(ui.nativeButton, "clicked(bool)", self.onNative)
 
     def setDisplay(self, display):
         """Take a run's display; None empties the section."""
@@ -51,6 +67,7 @@ class OverlayPanel:
                 ui.mapListWidget.setCurrentRow(list(display.run.titles).index(display.mapName))
         finally:
             self._filling = False
+        self.comparison.setDisplay(display)
         if display is not None:
             where = "network's" if display.run.space == "native" else "scan's"
             ui.nativeButton.text = f"Add the map on the {where} grid"
@@ -78,7 +95,6 @@ class OverlayPanel:
             ui.opacitySlider.value = settings.opacity
             ui.clusterSpinBox.value = settings.minimumClusterVoxels
             ui.showCheckBox.checked = self.display.isShown
-            ui.compareButton.checked = Views.isComparing(self.display.scene)
         finally:
             self._filling = False
 
@@ -119,6 +135,7 @@ class OverlayPanel:
         if self._filling or self.display is None:
             return
         self.display.change(**{"percentile" if self.display.settings.byPercentile else "value": value})
+        self._onThresholdChanged()
 
     def onSettings(self, _value=None):
         """Sign, opacity or colours."""
@@ -135,6 +152,7 @@ class OverlayPanel:
         if self._filling or self.display is None:
             return
         self.display.filterClusters(voxels)
+        self.comparison.refresh()  # what stands for the map is now another volume
         self.display.showLegend(self.ui.legendCheckBox.checked)
         self.showClusters()
 
@@ -144,23 +162,13 @@ class OverlayPanel:
             minimum = self.display.settings.minimumClusterVoxels
             if minimum > 1:
                 self.display.filterClusters(minimum)  # the threshold has changed what belongs together
+                self.comparison.refresh()  # what stands for the map is now another volume
             self.ui.clusterLabel.text = self.display.clusters().describe(minimum)
-
-    def onCompare(self, compare):
-        if self._filling or self.display is None:
-            return
-        if not compare:
-            Views.endComparison(self.display.scene)
-            return
-        names = list(self.display.run.titles)[: Views.MOST_COMPARED]
-        if self.display.mapName not in names:
-            names[-1] = self.display.mapName
-        self.display.compare(names, self.ui.orientationComboBox.currentData)
 
     def chart(self):
         """The chart that is chosen, made if need be; None where there is none."""
         return addCharts(self.display.run, self.display.mapName).get(self.ui.chartComboBox.currentData)
 
-    def onNative(self):
+    def onNative(self, _checked=False):
         if self.display is not None:
             addOtherMap(self.display.run, self.display.mapName)

@@ -14,6 +14,8 @@ from pathlib import Path
 import qt
 import slicer
 
+from ADAttributionLib.Signals import connect, connected
+
 _SETTINGS = "ADAttribution/"
 
 
@@ -35,10 +37,38 @@ def makeRestTimer(milliseconds, callback):
     return timer
 
 
-def connected(result, signal):
-    """A signal that does not exist is not an error in PythonQt; make it one."""
-    if not result:
-        raise RuntimeError(f"There is no signal {signal}.")
+def clearForm(form: qt.QFormLayout):
+    """Remove all rows of a form with their widgets."""
+    while form.rowCount() > 0:
+        form.removeRow(0)
+
+
+def addChoice(form: qt.QFormLayout, title, helpText, choices, onChosen):
+    """Add a row in which the user chooses; ``choices`` are texts and values, ``onChosen`` gets the value."""
+    box = qt.QComboBox()
+    for text, _ in choices:
+        box.addItem(text)
+    connect(box, "activated(int)", lambda index: onChosen(choices[index][1]))
+    _addRow(form, title, helpText, box)
+    return box
+
+
+def addField(form: qt.QFormLayout, title, helpText, default, onTyped):
+    """Add a row in which the user types; ``onTyped`` gets the text once it is complete."""
+    field = qt.QLineEdit()
+    field.placeholderText = default
+    connect(field, "editingFinished()", lambda: onTyped(field.text))
+    _addRow(form, title, helpText, field)
+    return field
+
+
+def _addRow(form: qt.QFormLayout, title, helpText, editor):
+    label, explanation = qt.QLabel(f"{title}:"), qt.QLabel(helpText)
+    label.setBuddy(editor)
+    editor.toolTip = helpText
+    explanation.wordWrap = True
+    form.addRow(label, editor)
+    form.addRow(explanation)
 
 
 def copyText(text):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-import json
 from pathlib import Path
 
 from ADAttributionLib import ModelCards
-from ADAttributionLogic.errors import ADAttributionError, UsageError
+from ADAttributionLib.MethodOptions import VOXEL_MINUTES, parseOptions
+from ADAttributionLogic.errors import ADAttributionError, UnknownNameError, UsageError
 
 #: Field of the parameter pack → name of the method, in the panel's order.
 METHODS = {
@@ -22,9 +22,6 @@ METHODS = {
     "voxelOcclusion": "voxel-occlusion",
     "areaOcclusion": "area-occlusion",
 }
-
-#: Voxel occlusion shows a coarse map soon and refines it for so long.
-VOXEL_MINUTES = 10
 
 
 class LrpRule(enum.Enum):
@@ -83,34 +80,13 @@ class AtlasChoice(enum.Enum):
         }[self.value]
 
 
-def parseOptions(text):
-    """Options of methods from ``lrp.epsilon = 1e-4; occlusion.signed = true``: {method: {option: value}}.
-
-    Raises
-    ------
-    UsageError
-    """
-    found = {}
-    for part in filter(None, (piece.strip() for piece in text.split(";"))):
-        name, equals, value = part.partition("=")
-        method, dot, option = name.strip().partition(".")
-        if not (equals and dot and option):
-            raise UsageError(f"{part!r} is no option; write method.option = value, for example lrp.epsilon = 1e-4.")
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = value.strip()
-        found.setdefault(method, {})[option.strip().replace("-", "_")] = value
-    return found
-
-
 def methodsOf(parameters):
     """The chosen methods with their options, as ExplainLogic.explain() takes them.
 
     Raises
     ------
     UsageError
-        None chosen, or an option for a method that is not.
+        None chosen, or an option of a method that does not exist.
     """
     panel = {
         "lrp": {"rule": parameters.lrpRule.value},
@@ -125,9 +101,10 @@ def methodsOf(parameters):
     chosen = [name for field, name in METHODS.items() if getattr(parameters.methods, field)]
     if not chosen:
         raise UsageError("Choose at least one method.")
-    strangers = [name for name in other if name not in chosen]
-    if strangers:
-        raise UsageError(f"There are options for {', '.join(strangers)}, which is not among the chosen methods.")
+    # Those of a method that is not chosen are kept for when it is.
+    for name in other:
+        if name not in METHODS.values():
+            raise UnknownNameError("method", name, METHODS.values())
     return [(name, {**panel.get(name, {}), **other.get(name, {})}) for name in chosen]
 
 
@@ -227,7 +204,7 @@ class QuestionPanel:
         try:
             methodsOf(parameters)
             atlasOf(parameters)
-        except UsageError as error:
+        except ADAttributionError as error:
             return str(error)
         return ""
 

@@ -7,6 +7,7 @@ import io
 import math
 
 from ADAttributionLib.Runs import tableRows
+from ADAttributionLib.Signals import connect
 from ADAttributionLogic.errors import OutputError
 
 NAME_COLUMN = "name"
@@ -18,6 +19,8 @@ class RegionsPanel:
     def __init__(self, ui):
         self.ui = ui
         self.display = None
+        connect(ui.regionSearchBox, "textChanged(QString)", self.onFilter)
+        connect(ui.regionTableView, "selectionChanged()", self.onSelection)
 
     def setDisplay(self, display):
         """Take a run's display; None empties the table."""

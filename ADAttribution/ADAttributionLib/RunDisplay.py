@@ -84,7 +84,7 @@ class RunDisplay:
     def compare(self, mapNames, orientation="Coronal"):
         """Show up to four maps side by side."""
         nodes = [self.run.filteredNodes.get(name, self.run.mapNodes[name]) for name in mapNames]
-        return Views.compareMaps(self.scene, self.run.backgroundNode, nodes, orientation)
+        return Views.compareMaps(self.scene, [(self.run.backgroundNode, node) for node in nodes], orientation)
 
     # ------------------------------------------------------------------------------------------------------ clusters
 

@@ -13,7 +13,7 @@ import numpy as np
 import slicer
 import vtk
 
-from ADAttributionLib import SceneBuilder
+from ADAttributionLib import SceneBuilder, Views
 from ADAttributionLib.ModelCards import bundledPackages
 from ADAttributionLib.Overlays import Sign
 from ADAttributionLib.RunDisplay import RunDisplay
@@ -239,3 +239,37 @@ def checkPanel(case, widget):
     slicer.app.processEvents()
     (run,) = findRuns(scene)
     case.assertEqual(RunDisplay(run).settings.percentile, 99.0)
+    _checkComparison(case, ui, scene)
+    _checkOptions(case, ui)
+
+
+def _checkComparison(case, ui, scene):
+    """One map is ticked, shown in a view of its own, and taken away again."""
+    case.assertGreater(ui.compareComboBox.count, 1)
+    ui.compareComboBox.setCheckState(ui.compareComboBox.model().index(1, 0), 2)
+    case.assertIn("1 ", ui.compareLabel.text)
+    ui.compareButton.click()
+    slicer.app.processEvents()
+    case.assertTrue(Views.isComparing(scene), ui.compareLabel.text)
+    view = scene.GetSingletonNode("ADAttribution1", "vtkMRMLSliceCompositeNode")
+    (run,) = findRuns(scene)
+    case.assertEqual(view.GetForegroundVolumeID(), list(run.mapNodes.values())[1].GetID())
+    ui.compareButton.click()
+    case.assertFalse(Views.isComparing(scene))
+
+
+def _checkOptions(case, ui):
+    """The worker fills the form under Advanced; what is written as text is checked."""
+    ui.advancedGroupBox.collapsed = False
+    stop = time.monotonic() + 60
+    while ui.optionsMethodComboBox.count == 0:
+        case.assertLess(time.monotonic(), stop, ui.optionsLabel.text)
+        slicer.app.processEvents()
+    case.assertGreater(ui.optionsFrame.layout().rowCount(), 5)
+    ui.otherOptionsLineEdit.text = "lrp.epsilon = 5000"
+    slicer.app.processEvents()
+    case.assertFalse(ui.applyButton.enabled)
+    case.assertIn("between 0 and 1000", ui.applyButton.toolTip)
+    ui.otherOptionsLineEdit.text = ""
+    slicer.app.processEvents()
+    case.assertTrue(ui.applyButton.enabled)

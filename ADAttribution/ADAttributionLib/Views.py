@@ -29,23 +29,33 @@ def jumpTo(scene, ras):
         crosshair.SetCrosshairRAS(*map(float, ras))
 
 
-def compareMaps(scene, scanNode, mapNodes, orientation="Coronal"):
+def compareMaps(scene, pairs, orientation="Coronal"):
     """Show up to four maps side by side, in linked slice views of one orientation.
 
-    Returns the composite nodes, in the order of the maps.
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+    pairs : sequence of (vtkMRMLScalarVolumeNode, vtkMRMLScalarVolumeNode)
+        Scan and map of each view, from the left.
+    orientation : str
+
+    Returns
+    -------
+    list of vtkMRMLSliceCompositeNode
+        In the order of the maps.
 
     Raises
     ------
     UsageError
         None, or more than four.
     """
-    if not 1 <= len(mapNodes) <= MOST_COMPARED:
-        raise UsageError(f"1 to {MOST_COMPARED} maps can be compared, but {len(mapNodes)} were chosen.")
+    if not 1 <= len(pairs) <= MOST_COMPARED:
+        raise UsageError(f"1 to {MOST_COMPARED} maps can be compared, but {len(pairs)} were chosen.")
     if orientation not in _ORIENTATIONS:
         raise UsageError(f"There is no orientation {orientation!r}. Known: {', '.join(_ORIENTATIONS)}.")
     layout = _layoutNode(scene)
-    number = _FIRST_LAYOUT + len(mapNodes)
-    names = [f"{_PREFIX}{i + 1}" for i in range(len(mapNodes))]
+    number = _FIRST_LAYOUT + len(pairs)
+    names = [f"{_PREFIX}{i + 1}" for i in range(len(pairs))]
     description = _description(names, orientation)
     if layout.IsLayoutDescription(number):
         layout.SetLayoutDescription(number, description)
@@ -54,14 +64,24 @@ def compareMaps(scene, scanNode, mapNodes, orientation="Coronal"):
     if not _isOurs(layout.GetViewArrangement()):
         layout.SetAttribute(_BACK_ATTRIBUTE, str(layout.GetViewArrangement()))
     composites = []
-    for name, mapNode in zip(names, mapNodes, strict=True):
+    for name, (scanNode, mapNode) in zip(names, pairs, strict=True):
         composite = _viewOf(scene, name, orientation)
         composite.SetLinkedControl(True)
         composite.SetHotLinkedControl(True)
         showMap(scene, scanNode, mapNode, [composite])
+        _bringIntoView(scene.GetSingletonNode(name, "vtkMRMLSliceNode"), mapNode)
         composites.append(composite)
     layout.SetViewArrangement(number)
     return composites
+
+
+def _bringIntoView(sliceNode, mapNode):
+    """A view starts at the origin, and a scan may lie anywhere: centre the map where its plane would miss it."""
+    bounds, toRas = [0.0] * 6, sliceNode.GetSliceToRAS()
+    mapNode.GetRASBounds(bounds)
+    place = [toRas.GetElement(axis, 3) for axis in range(3)]
+    if not all(bounds[2 * axis] <= place[axis] <= bounds[2 * axis + 1] for axis in range(3)):
+        sliceNode.JumpSliceByCentering(*[(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
 
 
 def endComparison(scene):

@@ -24,10 +24,11 @@ from ADAttributionLogic.attribution.covering import (
     shown,
 )
 from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, Option, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.attribution.result import RegionPair
 from ADAttributionLogic.errors import GridMismatchError, UsageError
 from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.method_options import Option
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.registry import Job, Option
+from ADAttributionLogic.attribution.registry import Job
 from ADAttributionLogic.graph.incremental import Change, IncrementalForward
 from ADAttributionLogic.graph.incremental_steps import first_coupling_layer
 from ADAttributionLogic.graph.known_activations import cut_boxes, inside_boxes
 from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.method_options import Option
 from ADAttributionLogic.monitor import Monitor
 
 #: Boxes that cost this fraction of a full forward pass are not worth following: a full pass is one large computation.

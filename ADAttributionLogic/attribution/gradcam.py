@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ADAttributionLogic.attribution.evaluation import GradientRule
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, Option, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import Activation, AdaptiveAveragePool, Affine, Convolution, Reshape
 from ADAttributionLogic.graph.receptive_field import place_on_image, unit_placement
 from ADAttributionLogic.graph.recording import record, walk_back
+from ADAttributionLogic.method_options import Option
 
 
 def feature_layer(graph: LayerGraph, name: str | None = None) -> int:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import GradientRule
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, Option, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.operations import Activation
 from ADAttributionLogic.graph.recording import walk_back
+from ADAttributionLogic.method_options import Option
 
 _POSTPROCESS = Option(
     "postprocess",

@@ -20,7 +20,7 @@ from ADAttributionLogic.attribution.lrp_rules import (
     WSquareRule,
     ZBoxRule,
 )
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, Option, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import (
@@ -34,6 +34,7 @@ from ADAttributionLogic.graph.operations import (
     WeightedOperation,
 )
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
+from ADAttributionLogic.method_options import Option
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from ADAttributionLogic.attribution.covering import MEMORY, SIGNED, Pace, choose
 from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
 from ADAttributionLogic.attribution.occlusion_mask import MASK, mask_of
 from ADAttributionLogic.attribution.occlusion_windows import Overlaps, WindowGrid
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, Option, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.method_options import Option
 
 
 def _occlusion(job: Job) -> MapResult:

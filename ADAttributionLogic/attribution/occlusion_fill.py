@@ -8,8 +8,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ADAttributionLogic.attribution.registry import Job, Option
+from ADAttributionLogic.attribution.registry import Job
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
+from ADAttributionLogic.method_options import Option
 
 FILLS = ("zero", "mean", "blur", "reference")
 

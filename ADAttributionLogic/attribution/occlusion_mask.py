@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.attribution.registry import Job, Option
+from ADAttributionLogic.attribution.registry import Job
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
+from ADAttributionLogic.method_options import Option
 
 MASKS = ("all", "brain", "atlas", "given")
 _HELP = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,66 +15,8 @@ from ADAttributionLogic.attribution.result import Attribution, RegionPair
 from ADAttributionLogic.attribution.target import Decision, Target
 from ADAttributionLogic.device import describe_device, is_out_of_memory
 from ADAttributionLogic.errors import NetworkError, UnknownNameError, UsageError
+from ADAttributionLogic.method_options import Option, OptionValue
 from ADAttributionLogic.monitor import Monitor
-
-OptionValue = float | int | bool | str | None
-
-
-@dataclass(frozen=True)
-class Option:
-    """A setting of a method.
-
-    Attributes
-    ----------
-    name : str
-    default : float, int, bool, str or None
-    help : str
-    kind : type
-        float, int, bool or str.
-    choices : tuple of str
-        Allowed values of a str.
-    minimum, maximum : float
-        Allowed range of a number.
-    """
-
-    name: str
-    default: OptionValue
-    help: str
-    kind: type
-    choices: tuple[str, ...] = ()
-    minimum: float = -math.inf
-    maximum: float = math.inf
-
-    def check(self, method: str, value: Any) -> OptionValue:
-        """Return the value in the option's type.
-
-        Raises
-        ------
-        UsageError
-            Wrong type, outside the range, or not among the choices.
-        """
-        what = f"Option {self.name} of {method}"
-        if value is None and self.default is None:
-            return None
-        if self.choices:
-            if value not in self.choices:
-                raise UnknownNameError(f"value for option {self.name} of {method}", str(value), self.choices)
-            return str(value)
-        if self.kind is bool or isinstance(value, bool):
-            if self.kind is not bool or not isinstance(value, bool):
-                raise UsageError(f"{what} must be of type {self.kind.__name__}, but is {value!r}.")
-            return value
-        if self.kind in (int, float):
-            if (
-                not isinstance(value, (int, float))
-                or (self.kind is int and value != int(value))
-                or not math.isfinite(value)
-            ):
-                raise UsageError(f"{what} must be a {'whole ' if self.kind is int else ''}number, but is {value!r}.")
-            if not self.minimum <= value <= self.maximum:
-                raise UsageError(f"{what} must be between {self.minimum:g} and {self.maximum:g}, but is {value:g}.")
-            return int(value) if self.kind is int else float(value)
-        return str(value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,9 +31,10 @@ from ADAttributionLogic.attribution.covering import (
 from ADAttributionLogic.attribution.occlusion_checkpoint import Checkpoint, identify
 from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
 from ADAttributionLogic.attribution.occlusion_mask import BRAIN_MASK, mask_of
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, Option, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.errors import Cancelled
 from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.method_options import Option
 
 #: Seconds between two writings of the checkpoint.
 CHECKPOINT_EVERY = 30.0

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ADAttributionLib import AnswerPanel, Dependencies, ModelCards, PreparationPanel, QuestionPanel, Runs
-from ADAttributionLib.QuestionPanel import AtlasChoice, LrpRule, atlasOf, methodsOf, parseOptions
+from ADAttributionLib.MethodOptions import parseOptions
+from ADAttributionLib.QuestionPanel import AtlasChoice, LrpRule, atlasOf, methodsOf
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLogic.errors import OutputError, UsageError
@@ -48,6 +49,8 @@ def test_methods_with_their_options() -> None:
         ("lrp", {"rule": "b-rule", "beta": 0.5, "epsilon": 1e-4}),
         ("occlusion", {"size": 20, "stride": 25, "signed": True}),
     ]
+    kept = parameters(methods={"sensitivity": True}, otherOptions="occlusion.signed = true")
+    assert methodsOf(kept) == [("sensitivity", {})], "kept for when occlusion is chosen again"
     assert methodsOf(parameters(methods={"lrp": True}, lrpRule=LrpRule.E_RULE)) == [("lrp", {"rule": "e-rule"})]
 
 
@@ -64,7 +67,7 @@ def test_every_choice_in_the_panel_is_one_that_the_methods_take() -> None:
     ("changes", "message"),
     [
         ({}, "at least one method"),
-        ({"methods": {"lrp": True}, "otherOptions": "occlusion.size = 3"}, "occlusion, which is not among"),
+        ({"methods": {"lrp": True}, "otherOptions": "oclusion.size = 3"}, "no method named 'oclusion'.*mean occlusion"),
         ({"methods": {"lrp": True}, "otherOptions": "epsilon = 3"}, "is no option; write method.option"),
         ({"methods": {"areaOcclusion": True}, "atlas": AtlasChoice.NONE}, "needs an atlas"),
         ({"methods": {"lrp": True}, "atlas": AtlasChoice.OWN}, "Choose the segmentation"),

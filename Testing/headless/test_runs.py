@@ -17,7 +17,7 @@ from ADAttributionLib.Clusters import Clusters
 from ADAttributionLib.Overlays import OverlaySettings, Sign
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
-from ADAttributionLogic.atlas.atlas import build_atlas
+from ADAttributionLogic.atlas.atlas import Region, build_atlas
 from ADAttributionLogic.errors import AtlasError, GeometryError, ScanError, UsageError
 from ADAttributionLogic.relevance.region_table import COLUMNS
 from ADAttributionLogic.volume import Volume
@@ -117,6 +117,7 @@ def test_the_atlas_has_names_colours_terminology_and_grouping(run, answer) -> No
         "SCT^5366008^Hippocampus",
         "SCT^7771000^Left",
     ]
+    assert entry.startswith("Segmentation category and type - DICOM master list~"), "where all of the codes are"
     groups = {}
     for i in range(segmentation.GetNumberOfSegments()):
         segment = segmentation.GetNthSegment(i)
@@ -329,7 +330,7 @@ def test_maps_side_by_side_in_linked_views(scene, display, answer, count) -> Non
 
 def test_more_than_four_maps_are_refused(scene, display) -> None:
     with pytest.raises(UsageError, match="1 to 4 maps can be compared, but 5 were chosen"):
-        Views.compareMaps(scene, display.run.scanNode, [display.mapNode] * 5)
+        Views.compareMaps(scene, [(display.run.scanNode, display.mapNode)] * 5)
     with pytest.raises(UsageError, match="orientation"):
         display.compare(["lrp"], "Oblique")
 
@@ -541,6 +542,22 @@ def test_a_segmentation_that_the_user_drew_is_an_atlas(scene, scanNode, small_sc
     assert AtlasNodes.segmentIdOf(node, atlas.regions[1].label, "lesion right") is not None
     Runs.removeRun(run)
     assert scene.GetNodeByID(node.GetID()) is node, "it is the user's"
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "expected"),
+    [
+        ("Right Thalamus Proper", "right", "SCT^42695009^Thalamus~SCT^24028007^Right"),
+        ("Pallidum_L", "left", "SCT^14738005^Globus pallidus~SCT^7771000^Left"),
+        ("Cerebelum_Crus1_L", "left", "SCT^113305005^Cerebellum~^^"),
+        ("Right Lateral_Ventricle", "right", "SCT^66720007^Lateral ventricle~SCT^24028007^Right"),
+        ("ParaHippocampal_R", "right", "SCT^12738006^Brain~^^"),
+        ("Brain_Stem", "midline", "SCT^119238007^Brain stem~^^"),
+    ],
+)
+def test_terminology_has_sides_only_where_slicers_list_has_them(name, side, expected) -> None:
+    entry = AtlasNodes.terminologyOf(Region(1, name, side))
+    assert entry.split("~", 2)[2] == f"{expected}~Anatomic codes - DICOM master list~^^~^^"
 
 
 def test_an_edited_atlas_keeps_its_labels_and_takes_new_regions(scene, run, small_scan, answer) -> None:

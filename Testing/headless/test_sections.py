@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import vtk
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
 
 from contract import Api
 from stand_in import StandIn, panel
 
-from ADAttributionLib import AtlasNodes, Overlays, Runs, Views
+from ADAttributionLib import AtlasNodes, Comparison, Overlays, Runs, SceneBuilder, SceneFile, Views
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Overlays import Sign
@@ -21,6 +22,7 @@ from ADAttributionLib.QuestionPanel import QuestionPanel
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.volume import Volume
 
 
 @pytest.fixture
@@ -56,18 +58,8 @@ def test_a_stand_in_has_what_the_class_has_and_no_more(ui) -> None:
 
 
 def test_overlay_section(scene, ui, display) -> None:
-    changed = []
-    section = OverlayPanel(ui, lambda: changed.append(True))
-    ui.mapListWidget.connect("currentRowChanged(int)", section.onMapChosen)
-    ui.thresholdSlider.connect("valueChanged(double)", section.onThreshold)
-    ui.thresholdComboBox.connect("currentIndexChanged(int)", section.onThresholdKind)
-    ui.signComboBox.connect("currentIndexChanged(int)", section.onSettings)
-    ui.paletteComboBox.connect("currentIndexChanged(int)", section.onSettings)
-    ui.opacitySlider.connect("valueChanged(double)", section.onSettings)
-    ui.clusterSpinBox.connect("valueChanged(int)", section.onClusterSize)
-    ui.showCheckBox.connect("toggled(bool)", section.onShow)
-    ui.legendCheckBox.connect("toggled(bool)", section.onLegend)
-    ui.compareButton.connect("toggled(bool)", section.onCompare)
+    changed, steps = [], []
+    section = OverlayPanel(ui, lambda: changed.append(True), lambda: steps.append(True))
     section.setDisplay(None)
     assert ui.overlayCollapsibleButton.enabled is False
     for slot in (section.onNative, section.showClusters):
@@ -81,7 +73,7 @@ def test_overlay_section(scene, ui, display) -> None:
     assert display.mapName == "gradient-x-input" and changed == [True]
     assert Overlays.shownMap(scene, display.run.mapNodes.values()) is display.mapNode
     ui.thresholdSlider.value = 99.0
-    assert display.settings.percentile == 99.0
+    assert display.settings.percentile == 99.0 and steps == [True]
     ui.thresholdComboBox.setCurrentIndex(1)
     assert not display.settings.byPercentile
     assert display.settings.value == pytest.approx(display.statistics.valueOf(99.0))
@@ -103,15 +95,152 @@ def test_overlay_section(scene, ui, display) -> None:
     ui.showCheckBox.checked = True
     ui.legendCheckBox.checked = True
     assert display.isShown
-    ui.compareButton.checked = True
-    assert Views.isComparing(scene)
-    ui.compareButton.checked = False
-    assert not Views.isComparing(scene)
     for index, kind in enumerate(("regions", "R", "A", "S")):
         ui.chartComboBox.setCurrentIndex(index)
         assert section.chart().GetAttribute("ADAttribution.Chart") == kind
     section.onNative()
     assert list(display.run.nativeNodes) == ["gradient-x-input"]
+
+
+# ---------------------------------------------------------------------------------------------------------- comparison
+
+
+def compared(scene) -> list[str]:
+    """Ids of the maps in the views of the comparison, from the left, as Slicer's layout node has them."""
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    root = layout.GetLayoutRootElement()
+    shown = []
+    for index in range(root.GetNumberOfNestedElements()):
+        name = root.GetNestedElement(index).GetNestedElement(0).GetAttribute("singletontag")
+        shown.append(scene.GetSingletonNode(name, "vtkMRMLSliceCompositeNode").GetForegroundVolumeID())
+    return shown
+
+
+def tick(ui, title: str, state: int = 2) -> None:
+    """As the user does it: by what is written beside the box."""
+    row = [text for text, _ in ui.compareComboBox.items].index(title)
+    ui.compareComboBox.setCheckState(ui.compareComboBox.model().index(row, 0), state)
+
+
+def boxes(ui) -> list[str]:
+    return [text for row, (text, _) in enumerate(ui.compareComboBox.items) if ui.compareComboBox.ticks.get(row)]
+
+
+@pytest.fixture
+def two_runs(scene, display, answer):
+    """The shown run of the patient, and one of another scan elsewhere in space."""
+    far = answer.scan.affine.copy()
+    far[:3, 3] += 1000
+    control = SceneBuilder.addVolume(scene, Volume(answer.scan.array, far), "T1 of a control")
+    control.CreateDefaultDisplayNodes()
+    return display.run, Runs.createRun(scene, answer, control)
+
+
+def test_any_maps_side_by_side_in_the_order_of_ticking(scene, ui, display, two_runs) -> None:
+    patient, control = two_runs
+    section = OverlayPanel(ui, lambda: None, lambda: None)
+    section.setDisplay(display)
+    assert len(ui.compareComboBox.items) == 6 and boxes(ui) == [] and ui.compareLabel.text == ""
+    lrp, gradient, beta = list(patient.titles.values())
+    other = f"{gradient} · {control.name}"
+    for title in (beta, other, lrp):
+        tick(ui, title)
+    assert ui.compareLabel.text == f"Views from the left: 1 {beta}; 2 {other}; 3 {lrp}"
+    assert not Views.isComparing(scene)
+    ui.compareButton.checked = True
+    expected = [patient.mapNodes["lrp-2"], control.mapNodes["gradient-x-input"], patient.mapNodes["lrp"]]
+    assert compared(scene) == [node.GetID() for node in expected]
+    background = [v.GetBackgroundVolumeID() for v in Comparison.compare(scene, _ticked(section), "Coronal")]
+    assert background == [patient.scanNode.GetID(), control.scanNode.GetID(), patient.scanNode.GetID()]
+    tick(ui, beta, 0)
+    assert compared(scene) == [node.GetID() for node in expected[1:]], "follows at once"
+    ui.orientationComboBox.setCurrentIndex(1)
+    assert scene.GetSingletonNode("ADAttribution1", "vtkMRMLSliceNode").GetOrientation() == "Axial"
+    ui.compareButton.checked = False
+    assert not Views.isComparing(scene)
+
+
+def _ticked(section):
+    return Comparison.ticked(section.comparison._offered)
+
+
+def test_more_than_four_ticks_are_refused_and_nothing_changes(scene, ui, display, two_runs) -> None:
+    section = OverlayPanel(ui, lambda: None, lambda: None)
+    section.setDisplay(display)
+    titles = [text for text, _ in ui.compareComboBox.items]
+    for title in titles[:4]:
+        tick(ui, title)
+    ui.compareButton.checked = True
+    before = compared(scene)
+    assert len(before) == 4
+    tick(ui, titles[4])
+    tick(ui, titles[5])
+    assert "6 maps are ticked, but at most 4 fit" in ui.compareLabel.text and "from 2 of them" in ui.compareLabel.text
+    assert compared(scene) == before and ui.compareButton.enabled, "it can still be ended"
+    ui.compareButton.checked = False
+    assert not Views.isComparing(scene) and ui.compareButton.enabled is False
+    tick(ui, titles[0], 0)
+    assert ui.compareButton.enabled is False
+    tick(ui, titles[1], 0)
+    assert ui.compareButton.enabled and ui.compareLabel.text.startswith("Views from the left: 1 ")
+
+
+def test_a_comparison_survives_another_run_saving_and_the_end_of_a_run(scene, ui, display, two_runs, tmp_path) -> None:
+    patient, control = two_runs
+    section = OverlayPanel(ui, lambda: None, lambda: None)
+    section.setDisplay(display)
+    lrp, gradient, _ = list(patient.titles.values())
+    tick(ui, gradient)
+    tick(ui, f"{lrp} · {control.name}")
+    ui.compareButton.checked = True
+    before = compared(scene)
+    section.setDisplay(RunDisplay(control))
+    assert compared(scene) == before and ui.compareButton.checked is True
+    assert boxes(ui) == [lrp, f"{gradient} · {patient.name}"], "the shown run is listed first and needs no name"
+    assert ui.compareLabel.text == f"Views from the left: 1 {gradient} · {patient.name}; 2 {lrp}"
+
+    assert scene.WriteToMRB(str(tmp_path / "two.mrb"))
+    again = SceneFile.readScene(tmp_path / "two.mrb")
+    run = next(r for r in Runs.findRuns(again) if r.identifier == patient.identifier)
+    kept = Comparison.ticked(Comparison.offers(again, run))
+    assert [offer.title for offer in kept] == [gradient, f"{lrp} · {control.name}"]
+    SceneFile.closeScene(again)
+
+    Runs.removeRun(patient)
+    section.setDisplay(RunDisplay(control))
+    assert compared(scene) == before[1:], "what is left of it"
+    section.setDisplay(None)
+    assert not Views.isComparing(scene)
+
+
+def test_without_ticks_the_first_maps_and_large_clusters_alone(scene, ui, display) -> None:
+    section = OverlayPanel(ui, lambda: None, lambda: None)
+    section.setDisplay(display)
+    ui.compareButton.checked = True
+    assert compared(scene) == [node.GetID() for node in display.run.mapNodes.values()]
+    assert boxes(ui) == list(display.run.titles.values()), "and it shows which"
+    ui.clusterSpinBox.value = 3
+    assert compared(scene)[0] == display.run.filteredNodes["lrp"].GetID()
+    ui.clusterSpinBox.value = 0
+    assert compared(scene)[0] == display.run.mapNodes["lrp"].GetID(), "not a node that is gone"
+
+
+def test_a_view_of_a_scan_far_from_the_origin_is_not_empty(scene, ui, two_runs) -> None:
+    _, control = two_runs
+    node = control.mapNodes["lrp"]
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    for axis in range(3):
+        matrix.SetElement(axis, 3, matrix.GetElement(axis, 3) + 1000)
+    node.SetIJKToRASMatrix(matrix)
+    Views.compareMaps(scene, [(control.scanNode, node)], "Axial")
+    place = scene.GetSingletonNode("ADAttribution1", "vtkMRMLSliceNode").GetSliceToRAS()
+    bounds = [0.0] * 6
+    node.GetRASBounds(bounds)
+    assert all(bounds[2 * a] < place.GetElement(a, 3) < bounds[2 * a + 1] for a in range(3))
+
+
+# ------------------------------------------------------------------------------------------------------ other sections
 
 
 def test_regions_section(scene, ui, display, answer) -> None:

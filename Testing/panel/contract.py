@@ -26,6 +26,8 @@ RETURNS = {
     ("qMRMLPlotWidget", "plotView"): "qMRMLPlotView",
     ("qMRMLTableView", "sortFilterProxyModel"): "qMRMLTableView.sortFilterProxyModel()",
     ("qMRMLTableView", "selectionModel"): "qMRMLTableView.selectionModel()",
+    ("ctkCheckableComboBox", "model"): "QStandardItemModel",
+    ("QFrame", "layout"): "QFormLayout",
     ("slicer.util", "loadUI"): "qMRMLWidget",
 }
 
@@ -89,7 +91,7 @@ def check_ui(text: str, api: Api, parameters: set[str]) -> Report:
     names = [w.get("name", "") for w in root.iter("widget")]
     report.problems += [f"two widgets are called {name}" for name in {n for n in names if names.count(n) > 1}]
     for widget in root.iter("widget"):
-        _check_properties(widget, api, parameters, report)
+        _check_properties(widget, api, parameters, set(names), report)
     for connection in root.iter("connection"):
         part = {child.tag: child.text or "" for child in connection}
         for who, what, kind in (("sender", "signal", "signals"), ("receiver", "slot", "slots")):
@@ -100,7 +102,9 @@ def check_ui(text: str, api: Api, parameters: set[str]) -> Report:
     return report
 
 
-def _check_properties(widget: ElementTree.Element, api: Api, parameters: set[str], report: Report) -> None:
+def _check_properties(
+    widget: ElementTree.Element, api: Api, parameters: set[str], names: set[str], report: Report
+) -> None:
     name, kind = widget.get("name"), widget.get("class", "")
     if kind not in api.classes:
         report.problems.append(f"{name}: the class {kind} is unknown")
@@ -114,6 +118,9 @@ def _check_properties(widget: ElementTree.Element, api: Api, parameters: set[str
                 report.problems.append(f"{name}: unknown dynamic property {key}")
             elif value not in parameters:
                 report.problems.append(f"{name}: the parameter node has no {value}")
+        elif key == "buddy" and kind == "QLabel":  # of the file format, not of the class: becomes setBuddy()
+            if "".join(element.itertext()).strip() not in names:
+                report.problems.append(f"{name}: its buddy does not exist")
         elif not api.classes[kind].properties.get(key, False):
             report.problems.append(f"{name}: {kind} has no writable property {key}")
 
@@ -156,6 +163,10 @@ class _Visitor(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         outer, self._known = self._known, dict(self._known)
+        for argument in node.args.args:
+            kind = self._kind(argument.annotation) if argument.annotation is not None else None
+            if kind is not None:
+                self._known[argument.arg] = kind
         self.generic_visit(node)
         self._known = outer
 

@@ -23,6 +23,7 @@ MORE_CLASSES = (
     "qMRMLPlotWidget",
     "qMRMLPlotView",
     "QLabel",
+    "QStandardItemModel",
     "QPixmap",
 )
 INSTANCES = (

@@ -31,6 +31,7 @@ class StandIn:
         object.__setattr__(self, "values", {"currentIndex": -1, "currentRow": -1})
         object.__setattr__(self, "slots", {})
         object.__setattr__(self, "items", [])
+        object.__setattr__(self, "ticks", {})
         object.__setattr__(self, "api", api)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -80,11 +81,31 @@ class StandIn:
 
     def do_clear(self) -> None:
         self.items.clear()
+        self.ticks.clear()
         self._set("currentIndex", -1)
         self._set("currentRow", -1)
 
     def do_findData(self, data: object) -> int:
         return next((i for i, (_, known) in enumerate(self.items) if known == data), -1)
+
+    def do_model(self) -> StandIn:
+        return self.values.setdefault("model", StandIn("QStandardItemModel", self.api))
+
+    def do_index(self, row: int, column: int) -> tuple[int, int]:
+        return row, column
+
+    def do_checkState(self, index: tuple[int, int]) -> int:
+        return self.ticks.get(index[0], 0)
+
+    def do_setCheckState(self, index: tuple[int, int], state: int) -> None:
+        assert 0 <= index[0] < len(self.items)
+        before = self.do_checkState(index)
+        self.ticks[index[0]] = state
+        if state != before:
+            self.emit("checkedIndexesChanged()")
+
+    def do_layout(self) -> StandIn:
+        return self.values.setdefault("layout", StandIn("QFormLayout", self.api))
 
     def do_setMRMLTableNode(self, node: object) -> None:
         self.values["node"] = node

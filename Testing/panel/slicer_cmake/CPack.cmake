@@ -1,0 +1,11 @@
+# What Slicer's packaging requires of an extension.
+foreach(name HOMEPAGE CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS)
+  if("${EXTENSION_${name}}" STREQUAL "")
+    message(FATAL_ERROR "EXTENSION_${name} is empty")
+  endif()
+endforeach()
+foreach(file README.md LICENSE)
+  if(NOT EXISTS "${CMAKE_SOURCE_DIR}/${file}")
+    message(FATAL_ERROR "There is no ${file}")
+  endif()
+endforeach()

@@ -1,0 +1,1 @@
+# Nothing: other extensions do not build on this one.
