@@ -5,13 +5,13 @@ and all computation in the package ADAttributionLogic, which runs in a process o
 """
 
 import tempfile
-from typing import Optional
+from typing import Annotated, Optional
 
 import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import parameterNodeWrapper, parameterPack
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper, parameterPack
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -116,11 +116,12 @@ class ADAttributionParameterNode:
     acceptQuality: bool = False
     methods: MethodChoice
     lrpRule: LrpRule = LrpRule.B_RULE
-    lrpBeta: float = 0.0
-    steps: int = 32
-    samples: int = 16
-    occlusionSize: int = 40
-    occlusionStride: int = 25
+    # The wrapper takes the widgets' own limits away where there are none here.
+    lrpBeta: Annotated[float, WithinRange(0.0, 10.0)] = 0.0
+    steps: Annotated[int, WithinRange(2, 1000)] = 32
+    samples: Annotated[int, WithinRange(1, 1000)] = 16
+    occlusionSize: Annotated[int, WithinRange(1, 500)] = 40
+    occlusionStride: Annotated[int, WithinRange(1, 500)] = 25
     otherOptions: str = ""
     atlas: AtlasChoice = AtlasChoice.AAL
     device: Device = Device.AUTO
@@ -154,7 +155,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = ADAttributionLogic()
         self._question = QuestionPanel(self.ui, QtSeam.listSetting("recentPackages"))
         self._options = OptionsPanel(self.ui, QtSeam, self._describe)
-        self._preparation = PreparationPanel(self.ui, QtSeam.showPicture)
+        self._preparation = PreparationPanel(self.ui, QtSeam)
         self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
         self._answer = AnswerPanel(self.ui)
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
@@ -178,6 +179,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
         connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
         connect(ui.brainSegmentComboBox, "activated(int)", self.onSegment)
+        connect(ui.enlargeButton, "clicked(bool)", self._preparation.onEnlarge)
         connect(ui.checkButton, "clicked(bool)", self.onCheck)
         connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
         connect(ui.applyButton, "clicked(bool)", self.onApply)

@@ -14,7 +14,7 @@ from ADAttributionLogic.errors import AtlasError, UsageError
 from ADAttributionLogic.explain import Explanation, Heatmap, MethodRequest, explain
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
-from ADAttributionLogic.preparation import Space
+from ADAttributionLogic.preparation import Space, registration_advice
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
 from ADAttributionLogic.preprocessing.carried_maps import map_on_scan
 from ADAttributionLogic.preprocessing.pipeline import REGISTERED_SIMILARITY, Options, Preprocessed
@@ -121,13 +121,18 @@ def explain_native(
         "preprocessing_from_cache": cached,
         "brain_mask_sha256": None if mask is None else provenance.array_sha256(mask.array),
         "quality": prepared.quality.describe(),
-        "notes": [*prepared.notes, *accepted, *found.provenance["notes"]],
+        "notes": [*prepared.notes, *_advice(model, prepared), *accepted, *found.provenance["notes"]],
     }
     explanation = replace(found, provenance=record, preprocessed=prepared)
     if space == "model":
         return explanation
     monitor.report(0.95, "carrying the heatmaps back onto the scan")
     return in_native_space(explanation, prepared, drawn)
+
+
+def _advice(model: Model, prepared: Preprocessed) -> list[str]:
+    advice = registration_advice(model.card.get("training", {}), prepared.transform.kind)
+    return [advice] if advice else []
 
 
 def placement_notes(explanation: Explanation) -> tuple[str, ...]:

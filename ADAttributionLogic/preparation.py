@@ -102,6 +102,30 @@ def wanted_preparation(given: Mapping[str, Any] | None, replace_non_finite: floa
     return None
 
 
+def registration_advice(training: Mapping[str, Any], registration: str) -> str:
+    """What to say where a scan is registered otherwise than those that a network was trained on; "" where it is not.
+
+    Parameters
+    ----------
+    training : mapping
+        Of the model's card; its ``registration`` is "rigid", "affine" or "deformable", where it is known.
+    registration : str
+        Of the scan.
+    """
+    trained = training.get("registration")
+    if registration == "deformable" and trained in ("rigid", "affine"):
+        return (
+            f"The network was trained on scans whose brains kept their shapes ({trained} registration). A deformable "
+            "registration takes differences of shape away, atrophy among them, which may be all that it looks at."
+        )
+    if registration in ("rigid", "affine") and trained == "deformable":
+        return (
+            "The network was trained on scans that were warped onto the template; this registration is a preview only. "
+            "Choose the deformable one for a result."
+        )
+    return ""
+
+
 def _check_value(key: str, value: Any) -> None:
     allowed = _KEYS[key]
     types = tuple(a for a in allowed if isinstance(a, type))

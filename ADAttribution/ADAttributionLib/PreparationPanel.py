@@ -12,6 +12,7 @@ from ADAttributionLib.QualityText import reportLines
 from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLogic.errors import ADAttributionError, UsageError
 from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.preparation import registration_advice
 
 LEAST_COVERAGE, USUAL_COVERAGE = 0.25, 0.90
 
@@ -50,7 +51,7 @@ _EXPLAINED = {
     "SyNQuick (pip install antspyx in the Python that computes).",
     Registration.RIGID: "The scan is turned and shifted onto the template brain, its size stays.",
 }
-_MEASURED = " A scan that is in the network's space already is recognised by measuring, and left where it is."
+_MEASURED = "A scan that is in the network's space already is recognised by measuring, and left where it is."
 
 
 def preparationOf(parameters):
@@ -126,20 +127,24 @@ class PreparationPanel:
     Parameters
     ----------
     ui : namespace of widgets
-    showPicture : callable
-        Shows a PNG (bytes; None: nothing) in a label.
+    pictures : module or object
+        showPicture and showLarge: see QtSeam.
     """
 
-    def __init__(self, ui, showPicture):
+    def __init__(self, ui, pictures):
         self.ui = ui
-        self._showPicture = showPicture
+        self._pictures = pictures
+        self._figure = None
         self._question = None
         self.clear()
 
     def show(self, parameters, card):
         """Show what the chosen preparation does, and forget a report that belongs to another question."""
         ui, registers = self.ui, parameters.registration is not Registration.NONE
-        ui.preparationLabel.text = _EXPLAINED[parameters.registration] + (_MEASURED if registers else "")
+        advice = "" if card is None else registration_advice(card.get("training", {}), parameters.registration.value)
+        ui.preparationLabel.text = " ".join(
+            filter(None, (_EXPLAINED[parameters.registration], _MEASURED if registers else "", advice))
+        )
         ui.qualityLabel.text = (
             "Press Check, or Explain: both measure whether the scan was registered and its brain found rightly."
             if registers and parameters.inputVolume is not None
@@ -175,7 +180,12 @@ class PreparationPanel:
     def clear(self):
         """Show no report."""
         self.ui.reportLabel.text = ""
-        self._showPicture(self.ui.figureLabel, None)
+        self._showFigure(None)
+
+    def onEnlarge(self, _checked=False):
+        """Show the figure in a window of its own."""
+        if self._figure is not None:
+            self._pictures.showLarge(self._figure, "Quality of the preparation")
 
     def showReport(self, report):
         """Show what a preparation found; None (nothing was prepared) leaves things as they are."""
@@ -185,7 +195,7 @@ class PreparationPanel:
         colour = "#2e8b57" if report.quality.passed else "#d03020"
         rows = "<br>".join(html.escape(line) for line in lines)
         self.ui.reportLabel.text = f"<b style='color:{colour}'>{html.escape(first)}</b><br>{rows}"
-        self._showPicture(self.ui.figureLabel, report.figure)
+        self._showFigure(report.figure)
 
     def showFailure(self, error):
         """Show the checks that stopped an explanation; other errors are none of this section's."""
@@ -193,6 +203,11 @@ class PreparationPanel:
             text = html.escape(str(error)).replace("\n", "<br>")
             self.ui.reportLabel.text = f"<span style='color:#d03020'>{text}</span>"
             self.ui.preparationCollapsibleButton.collapsed = False
+
+    def _showFigure(self, figure):
+        self._figure = figure
+        self._pictures.showPicture(self.ui.figureLabel, figure)
+        self.ui.enlargeButton.visible = figure is not None
 
     def _showSegments(self, parameters):
         combo, mask = self.ui.brainSegmentComboBox, parameters.brainMask

@@ -17,6 +17,7 @@ import slicer
 from ADAttributionLib.Signals import connect, connected
 
 _SETTINGS = "ADAttribution/"
+_WINDOWS = []
 
 
 def makeTimer(milliseconds, callback):
@@ -76,19 +77,35 @@ def copyText(text):
     slicer.app.clipboard().setText(text)
 
 
-def showPicture(label, png, width=480):
+def showPicture(label, png, width=400):
     """Show a PNG (bytes) in a label that scales its content; None hides the label."""
     label.visible = png is not None
     if png is None:
         label.setPixmap(qt.QPixmap())
         return
+    picture = _pictureOf(png)
+    label.setPixmap(picture)
+    label.setFixedSize(width, round(width * picture.height() / max(picture.width(), 1)))
+
+
+def showLarge(png, title):
+    """Show a PNG (bytes) in a window of its own, which the next one takes over."""
+    if not _WINDOWS:
+        _WINDOWS.append(qt.QLabel())
+    window = _WINDOWS[0]
+    window.windowTitle = title
+    window.setPixmap(_pictureOf(png))
+    window.show()
+    window.raise_()
+
+
+def _pictureOf(png):
     picture = qt.QPixmap()
     with tempfile.TemporaryDirectory(prefix="ad-attribution-picture-") as folder:
         path = Path(folder) / "picture.png"
         path.write_bytes(png)
         picture.load(os.fspath(path))
-    label.setPixmap(picture)
-    label.setFixedSize(width, round(width * picture.height() / max(picture.width(), 1)))
+    return picture
 
 
 def setting(name, default=""):

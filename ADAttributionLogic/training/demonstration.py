@@ -192,6 +192,7 @@ def _card(
         "positive_class": PATIENT,
         "training": {
             "data": TRAINING_DATA,
+            "registration": "affine",
             "subjects": {"train": plan.train, "validation": plan.validation, "test": plan.test, "seed": plan.seed},
             "recipe": asdict(recipe),
             "epochs": [

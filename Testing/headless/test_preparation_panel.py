@@ -74,7 +74,10 @@ def pictures():
 
 @pytest.fixture
 def section(ui, pictures):
-    return PreparationPanel(ui, lambda label, png: pictures.append(png))
+    seam = SimpleNamespace(
+        showPicture=lambda label, png: pictures.append(png), showLarge=lambda png, title: pictures.append((png, title))
+    )
+    return PreparationPanel(ui, seam)
 
 
 def test_what_the_panel_asks() -> None:
@@ -136,6 +139,14 @@ def test_the_segment_that_is_the_brain(section, ui, scene, small_scan, small_pac
     assert section.problem(asked, card) == ""
 
 
+def test_a_registration_unlike_the_trainings_is_told_before_it_starts(section, ui) -> None:
+    card = next(c for c in map(ModelCards.cardOf, ModelCards.bundledPackages()) if c["name"] == "simulated-atrophy")
+    section.show(parameters(), card)
+    assert "takes differences of shape away" not in ui.preparationLabel.text
+    section.show(parameters(registration=Registration.DEFORMABLE), card)
+    assert "takes differences of shape away" in ui.preparationLabel.text
+
+
 def test_a_network_without_a_space(section) -> None:
     card = {"grid": {"shape": [20, 20, 20]}}
     assert "already registered" in section.problem(parameters(), card)
@@ -149,13 +160,15 @@ def test_a_report_is_shown_until_the_question_changes(section, ui, pictures) -> 
     assert "1 of 2 checks did not pass" in text and "0.62 (needed: at least 0.35)" in text
     assert "✗ overlap &lt;of&gt; the brain: 0.5 (needed: at least 0.85)" in text and "--" not in text
     assert "similarity 0.30 (at least 0.45)" in text and "turned by 12°, shifted by 5 mm" in text
-    assert pictures[-1] == b"png"
+    assert pictures[-1] == b"png" and ui.enlargeButton.visible
+    section.onEnlarge()
+    assert pictures[-1] == (b"png", "Quality of the preparation")
     section.show(parameters(resultSpace=ResultSpace.MODEL, acceptQuality=True), None)
     assert ui.reportLabel.text == text, "the same scan, the same registration"
     section.showReport(None)
     assert ui.reportLabel.text == text
     section.show(parameters(biasCorrection=False), None)
-    assert ui.reportLabel.text == "" and pictures[-1] is None
+    assert ui.reportLabel.text == "" and pictures[-1] is None and not ui.enlargeButton.visible
     section.showReport(reportWith(GOOD))
     assert "All checks passed." in ui.reportLabel.text
 

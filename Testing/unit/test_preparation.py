@@ -13,7 +13,13 @@ from test_preprocessing import turned, warped
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.estimate import PREPARATION_SECONDS
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.preparation import PreparationReport, read_preparation, read_report, wanted_preparation
+from ADAttributionLogic.preparation import (
+    PreparationReport,
+    read_preparation,
+    read_report,
+    registration_advice,
+    wanted_preparation,
+)
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_scan
 from ADAttributionLogic.preprocessing.pipeline import Options
 from ADAttributionLogic.preprocessing.quality import Check, QualityReport
@@ -31,6 +37,15 @@ def test_what_is_asked() -> None:
     assert wanted_preparation(None) is None and wanted_preparation({"registration": "none"}) is None
     assert wanted_preparation({"registration": "affine"}) == read_preparation({"registration": "affine"})
     assert set(PREPARATION_SECONDS) == {"none", "rigid", "affine", "deformable"}
+
+
+def test_a_registration_unlike_the_trainings_gets_advice() -> None:
+    """Measured: warped onto the template, three of four simulated patients look healthy to the network."""
+    assert "takes differences of shape away" in registration_advice({"registration": "affine"}, "deformable")
+    assert "a preview only" in registration_advice({"registration": "deformable"}, "affine")
+    for trained, registration in (("affine", "affine"), ("affine", "identity"), ("deformable", "deformable")):
+        assert registration_advice({"registration": trained}, registration) == ""
+    assert registration_advice({}, "deformable") == ""
 
 
 def test_accepting_failed_checks_is_no_other_question() -> None:
