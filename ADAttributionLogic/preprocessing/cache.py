@@ -136,7 +136,7 @@ def _write(result: Preprocessed, entry: Path) -> None:
             "provenance": result.provenance,
             "notes": list(result.notes),
         }
-        np.savez_compressed(unfinished / "arrays.npz", allow_pickle=False, **arrays)
+        np.savez_compressed(unfinished / "arrays.npz", **arrays)
         (unfinished / "entry.json").write_text(json.dumps(document), encoding="utf-8")
         if not entry.exists():
             os.replace(unfinished, entry)

@@ -249,18 +249,10 @@ class _Run:
         turned = self._reorient()
         working = self.steps[0].apply(self.scan)
         test, registered = self._is_registered(working)
-        transform = identity_transform() if registered else self._timed("affine", 0.15, 0.45, self._linear, working)
-        tissue = measure_tissue(working, transform, self.target)
-        corrected = working
-        is_finished = registered and tissue.scalp_share < EXTRACTED_BELOW
-        if self.options.bias_correction and not is_finished:
-            corrected = self._timed("bias", 0.45, 0.6, self._correct, working, transform)
-            tissue = measure_tissue(corrected, transform, self.target)
-        if self.options.registration == "deformable" and not registered:
-            transform = self._timed("deformable", 0.6, 0.85, self._deform, corrected, transform)
+        transform, corrected, tissue = self._register(working, registered)
         found = self._timed("brain", 0.85, 0.92, self._extract, corrected, transform, tissue)
         brain = self._timed("resampling", 0.92, 0.96, self._place, corrected, transform, turned, found)
-        if self.options.winsorising and not is_finished and brain.array.any():
+        if self.options.winsorising and not self._is_finished(registered, tissue) and brain.array.any():
             brain = self._limit(brain)
         scales = () if registered else tuple(np.linalg.svd(transform.matrix[:3, :3], compute_uv=False).tolist())
         checks += self._timed(
@@ -279,6 +271,22 @@ class _Run:
             self._provenance(test, registered, tissue),
             self._notes(registered),
         )
+
+    def _register(self, scan: Volume, registered: bool) -> tuple[SpaceTransform, Volume, Tissue]:
+        """Find the transform; returns the scan corrected for bias and its tissue as well."""
+        transform = identity_transform() if registered else self._timed("affine", 0.15, 0.45, self._linear, scan)
+        tissue = measure_tissue(scan, transform, self.target)
+        if self.options.bias_correction and not self._is_finished(registered, tissue):
+            scan = self._timed("bias", 0.45, 0.6, self._correct, scan, transform)
+            tissue = measure_tissue(scan, transform, self.target)
+        if self.options.registration == "deformable" and not registered:
+            transform = self._timed("deformable", 0.6, 0.85, self._deform, scan, transform)
+        return transform, scan, tissue
+
+    @staticmethod
+    def _is_finished(registered: bool, tissue: Tissue) -> bool:
+        """A registered brain without its skull has been preprocessed by someone; its intensities stay as they are."""
+        return registered and tissue.scalp_share < EXTRACTED_BELOW
 
     def _timed(self, name: str, start: float, stop: float, work: Callable[..., Any], *given: Any) -> Any:
         """Run a part of the work, with its share of the progress bar, and note how long it took."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -19,6 +21,18 @@ FILES = [MODULE / "ADAttribution.py", *sorted((MODULE / "ADAttributionLib").glob
 @pytest.fixture(scope="module")
 def api() -> Api:
     return Api()
+
+
+def test_numbers_of_the_panel_keep_their_limits() -> None:
+    """Slicer's parameter node wrapper takes a spin box's limits away unless the parameter is annotated with them."""
+    pattern = r"(\w+): Annotated\[(?:int|float), WithinRange\(([\d.]+), ([\d.]+)\)\]"
+    annotated = {name: (float(low), float(high)) for name, low, high in re.findall(pattern, SOURCE)}
+    limits = {}
+    for widget in ElementTree.fromstring(PANEL).iter("widget"):
+        given = {p.get("name"): "".join(p.itertext()).strip() for p in widget.findall("property")}
+        if "SpinBox" in widget.get("class", "") and "SlicerParameterName" in given:
+            limits[given["SlicerParameterName"]] = (float(given["minimum"]), float(given["maximum"]))
+    assert limits == annotated and len(limits) == 5
 
 
 def test_the_panel_file(api: Api) -> None:
