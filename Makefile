@@ -36,9 +36,11 @@ lint: $(VENV)/developed
 STUDY := Testing/benchmarks/native_recovery
 study: $(VENV)/developed
 	$(BIN)/pip install --quiet --editable ".[registration]"
-	for what in head patients controls; do \
-	  $(BIN)/python Testing/benchmarks/study_native_recovery.py $$what affine > $(STUDY)/$$what-affine.tsv || exit 1; done
+	$(BIN)/python Testing/benchmarks/study_native_recovery.py head affine > $(STUDY)/head-affine.tsv
+	for what in patients controls; do \
+	  $(BIN)/python Testing/benchmarks/study_native_recovery.py $$what affine 0 23 > $(STUDY)/$$what-affine.tsv || exit 1; done
 	$(BIN)/python Testing/benchmarks/study_native_recovery.py head deformable > $(STUDY)/head-deformable.tsv
+	$(BIN)/python Testing/benchmarks/study_native_recovery.py patients deformable 0 3 > $(STUDY)/patients-deformable.tsv
 
 train: $(VENV)/developed
 	$(BIN)/python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort

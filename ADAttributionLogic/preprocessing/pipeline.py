@@ -378,7 +378,7 @@ class _Run:
             notes.append(
                 f"Voxels of {longest:.3g} mm are longer than the network's of {voxel:.3g} mm. What lies between is "
                 "blurred, and probabilities become less certain: with 2 to 3 mm instead of 1 mm, those of the "
-                "demonstration network changed by up to 0.3 on simulated scans."
+                "demonstration network changed by up to 0.32 on simulated scans."
             )
         return tuple(notes)
 
