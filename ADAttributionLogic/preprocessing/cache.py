@@ -39,7 +39,7 @@ from ADAttributionLogic.preprocessing.space_transform import SpaceTransform
 from ADAttributionLogic.volume import Volume, check_usable_scan
 
 #: To be raised whenever the same input would give another result.
-VERSION = 2
+VERSION = 3
 #: Entries kept; one takes 10 to 70 MB.
 MOST_ENTRIES = 20
 FOLDER_VARIABLE = "AD_ATTRIBUTION_CACHE"

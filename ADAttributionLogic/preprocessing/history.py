@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.geometry import Grid, exact_reorientation
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
-from ADAttributionLogic.volume import Interpolation, Volume, resample, resampling_is_exact
+from ADAttributionLogic.volume import Interpolation, Volume, resample
 
 
 class Step(Protocol):
@@ -92,7 +92,7 @@ class BrainExtraction:
     mask : Volume
         Bool, on the grid of the scan at this step.
     parameters : dict
-        How it was found.
+        How it was found, and its volume in the scan: on the model's grid it is another one.
     """
 
     mask: Volume
@@ -106,8 +106,7 @@ class BrainExtraction:
         return values
 
     def describe(self) -> dict[str, Any]:
-        volume = float(self.mask.array.sum()) * self.mask.grid.voxel_volume_mm3 / 1000
-        return {**self.parameters, "brain_cm3": round(volume, 1)}
+        return dict(self.parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +153,14 @@ class Registration:
     name: str = "registration and resampling"
 
     def apply(self, scan: Volume) -> Volume:
-        if resampling_is_exact(scan, self.after) and self.transform.kind == "identity":
+        if self._copies:
             return resample(scan, self.after)
         return resample_to_model(scan, self.transform, self.after, "cubic")
+
+    @property
+    def _copies(self) -> bool:
+        """Whether the grids differ by the order of their voxels only, so that nothing is interpolated."""
+        return self.transform.kind == "identity" and exact_reorientation(self.before, self.after) is not None
 
     def carry(self, values: Volume) -> Volume:
         """Carry a mask's share or another smooth map forward, by linear interpolation."""
@@ -170,7 +174,8 @@ class Registration:
         return resample_to_scan(values, self.transform, self.before, interpolation)
 
     def describe(self) -> dict[str, Any]:
-        grids = {"from": self.before.describe(), "to": self.after.describe(), "interpolation": "cubic B-spline"}
+        grids = {"from": self.before.describe(), "to": self.after.describe()}
+        grids["interpolation"] = "none" if self._copies else "cubic B-spline"
         return {**self.transform.describe(), **self.parameters, **grids}
 
 

@@ -345,7 +345,9 @@ class _Run:
         """Resample first and cut out the brain then: a cut edge would ring, or fade over a voxel."""
         placement = Registration(transform, before, self.grid, self.parameters)
         share = placement.carry(found.mask.with_array(found.mask.array.astype(np.float32)))
-        extraction = BrainExtraction(share.with_array(share.array >= 0.5, "brain mask"), found.parameters)
+        cm3 = float(found.mask.array.sum()) * found.mask.grid.voxel_volume_mm3 / 1000
+        parameters = {**found.parameters, "brain_cm3": round(cm3, 1)}
+        extraction = BrainExtraction(share.with_array(share.array >= 0.5, "brain mask"), parameters)
         self.steps += [placement, extraction]
         return extraction.apply(placement.apply(scan))
 

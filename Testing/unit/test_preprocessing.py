@@ -259,6 +259,8 @@ def test_the_history_says_everything_and_repeats_it(native: NativeScan, prepared
     assert names == ["reorient", "bias correction", "registration and resampling", "brain extraction", "winsorising"]
     registration = prepared.provenance["steps"][2]
     assert registration["interpolation"] == "cubic B-spline"
+    volume = next(check.value for check in prepared.quality.checks if check.name == "intracranial volume")
+    assert prepared.provenance["steps"][3]["brain_cm3"] == pytest.approx(volume, abs=0.06), "in the scan"
     brain = prepared.brain.array
     assert brain.max() == pytest.approx(prepared.provenance["steps"][4]["limit"])
     assert 0.003 < (brain[brain > 0] == brain.max()).mean() < 0.007
@@ -332,6 +334,8 @@ def test_a_registered_brain_is_not_touched(template: Volume, target: Registratio
     np.testing.assert_array_equal(found.brain.array[inside], scan.array[inside])
     assert overlap(inside, scan.array > 0) > 0.99
     assert any("already is in the model's space" in note for note in found.notes)
+    registration = next(s for s in found.provenance["steps"] if s["step"] == "registration and resampling")
+    assert registration["interpolation"] == "none"
 
 
 def test_thick_slices_get_a_note(template: Volume, target: RegistrationTarget, prepared: Preprocessed) -> None:
