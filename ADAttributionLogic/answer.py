@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform
+from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
 from ADAttributionLogic.relevance.region_table import COLUMNS, DROP, RegionTable
 from ADAttributionLogic.volume import Volume
 
@@ -229,36 +229,6 @@ def load_report(document: Mapping[str, Any], folder: Path) -> PreparationReport:
         raise UsageError(f"The quality figure {document['figure']} cannot be read: {cause}") from cause
 
 
-def save_transform(transform: SpaceTransform, folder: Path, name: str) -> dict[str, Any]:
-    """Write a transform's warps as ITK files and return the rest of it."""
-    import SimpleITK as sitk
-
-    files: dict[str, str | None] = {"warp": None, "inverse_warp": None}
-    if transform.warp is not None:
-        for key in files:
-            files[key] = f"{name}-{key}.h5"
-            try:
-                sitk.WriteTransform(getattr(transform, key), str(folder / f"{name}-{key}.h5"))
-            except RuntimeError as cause:
-                raise OutputError(f"The transform cannot be written to {folder}: {cause}") from cause
-    return {"kind": transform.kind, "matrix": transform.matrix.tolist(), **files}
-
-
-def load_transform(document: Mapping[str, Any], folder: Path) -> SpaceTransform:
-    """The inverse of :func:`save_transform`."""
-    import SimpleITK as sitk
-
-    warps: list[Any] = [None, None]
-    for number, key in enumerate(("warp", "inverse_warp")):
-        if document[key] is not None:
-            path = _own_file(folder, document[key])
-            try:
-                warps[number] = sitk.DisplacementFieldTransform(sitk.ReadTransform(str(path)))
-            except RuntimeError as cause:
-                raise UsageError(f"The transform {path} cannot be read: {cause}") from cause
-    return SpaceTransform(document["kind"], np.array(document["matrix"]), *warps)
-
-
 def _own_file(folder: Path, name: str) -> Path:
     path = folder / name
     if path.resolve().parent != folder.resolve():
@@ -317,7 +287,7 @@ def _save_preparation(found: AnswerPreparation, folder: Path, prefix: str) -> di
     return {
         "space": found.space,
         "brain": save_volume(found.brain, folder, f"{prefix}-brain"),
-        "transform": save_transform(found.transform, folder, f"{prefix}-transform"),
+        "transform": found.transform.store(folder, f"{prefix}-transform"),
         "report": save_report(found.report, folder, f"{prefix}-quality"),
     }
 
@@ -326,7 +296,7 @@ def _load_preparation(document: Mapping[str, Any], folder: Path) -> AnswerPrepar
     return AnswerPreparation(
         document["space"],
         load_volume(document["brain"], folder),
-        load_transform(document["transform"], folder),
+        restore_transform(document["transform"], folder),
         load_report(document["report"], folder),
     )
 

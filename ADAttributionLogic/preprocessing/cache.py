@@ -22,6 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.history import (
@@ -35,7 +36,7 @@ from ADAttributionLogic.preprocessing.history import (
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed, preprocess
 from ADAttributionLogic.preprocessing.quality import Check, QualityReport
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform
+from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
 from ADAttributionLogic.volume import Volume, check_usable_scan
 
 #: To be raised whenever the same input would give another result.
@@ -131,7 +132,7 @@ def _write(result: Preprocessed, entry: Path) -> None:
         }
         document = {
             "steps": [_step_document(step, number, arrays) for number, step in enumerate(result.steps)],
-            "transform": _transform_document(result.transform, unfinished),
+            "transform": result.transform.store(unfinished, "transform"),
             "quality": [asdict(check) for check in result.quality.checks],
             "provenance": result.provenance,
             "notes": list(result.notes),
@@ -164,19 +165,21 @@ def _grid_document(grid: Grid) -> dict[str, Any]:
     return {"shape": list(grid.shape), "affine": grid.affine.tolist()}
 
 
-def _transform_document(transform: SpaceTransform, folder: Path) -> dict[str, Any]:
-    import SimpleITK as sitk
-
-    if transform.warp is not None:
-        sitk.WriteTransform(transform.warp, str(folder / "warp.h5"))
-        sitk.WriteTransform(transform.inverse_warp, str(folder / "inverse-warp.h5"))
-    return {"kind": transform.kind, "matrix": transform.matrix.tolist()}
-
-
 # ------------------------------------------------------------------------------------------------------------ reading
 
 #: What reading a truncated or foreign entry can raise.
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError, EOFError, BadZipFile, zlib.error)
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    StopIteration,
+    RuntimeError,
+    EOFError,
+    BadZipFile,
+    zlib.error,
+    UsageError,
+)
 
 
 def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
@@ -187,7 +190,7 @@ def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
         document = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
         with np.load(entry / "arrays.npz", allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        transform = _transform(document["transform"], entry)
+        transform = restore_transform(document["transform"], entry)
         steps = tuple(_step(d, n, arrays, transform) for n, d in enumerate(document["steps"]))
         quality = QualityReport(tuple(Check(**check) for check in document["quality"]))
         brain = Volume(arrays["brain"], grid.affine, scan.source, scan.notes)
@@ -198,16 +201,6 @@ def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
     except _DAMAGED:
         shutil.rmtree(entry, ignore_errors=True)
         return None
-
-
-def _transform(document: dict[str, Any], entry: Path) -> SpaceTransform:
-    import SimpleITK as sitk
-
-    warps: tuple[Any, ...] = (None, None)
-    if document["kind"] == "deformable":
-        files = (entry / "warp.h5", entry / "inverse-warp.h5")
-        warps = tuple(sitk.DisplacementFieldTransform(sitk.ReadTransform(str(path))) for path in files)
-    return SpaceTransform(document["kind"], np.array(document["matrix"]), *warps)
 
 
 def _step(

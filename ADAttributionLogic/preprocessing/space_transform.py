@@ -7,7 +7,7 @@ scan into model space maps points of model space to points of the scan.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.geometry import Affine, Grid, check_affine
 from ADAttributionLogic.preprocessing.registration_target import isotropic_grid
 from ADAttributionLogic.volume import Interpolation, Volume, resample
@@ -26,6 +26,9 @@ Kind = Literal["identity", "rigid", "affine", "deformable"]
 
 #: Names of the files without suffix. Applied to the scan's node in Slicer, the first carries it into model space.
 SCAN_TO_MODEL, MODEL_TO_SCAN = "scan-to-model", "model-to-scan"
+
+#: Attributes that are stored as files.
+_WARPS = ("warp", "inverse_warp")
 
 _LPS_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
@@ -117,6 +120,47 @@ class SpaceTransform:
             except RuntimeError as cause:
                 raise OutputError(f"{path} cannot be written: {str(cause).strip().splitlines()[-1]}") from cause
         return paths
+
+    def store(self, folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
+        """Write the warps exactly as they are, and return the rest as plain values; see :func:`restore_transform`.
+
+        Raises
+        ------
+        OutputError
+        """
+        import SimpleITK as sitk
+
+        files: dict[str, str | None] = dict.fromkeys(_WARPS)
+        if self.warp is not None:
+            files = {key: f"{name}-{key}.h5" for key in _WARPS}
+            for key, file in files.items():
+                try:
+                    sitk.WriteTransform(getattr(self, key), os.fspath(Path(folder) / str(file)))
+                except RuntimeError as cause:
+                    raise OutputError(f"The transform cannot be written to {folder}: {cause}") from cause
+        return {"kind": self.kind, "matrix": self.matrix.tolist(), **files}
+
+
+def restore_transform(document: Mapping[str, Any], folder: str | os.PathLike[str]) -> SpaceTransform:
+    """The inverse of :meth:`SpaceTransform.store`.
+
+    Raises
+    ------
+    UsageError
+        A warp's name leads out of the folder, or it cannot be read.
+    """
+    import SimpleITK as sitk
+
+    warps: list[Any] = []
+    for file in (document[key] for key in _WARPS if document[key] is not None):
+        path = Path(folder) / file
+        if path.resolve().parent != Path(folder).resolve():
+            raise UsageError(f"The file {file} lies outside the folder {folder}; it is refused.")
+        try:
+            warps.append(sitk.DisplacementFieldTransform(sitk.ReadTransform(os.fspath(path))))
+        except RuntimeError as cause:
+            raise UsageError(f"The transform {path} cannot be read: {cause}") from cause
+    return SpaceTransform(document["kind"], np.array(document["matrix"]), *warps)
 
 
 def identity_transform() -> SpaceTransform:

@@ -335,10 +335,11 @@ def test_a_warp_travels_to_the_scene_and_back(scene, scanNode, answer, tmp_path:
 
 def test_arrays_from_elsewhere_are_refused(answer, tmp_path: Path) -> None:
     document = {"kind": "deformable", "matrix": np.eye(4).tolist(), "warp": "../w.h5", "inverse_warp": None}
-    from ADAttributionLogic.answer import load_report, load_transform
+    from ADAttributionLogic.answer import load_report
+    from ADAttributionLogic.preprocessing.space_transform import restore_transform
 
     with pytest.raises(UsageError, match="lies outside the folder"):
-        load_transform(document, tmp_path)
+        restore_transform(document, tmp_path)
     with pytest.raises(UsageError, match="lies outside the folder"):
         load_report({"figure": "../../etc/passwd"}, tmp_path)
 
