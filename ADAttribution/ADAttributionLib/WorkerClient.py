@@ -1,4 +1,4 @@
-"""Talks to the persistent worker process (ADAttributionLogic.worker). Needs no Qt.
+"""Talks to the persistent worker process (ADAttributionLogic.service.worker). Needs no Qt.
 
 ``poll()`` does all the work and never waits: Slicer calls it from a timer, scripts call ``wait()``. Whatever happens to
 the worker ends as a message with its cause on the job that was running, and the next job starts a new worker.
@@ -19,12 +19,12 @@ from pathlib import Path
 import ADAttributionLogic
 from ADAttributionLib.QualityText import failureText, inPanelWords
 from ADAttributionLib.WorkerProcess import WorkerProcess
-from ADAttributionLogic.answer import load_answer, load_report, load_volume, save_atlas, save_volume
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.preparation import read_quality
+from ADAttributionLogic.service.answer import load_answer, load_report, load_volume, save_atlas, save_volume
 
-#: The version of the protocol that this client speaks (ADAttributionLogic.worker.PROTOCOL, not imported: it is the
-#: other side that must say which one it speaks).
+#: The version of the protocol that this client speaks (PROTOCOL in ADAttributionLogic.service.worker, not imported: it
+#: is the other side that must say which one it speaks).
 PROTOCOL = 1
 
 #: Variables that make a Python of its own take Slicer's libraries for its own.
@@ -308,7 +308,7 @@ class WorkerClient:
             return
         self._folder = Path(tempfile.mkdtemp(prefix="ad-attribution-"))
         self._unread, self._log, self.about = b"", b"", {}
-        arguments = [self.interpreter, "-m", "ADAttributionLogic.worker", "--folder", os.fspath(self._folder)]
+        arguments = [self.interpreter, "-m", "ADAttributionLogic.service.worker", "--folder", os.fspath(self._folder)]
         try:
             self._process = self._startProcess([*arguments, *self._arguments], workerEnvironment(self.interpreter))
         except OSError as cause:

@@ -7,9 +7,9 @@ import slicer  # of the slicer-core wheel (extra headless)
 
 from ADAttributionLib import SceneBuilder, SceneFile
 from ADAttributionLib.Overlays import forgetStatistics
-from ADAttributionLogic.answer import Answer, answer_of
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.explain import MethodRequest, explain
+from ADAttributionLogic.service.answer import Answer, answer_of
 
 
 @pytest.fixture(scope="session")

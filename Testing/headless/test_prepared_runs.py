@@ -20,13 +20,13 @@ from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.TransformNodes import transformOf
 from ADAttributionLib.VolumeNodes import arrayFromMatrix, nodesOfClass, volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
-from ADAttributionLogic.answer import AnswerPreparation, load_answer, save_answer
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.preparation import PreparationReport
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model
 from ADAttributionLogic.preprocessing.quality import QualityReport
 from ADAttributionLogic.scan_files import write_volume
+from ADAttributionLogic.service.answer import AnswerPreparation, load_answer, save_answer
 from ADAttributionLogic.simulation.native_scan import Acquisition, NativeScan, acquire
 from ADAttributionLogic.volume import Volume
 
@@ -335,8 +335,8 @@ def test_a_warp_travels_to_the_scene_and_back(scene, scanNode, answer, tmp_path:
 
 def test_arrays_from_elsewhere_are_refused(answer, tmp_path: Path) -> None:
     document = {"kind": "deformable", "matrix": np.eye(4).tolist(), "warp": "../w.h5", "inverse_warp": None}
-    from ADAttributionLogic.answer import load_report
     from ADAttributionLogic.preprocessing.space_transform import restore_transform
+    from ADAttributionLogic.service.answer import load_report
 
     with pytest.raises(UsageError, match="lies outside the folder"):
         restore_transform(document, tmp_path)

@@ -16,9 +16,9 @@ from ADAttributionLib import AtlasNodes, Overlays, Runs, SceneBuilder, SceneFile
 from ADAttributionLib.Overlays import Sign
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.VolumeNodes import volumeFromNode
-from ADAttributionLogic.answer import Answer, AnswerMap
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.relevance.region_table import region_table
+from ADAttributionLogic.service.answer import Answer, AnswerMap
 from ADAttributionLogic.volume import Volume
 
 REGION = "Hippocampus_L"

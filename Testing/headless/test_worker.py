@@ -265,7 +265,7 @@ def test_the_children_of_the_worker_go_with_it(small_scan, small_package, tmp_pa
         import subprocess, sys
         child = subprocess.Popen(["sleep", "600"])
         open({str(tmp_path / "child")!r}, "w").write(str(child.pid))
-        from ADAttributionLogic.worker import main
+        from ADAttributionLogic.service.worker import main
         sys.exit(main(sys.argv[sys.argv.index("--folder"):]))
         """
     )
@@ -322,7 +322,7 @@ def test_stray_prints_do_not_reach_the_protocol(small_scan, small_package) -> No
     program = textwrap.dedent(
         """
         import os, subprocess, sys, threading, time
-        from ADAttributionLogic import worker
+        from ADAttributionLogic.service import worker
         def noise():
             while True:
                 time.sleep(0.05)
@@ -389,7 +389,7 @@ def test_the_workers_environment() -> None:
     assert "PYTHONHOME" not in own and "LD_LIBRARY_PATH" not in own and "/slicer/py" not in own["PYTHONPATH"]
     slicers = workerEnvironment("/slicer/bin/PythonSlicer", base)
     assert slicers["PYTHONHOME"] == "/slicer" and slicers["PYTHONPATH"].endswith("/slicer/py")
-    assert Path(own["PYTHONPATH"], "ADAttributionLogic", "worker.py").is_file()
+    assert Path(own["PYTHONPATH"], "ADAttributionLogic", "service", "worker.py").is_file()
 
 
 def test_closing_cancels_and_can_be_repeated(small_scan, small_package) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
-from ADAttributionLogic.batch_command import parse_method
 from ADAttributionLogic.cli import main
+from ADAttributionLogic.commands.batch import parse_method
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError
 from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.monitor import Monitor

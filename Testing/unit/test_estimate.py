@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ADAttributionLogic.errors import UnknownNameError
-from ADAttributionLogic.estimate import estimate, forward_passes, seconds_per_pass
 from ADAttributionLogic.explain import MethodRequest
+from ADAttributionLogic.service.estimate import estimate, forward_passes, seconds_per_pass
 
 SHAPE = (193, 229, 193)
 

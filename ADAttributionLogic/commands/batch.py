@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ADAttributionLogic.cli_preprocessing import (
+from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     preprocessing_options,
     wants_preprocessing,
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SOME_FAILED = 3
 
 
-def add_batch_command(commands: Any) -> None:
-    """Add the command to the parser."""
+def add(commands: Any) -> None:
+    """Add the command."""
     command = commands.add_parser(
         "batch",
         help="explain all scans of a folder or a CSV",

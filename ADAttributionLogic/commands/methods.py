@@ -1,0 +1,42 @@
+"""``ad-attribution methods``: list the attribution methods and their options."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ADAttributionLogic.commands.listing import add_list_command, print_json
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    add_list_command(commands, "methods", _list, "list the attribution methods and their options")
+
+
+def _list(options: argparse.Namespace) -> int:
+    from ADAttributionLogic import attribution  # noqa: F401
+    from ADAttributionLogic.attribution.registry import available_methods
+
+    if options.json:
+        return print_json([_method_entry(method) for method in available_methods()])
+    for method in available_methods():
+        print(f"{method.name:22} {method.title}\n{'':22} {method.summary}\n{'':22} {method.source}")
+        if method.needs_layers:
+            print(f"{'':22} needs the network's layers (not for TorchScript)")
+        for option in method.options:
+            default = "" if option.default is None else f" (default {option.default})"
+            print(f"{'':24} --{method.name}-{option.name.replace('_', '-')}: {option.help}{default}")
+        print()
+    return 0
+
+
+def _method_entry(method: Any) -> dict[str, Any]:
+    options = [
+        {"name": o.name, "default": o.default, "help": o.help, "type": o.kind.__name__, "choices": list(o.choices)}
+        for o in method.options
+    ]
+    plain = {
+        key: getattr(method, key)
+        for key in ("name", "title", "summary", "source", "is_conserving", "needs_layers", "needs_regions")
+    }
+    return {**plain, "options": options}

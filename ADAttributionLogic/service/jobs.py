@@ -1,0 +1,210 @@
+"""What the worker is asked to do: each job takes plain values and arrays from files, and gives back the same."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ADAttributionLogic.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from ADAttributionLogic.atlas.atlas import Atlas
+    from ADAttributionLogic.explain import MethodRequest
+    from ADAttributionLogic.monitor import Monitor
+    from ADAttributionLogic.preparation import Preparation
+    from ADAttributionLogic.preprocessing.pipeline import Preprocessed
+    from ADAttributionLogic.service.store import Store
+    from ADAttributionLogic.volume import Volume
+
+
+def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor, prefix: str) -> dict[str, Any]:
+    """Explain a scan."""
+    from ADAttributionLogic.explain import explain
+    from ADAttributionLogic.explain_native import explain_native
+    from ADAttributionLogic.preparation import wanted_preparation
+    from ADAttributionLogic.service.answer import answer_of, load_volume, save_answer
+
+    given, mask = _preparation_entry(job, folder)
+    asked = wanted_preparation(given, job.get("replace_non_finite"))
+    if asked is None and mask is not None:
+        raise UsageError("A brain mask was given, but no registration that could use it: choose affine, for example.")
+    scan = load_volume(_required(job, "scan"), folder)
+    monitor.report(0.0, "loading the network")
+    model = store.model(_required(job, "model"))
+    common: dict[str, Any] = {
+        "atlas": _atlas(job.get("atlas"), folder),
+        "target": job.get("target", "positive"),
+        "start": job.get("start", "probability"),
+        "device": job.get("device", "auto"),
+    }
+    if asked is None:
+        with monitor.stage(0.02, 0.98) as part:
+            common["replace_non_finite"] = job.get("replace_non_finite")
+            found = explain(scan, model, _requests(job), **common, monitor=part)
+        monitor.report(0.98, "handing over the result")
+        return save_answer(answer_of(found), folder, prefix)
+    with monitor.stage(0.02, 0.95) as part:
+        found = explain_native(
+            scan,
+            model,
+            _requests(job),
+            asked.options,
+            space=asked.space,
+            accept_quality=asked.accept_quality,
+            mask=mask,
+            # Regions that the user drew lie on the scan; those that the worker loads lie in the network's space.
+            atlas_space="native" if "labels" in (job.get("atlas") or {}) else "model",
+            monitor=part,
+            **common,
+        )
+    monitor.report(0.95, "drawing the quality figure")
+    assert found.preprocessed is not None
+    figure = _quality_figure(found.preprocessed)
+    monitor.report(0.98, "handing over the result")
+    return save_answer(answer_of(found, *figure), folder, prefix)
+
+
+def prepare_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor, prefix: str) -> dict[str, Any]:
+    """Only prepare a scan: its report with checks and figure."""
+    from ADAttributionLogic.explain_native import preprocess_for
+    from ADAttributionLogic.preparation import read_preparation, report_of
+    from ADAttributionLogic.service.answer import load_volume, save_report
+
+    _refuse_strangers(job, ("scan", "model", "preparation", "replace_non_finite"))
+    given, mask = _preparation_entry(job, folder)
+    asked: Preparation = read_preparation(given or {}, job.get("replace_non_finite"))
+    scan = load_volume(_required(job, "scan"), folder)
+    monitor.report(0.0, "loading the network")
+    model = store.model(_required(job, "model"))
+    with monitor.stage(0.02, 0.9) as part:
+        prepared, from_cache = preprocess_for(scan, model, asked.options, mask=mask, monitor=part)
+    monitor.report(0.9, "drawing the quality figure")
+    return save_report(
+        report_of(prepared, from_cache).with_figure(*_quality_figure(prepared)), folder, f"{prefix}-quality"
+    )
+
+
+def _preparation_entry(job: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any] | None, Volume | None]:
+    """What is asked of the preparation without its mask, and the mask."""
+    from ADAttributionLogic.service.answer import load_volume
+
+    if job.get("preparation") is None:
+        return None, None
+    if not isinstance(job["preparation"], dict):
+        raise UsageError(f"A preparation is an object with keys such as registration, not {job['preparation']!r}.")
+    given = dict(job["preparation"])
+    mask = given.pop("mask", None)
+    return given, None if mask is None else load_volume(mask, folder)
+
+
+def _quality_figure(prepared: Preprocessed) -> tuple[bytes | None, str]:
+    """The figure as PNG, or why there is none: this Python may lack matplotlib, and the numbers are there without."""
+    from ADAttributionLogic.atlas.library import load_template
+    from ADAttributionLogic.errors import OutputError
+    from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+    from ADAttributionLogic.report.quality_figure import write_quality_figure
+
+    with tempfile.TemporaryDirectory(prefix="ad-attribution-figure-") as name:
+        try:
+            path = write_quality_figure(Path(name) / "quality.png", prepared, RegistrationTarget(load_template()))
+        except OutputError as cause:
+            return None, str(cause)
+        return path.read_bytes(), ""
+
+
+def _refuse_strangers(job: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in job:
+        if key not in known:
+            raise UnknownNameError("key of this request", key, known)
+
+
+def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """How long a question will take."""
+    from ADAttributionLogic.device import choose_device, describe_device
+    from ADAttributionLogic.service.estimate import estimate
+
+    name, device = _required(job, "model"), job.get("device", "auto")
+    pass_seconds = store.seconds_per_pass(name, device)
+    registration = job.get("registration", "none")
+    found = estimate(_requests(job), store.model(name), pass_seconds, int(job.get("regions", 0)), registration)
+    return {**found, "device": describe_device(choose_device(device)), "pass_seconds": round(pass_seconds, 4)}
+
+
+def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor) -> dict[str, Any]:
+    """Explain many scans into a folder."""
+    from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+    from ADAttributionLogic.preparation import wanted_preparation
+
+    given, mask = _preparation_entry(job, folder)
+    if mask is not None:
+        raise UsageError("One brain mask does not fit many scans: leave it out, and the brain is searched for.")
+    options = BatchOptions(
+        _requests(job),
+        job.get("target", "positive"),
+        job.get("start", "probability"),
+        job.get("device", "auto"),
+        job.get("replace_non_finite"),
+        bool(job.get("figure", False)),
+        wanted_preparation(given, job.get("replace_non_finite")),
+    )
+    scans = find_scans(_required(job, "input"))
+    model = store.model(_required(job, "model"))
+    atlas = _atlas(job.get("atlas"), folder)
+    result = explain_batch(scans, model, options, _required(job, "output"), atlas=atlas, monitor=monitor)
+    counts = {"done": result.done, "failed": result.failed, "kept": result.kept}
+    return {"summary": str(result.summary), "rows": result.rows, **counts}
+
+
+def simulate_job(job: Mapping[str, Any], folder: Path, prefix: str) -> dict[str, Any]:
+    """Make a simulated scan."""
+    from ADAttributionLogic.service.answer import save_volume
+    from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
+    from ADAttributionLogic.simulation.subject import CONTROL, PATIENT, draw_parameters, simulate_subject
+
+    label = PATIENT if _required(job, "label") == "AD" else CONTROL
+    subject = simulate_subject(icbm152_anatomy(), draw_parameters(label, int(job.get("seed", 1))))
+    return save_volume(subject.scan, folder, f"{prefix}-simulated")
+
+
+def describe() -> dict[str, Any]:
+    """All methods with their options, and all atlases."""
+    from ADAttributionLogic import attribution  # noqa: F401
+    from ADAttributionLogic.atlas.library import available_atlases
+    from ADAttributionLogic.attribution.registry import available_methods
+
+    methods = [
+        {
+            "name": method.name,
+            "title": method.title,
+            "summary": method.summary,
+            "source": method.source,
+            "options": [option.document() for option in method.options],
+        }
+        for method in available_methods()
+    ]
+    return {"methods": methods, "atlases": [{"name": e.name, "title": e.title} for e in available_atlases()]}
+
+
+def _requests(job: Mapping[str, Any]) -> list[MethodRequest]:
+    from ADAttributionLogic.explain import MethodRequest
+
+    return [MethodRequest(entry["name"], entry.get("options", {})) for entry in _required(job, "methods")]
+
+
+def _atlas(entry: Mapping[str, Any] | None, folder: Path) -> Atlas | None:
+    from ADAttributionLogic.atlas.library import load_atlas
+    from ADAttributionLogic.service.answer import load_atlas_entry
+
+    if entry is None:
+        return None
+    if "labels" in entry:
+        return load_atlas_entry(entry, folder)
+    return load_atlas(entry["name"], names_file=entry.get("names_file"), grouping=entry.get("grouping"))
+
+
+def _required(job: Mapping[str, Any], name: str) -> Any:
+    if name not in job:
+        raise UsageError(f"The request lacks {name!r}; it has {', '.join(job) or 'nothing'}.")
+    return job[name]
