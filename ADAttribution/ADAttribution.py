@@ -514,6 +514,10 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""
         return self.explainer.explainFolder(inputFolder, outputFolder, **options)
 
+    def openResult(self, path, *arguments, **options):
+        """Load a result of the command line, or a row of a batch; see ADAttributionLib.ExplainLogic."""
+        return self.explainer.openResult(path, *arguments, **options)
+
     def addSimulatedSubject(self, label="AD"):
         """Add a simulated patient ("AD") or control ("CN") to the scene."""
         return self.explainer.addSimulatedSubject(label)
