@@ -259,6 +259,9 @@ def _notes(explanation: Explanation) -> list[str]:
 
 
 def _print_result(explanation: Explanation, top: int) -> None:
+    from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3
+
+    head = f"region (from {SMALLEST_RANKED_MM3:g} mm³ on)"
     chances = ", ".join(f"P({name}) = {p:.4f}" for name, p in explanation.probabilities.items())
     print(f"{explanation.model.title}: {chances}; explained class: {explanation.target_class}")
     for heatmap in explanation.heatmaps:
@@ -269,7 +272,7 @@ def _print_result(explanation: Explanation, top: int) -> None:
         print(f"{line}, {result.seconds:.1f} s on {result.device}")
         if heatmap.table is None:
             continue
-        print(f"  {'rank':>4}  {'region':40} {'density/mm³':>12} {'sum':>10} {'share':>7}")
+        print(f"  {'rank':>4}  {head:40} {'density/mm³':>12} {'sum':>10} {'share':>7}")
         for row in heatmap.table.ranked("density_rank")[: max(top, 0)]:
             numbers = f"{row['density']:>12.3e} {row['sum']:>10.3e} {row['share']:>7.1%}"
             print(f"  {row['density_rank']:>4}  {row['name']:40.40} {numbers}")
