@@ -210,8 +210,7 @@ def _rename_new(place: Place, owned: Path) -> None:
         (owned / _NEW).rename(place.target)
     except OSError as cause:
         if cause.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            if (owned / _EARLIER).exists():
-                (owned / _EARLIER).rename(_free_name(place.target))
+            _part_with(owned / _EARLIER, place)  # another writer has replaced it
             (owned / _JOURNAL).unlink(missing_ok=True)
             raise _taken(place) from cause
         if (owned / _EARLIER).exists():
