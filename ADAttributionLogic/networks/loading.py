@@ -14,6 +14,7 @@ from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, Shape
 from ADAttributionLogic.networks.network import Network, explainable
+from ADAttributionLogic.networks.output import Output, OutputKind
 from ADAttributionLogic.networks.packages import (
     MODEL_FILE,
     Model,
@@ -43,6 +44,7 @@ def load_model(
     normalisation: Normalisation | None = None,
     classes: Sequence[str] | None = None,
     gives_probabilities: bool = False,
+    output: Output | OutputKind | None = None,
 ) -> Model:
     """Load a model.
 
@@ -59,6 +61,9 @@ def load_model(
         For bare files.
     gives_probabilities : bool
         For bare ``.pt2`` and TorchScript files: what they return, where it cannot be seen.
+    output : Output or {"softmax", "sigmoid", "score"}, optional
+        For bare files: what their outputs are. A single output that is neither of a published network nor the
+        network's own sigmoid must be declared.
 
     Raises
     ------
@@ -80,10 +85,10 @@ def load_model(
             f"{path.name} is of an unknown kind. Known: a model package folder, {', '.join(_FILE_SUFFIXES)}."
         )
     if suffix == ".pt2":
-        return _from_pt2(path, shape, normalisation, classes, gives_probabilities)
+        return _from_pt2(path, shape, normalisation, classes, gives_probabilities, output)
     if suffix == ".ts" or is_torchscript(path):
-        return _from_torchscript(path, shape, normalisation, classes, gives_probabilities)
-    return _from_state_dict(path, suffix, shape, normalisation, classes)
+        return _from_torchscript(path, shape, normalisation, classes, gives_probabilities, output)
+    return _from_state_dict(path, suffix, shape, normalisation, classes, output)
 
 
 def model_from_module(
@@ -96,6 +101,7 @@ def model_from_module(
     positive_class: int = 1,
     name: str = "",
     allow_opaque: bool = False,
+    output: Output | OutputKind | None = None,
 ) -> Model:
     """Make a model of a network that was constructed in code.
 
@@ -110,10 +116,18 @@ def model_from_module(
         What is known about it.
     allow_opaque : bool
         Accept operations without a rule; then only gradients and occlusion explain it.
+    output : Output or {"softmax", "sigmoid", "score"}, optional
+        What its outputs are; a single one must be declared unless the network itself ends with a sigmoid.
+
+    Raises
+    ------
+    NetworkError
+        A single output of which nobody says what it is, among others.
     """
     name = name or type(network).__name__
-    traced = explainable(network, (1, *shape), allow_opaque=allow_opaque, name=name)
-    return _bare(name, traced, shape, grid, normalisation, classes, "", {"source": "passed in code"}, positive_class)
+    traced = explainable(network, (1, *shape), output=_kind(output), allow_opaque=allow_opaque, name=name)
+    card = {"source": "passed in code"}
+    return _bare(name, traced, shape, grid, normalisation, classes, "", card, positive_class, output)
 
 
 def _from_pt2(
@@ -122,6 +136,7 @@ def _from_pt2(
     normalisation: Normalisation | None,
     classes: Sequence[str] | None,
     gives_probabilities: bool,
+    output: Output | OutputKind | None,
 ) -> Model:
     from ADAttributionLogic.networks.exported_file import read_exported_network
 
@@ -131,10 +146,10 @@ def _from_pt2(
     own = (exported[1], exported[2], exported[3])
     if shape is not None and shape != own:
         raise NetworkError(f"{path.name} was exported for {own} voxels, not for {shape}.")
-    network = network_from_pt2(path, own, gives_probabilities, path.stem)
-    return _bare(
-        path.stem, network, own, _space_of(own), normalisation, classes, file_sha256(path), {"file": str(path)}
-    )
+    network = network_from_pt2(path, own, gives_probabilities, path.stem, _kind(output))
+    card = {"file": str(path)}
+    space = _space_of(own)
+    return _bare(path.stem, network, own, space, normalisation, classes, file_sha256(path), card, output=output)
 
 
 def _from_torchscript(
@@ -143,27 +158,34 @@ def _from_torchscript(
     normalisation: Normalisation | None,
     classes: Sequence[str] | None,
     gives_probabilities: bool,
+    output: Output | OutputKind | None,
 ) -> Model:
     if shape is None:
         raise NetworkError(
             f"{path.name} is TorchScript, which does not say for which images it was made. Give the shape."
         )
-    network = network_from_torchscript(path, shape, gives_probabilities, path.stem)
-    return _bare(
-        path.stem, network, shape, _space_of(shape), normalisation, classes, file_sha256(path), {"file": str(path)}
-    )
+    network = network_from_torchscript(path, shape, gives_probabilities, path.stem, _kind(output))
+    card = {"file": str(path)}
+    space = _space_of(shape)
+    return _bare(path.stem, network, shape, space, normalisation, classes, file_sha256(path), card, output=output)
 
 
 def _from_state_dict(
-    path: Path, suffix: str, shape: Shape | None, normalisation: Normalisation | None, classes: Sequence[str] | None
+    path: Path,
+    suffix: str,
+    shape: Shape | None,
+    normalisation: Normalisation | None,
+    classes: Sequence[str] | None,
+    output: Output | OutputKind | None,
 ) -> Model:
     state = _read_safetensors(path) if suffix == ".safetensors" else read_state_dict(path)
     module, known, fitted = network_from_state_dict(state, shape)
     if normalisation is None:
         normalisation = Normalisation("min-max" if known.name == "boehle2019" else "none")
-    network = explainable(module, (1, *fitted), name=known.name)
+    network = explainable(module, (1, *fitted), output=_kind(output) or known.output, name=known.name)
     card = {"file": str(path), "architecture": known.name, "title": known.title}
-    return _bare(known.name, network, fitted, _space_of(fitted), normalisation, classes, file_sha256(path), card)
+    space, sha256 = _space_of(fitted), file_sha256(path)
+    return _bare(known.name, network, fitted, space, normalisation, classes, sha256, card, output=output)
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
@@ -190,7 +212,13 @@ def _bare(
     sha256: str,
     card: Mapping[str, Any],
     positive_class: int = 1,
+    output: Output | OutputKind | None = None,
 ) -> Model:
+    described = output if isinstance(output, Output) else Output(network.head, "score" if _is_score(network) else "")
+    if described.is_score and classes is not None:
+        raise NetworkError(f"{name} gives a score, which has no classes; leave out {', '.join(classes)}.")
+    if described.is_score:
+        classes, positive_class = (described.name,), 0
     names = tuple(classes) if classes is not None else _default_classes(network.class_count)
     if len(names) != network.class_count:
         raise NetworkError(
@@ -211,7 +239,16 @@ def _bare(
         positive_class,
         sha256,
         {**unknown, **card},
+        described,
     )
+
+
+def _kind(output: Output | OutputKind | None) -> OutputKind | None:
+    return output.kind if isinstance(output, Output) else output
+
+
+def _is_score(network: Network) -> bool:
+    return network.head == "score"
 
 
 def _default_classes(count: int) -> tuple[str, ...]:
