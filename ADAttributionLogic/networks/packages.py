@@ -19,11 +19,11 @@ from torch import nn
 from ADAttributionLogic.errors import NetworkError, OutputError, UnsupportedOperationError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import architecture, build_network
+from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.network import Network, explainable, opaque
 from ADAttributionLogic.networks.output import Output, OutputKind, check_thresholds, read_output
-from ADAttributionLogic.networks.state_dicts import require_fit
-from ADAttributionLogic.networks.torchscript_file import read_torchscript_network
+from ADAttributionLogic.networks.state_dicts import flattened_size, require_fit
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.resources import resources_folder
 
@@ -115,10 +115,15 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise NetworkError(f"{path} has {path.stat().st_size} bytes; a model card has at most {MAX_MODEL_JSON_BYTES}.")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise NetworkError(f"{path} is not valid JSON: {cause}") from cause
+    if _mapping(_mapping(card).get("network")).get("format") == "torchscript":
+        refuse_torchscript(f"{Path(folder).name}.ts")
     schema = json.loads((resources_folder() / "Models" / "model.schema.json").read_text(encoding="utf-8"))
-    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(card), key=lambda e: list(map(str, e.path)))
+    # The deepest one says most: an entry of another kind often lacks what its own kind needs as well.
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(card), key=lambda e: (-len(e.path), list(map(str, e.path)))
+    )
     if errors:
         where = "/".join(map(str, errors[0].path)) or "the top level"
         raise NetworkError(f"{path} is not a valid model card, at {where}: {errors[0].message}")
@@ -139,10 +144,18 @@ def _check_output(card: Mapping[str, Any], path: Path) -> None:
                 check_thresholds(() if output is None else output.levels, member["thresholds"], member["name"])
     except NetworkError as cause:
         raise NetworkError(f"{path} is not a valid model card: {cause}") from cause
+    if output is not None and output.is_score and not card.keys().isdisjoint(("classes", "positive_class")):
+        raise NetworkError(
+            f"{path}: {output.name} is a score, which has no classes; leave out classes, positive_class."
+        )
     for key in ("name", "file"):
         found = [member[key] for member in card.get("members", ())]
         if len(set(found)) != len(found):
             raise NetworkError(f"{path}: the members' {key}s are not all different: {', '.join(found)}.")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def load_package(folder: str | os.PathLike[str]) -> Model:
@@ -226,10 +239,8 @@ def _network(card: Mapping[str, Any], folder: Path, entry: Mapping[str, Any], sh
         known = architecture(kind["architecture"])
         module = _known_network(known.name, weights, shape)
         network = explainable(module, (1, *shape), output=declared or known.output, name=name)
-    elif kind["format"] == "pt2":
-        network = network_from_pt2(weights, shape, gives_probabilities, name, declared)
     else:
-        network = network_from_torchscript(weights, shape, gives_probabilities, name, declared)
+        network = network_from_pt2(weights, shape, gives_probabilities, name, declared)
     if network.head != "score" and network.class_count != len(card["classes"]):
         names = ", ".join(card["classes"])
         raise NetworkError(
@@ -249,7 +260,7 @@ def _known_network(name: str, weights: Path, shape: tuple[int, int, int]) -> nn.
     known = architecture(name)
     if known.first_dense not in state:
         raise NetworkError(f"{weights.name} has no weight {known.first_dense}; it does not belong to {known.title}.")
-    require_fit(known, int(state[known.first_dense].shape[1]), shape)
+    require_fit(known, flattened_size(state[known.first_dense], known), shape)
     network = build_network(name, shape)
     try:
         network.load_state_dict(state)
@@ -267,6 +278,7 @@ def network_from_pt2(
     ------
     GridMismatchError, NetworkError, UnsafeFileError, UnsupportedOperationError
     """
+    refuse_torchscript(path)
     module = read_exported_network(path)
     try:
         return explainable(module, (1, *shape), output=output, name=name)
@@ -274,20 +286,6 @@ def network_from_pt2(
         return opaque(
             module, (1, *shape), str(cause), gives_probabilities=gives_probabilities, output=output, name=name
         )
-
-
-def network_from_torchscript(
-    path: Path, shape: tuple[int, ...], gives_probabilities: bool, name: str, output: OutputKind | None = None
-) -> Network:
-    """Make a network of a TorchScript file, known by its outputs only.
-
-    Raises
-    ------
-    GridMismatchError, NetworkError, UnsafeFileError, UnsupportedOperationError
-    """
-    module = read_torchscript_network(path)
-    why = "it is a TorchScript file"
-    return opaque(module, (1, *shape), why, gives_probabilities=gives_probabilities, output=output, name=name)
 
 
 def _normalisation(folder: Path, entry: Mapping[str, Any]) -> Normalisation:
