@@ -131,9 +131,7 @@ def _attributions(evaluation: Evaluation, question: Question, monitor: Monitor) 
     for number, (method, options) in enumerate(question.chosen):
         with monitor.stage(0.1 + 0.9 * number / count, 0.1 + 0.9 * (number + 1) / count) as part:
             evaluation.monitor = part
-            result = attribute(
-                evaluation, method, target, options, monitor=part, companions=question.companions
-            )
+            result = attribute(evaluation, method, target, options, monitor=part, companions=question.companions)
         # One target class for everything that is compared, also when it was "the predicted one".
         target = replace(target, class_index=result.class_index)
         yield result
@@ -179,7 +177,7 @@ class _Ensemble:
             self._choose_class()
         members, finished = self.model.members, 0
         try:
-            for number, member in enumerate(members):
+            for number in range(len(members)):
                 with self.monitor.stage(number / len(members), (number + 1) / len(members)) as part:
                     self._run_member(number, part)
                 finished += 1
@@ -187,7 +185,9 @@ class _Ensemble:
             if not finished:
                 raise
             names = ", ".join(self.means[0].names)
-            self.notes.append(f"Cancelled after {finished} of {len(members)} networks: the maps are the mean of {names}.")
+            self.notes.append(
+                f"Cancelled after {finished} of {len(members)} networks: the maps are the mean of {names}."
+            )
             self._hear_the_others()
         outcome = outcome_of(self.model.output, self.model.classes, self.said)
         found = [self._found(n) for n in range(len(self.question.chosen))]

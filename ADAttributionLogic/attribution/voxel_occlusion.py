@@ -171,9 +171,7 @@ def _checkpoint(job: Job, fill: torch.Tensor, mask: npt.NDArray[np.bool_]) -> Ch
     if path is None:
         return None
     decision = job.decision
-    identity = identify(
-        job.evaluation, fill=fill, mask=mask, target=decision.class_index, start=_quantity(decision)
-    )
+    identity = identify(job.evaluation, fill=fill, mask=mask, target=decision.class_index, start=_quantity(decision))
     return Checkpoint(Path(path).absolute(), identity)
 
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ADAttributionLogic.attribution.result import Attribution, RegionPair
 
-
 K = TypeVar("K", bound=Hashable)
 
 

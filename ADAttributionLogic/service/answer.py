@@ -80,7 +80,8 @@ class Answer:
     Attributes
     ----------
     probabilities : mapping of str to float
-        By class name, 0–1.
+        By class name, 0–1; {} for a score. The outcome, with what each network of an ensemble says, is in the
+        provenance (:func:`ADAttributionLogic.outcome.read_outcome`).
     target_class : str
         What all maps explain.
     scan : Volume
