@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +49,10 @@ def known_answers(source: str | os.PathLike[str], metric: str | None = None) -> 
 
 
 def create_package(
-    source: str | os.PathLike[str], answers: Mapping[str, str], target: str | os.PathLike[str], metric: str | None = None
+    source: str | os.PathLike[str],
+    answers: Mapping[str, str],
+    target: str | os.PathLike[str],
+    metric: str | None = None,
 ) -> Path:
     """Make a model package, and try it.
 
@@ -83,7 +85,8 @@ def create_package(
     if program.suffix == ".pt2":
         return _tried(save_exported_package(target, card, program))
     if not program.name.endswith(_WEIGHTS):
-        raise NetworkError(f"{program.name} is of an unknown kind. Known: .pt2, {', '.join(_WEIGHTS)}, MAPS, MONAI bundle.")
+        known = ", ".join((".pt2", *_WEIGHTS))
+        raise NetworkError(f"{program.name} is of an unknown kind. Known: {known}, MAPS folders and MONAI bundles.")
     i, j, k = card["grid"]["shape"]
     network, known, _ = network_from_state_dict(read_weights(program), (i, j, k))
     return _tried(save_package(target, {**card, "network": {"architecture": known.name}}, network))

@@ -1,7 +1,7 @@
 """The CNNs of ClinicaDL 1.x for whole images (Thibeau-Sutre et al. 2022, doi:10.1016/j.cmpb.2022.106818).
 
-Rebuilt with the parameter names of its code (github.com/aramis-lab/clinicadl), so that the ``model`` of a MAPS folder's ``model.pth.tar`` loads key for
-key. Its inputs are scans of Clinica's ``t1-linear`` pipeline, which keeps the skull.
+Rebuilt with the parameter names of its code (github.com/aramis-lab/clinicadl), so that the ``model`` of a MAPS folder's
+``model.pth.tar`` loads key for key. Its inputs are scans of Clinica's ``t1-linear`` pipeline, which keeps the skull.
 """
 
 from __future__ import annotations
