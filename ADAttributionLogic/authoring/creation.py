@@ -13,7 +13,7 @@ from ADAttributionLogic.authoring import clinicadl_maps, monai_bundle
 from ADAttributionLogic.authoring.questions import card_of
 from ADAttributionLogic.errors import NetworkError, UsageError
 from ADAttributionLogic.networks.architectures import Shape, build_network
-from ADAttributionLogic.networks.packages import load_package, save_exported_package, save_package
+from ADAttributionLogic.networks.packages import load_package, save_package
 from ADAttributionLogic.networks.state_dicts import load_into, network_from_state_dict, read_weights
 
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".pth.tar", ".pt.tar")
@@ -83,10 +83,10 @@ def create_package(
         return _of_maps(clinicadl_maps.read_maps(path, metric), card, target)
     program = monai_bundle.program_of(path) if path.is_dir() else path
     if program.suffix == ".pt2":
-        return _tried(save_exported_package(target, card, program))
+        return _tried(save_package(target, {**card, "network": {"format": "pt2"}}, program))
     if not program.name.endswith(_WEIGHTS):
-        known = ", ".join((".pt2", *_WEIGHTS))
-        raise NetworkError(f"{program.name} is of an unknown kind. Known: {known}, MAPS folders and MONAI bundles.")
+        kinds = ", ".join((".pt2", *_WEIGHTS))
+        raise NetworkError(f"{program.name} is of an unknown kind. Known: {kinds}, MAPS folders and MONAI bundles.")
     i, j, k = card["grid"]["shape"]
     network, known, _ = network_from_state_dict(read_weights(program), (i, j, k))
     return _tried(save_package(target, {**card, "network": {"architecture": known.name}}, network))

@@ -60,9 +60,7 @@ def answers_of(folder: Path) -> dict[str, str]:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         formats = metadata.get("network_data_format") or {}
         _require_one_image(folder, formats)
-        outputs = formats.get("outputs") or {}
-        output = outputs.get("pred") or next(iter(outputs.values()), {})
-        names = output.get("channel_def") or {}
+        names = _output(formats).get("channel_def") or {}
         found = {
             "name": _slug(str(metadata.get("name") or folder.resolve().name)),
             "title": metadata.get("name") or metadata.get("task"),
@@ -90,10 +88,14 @@ def _require_one_image(folder: Path, formats: dict[str, Any]) -> None:
         raise NetworkError(f"The bundle {folder} takes images of {image['num_channels']} channels; a T1 scan has one.")
     if image.get("is_patch_data"):
         raise NetworkError(f"The bundle {folder} takes patches of images; only networks of whole images are explained.")
-    outputs = formats.get("outputs") or {}
-    output = outputs.get("pred") or next(iter(outputs.values()), {})
+    output = _output(formats)
     if output.get("format") in ("segmentation", "image") and len(output.get("spatial_shape") or ()) == 3:
         raise NetworkError(f"The bundle {folder} gives an image ({output['format']}), not classes or a score.")
+
+
+def _output(formats: dict[str, Any]) -> dict[str, Any]:
+    outputs: dict[str, dict[str, Any]] = formats.get("outputs") or {}
+    return outputs.get("pred") or next(iter(outputs.values()), {})
 
 
 def _slug(text: str) -> str:

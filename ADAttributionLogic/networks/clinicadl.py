@@ -7,19 +7,17 @@ Rebuilt with the parameter names of its code (github.com/aramis-lab/clinicadl), 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shape = tuple[int, int, int]
 
-#: Clinica's t1-linear, cropped: voxels 12–180, 13–220 and 0–178 of the 193×229×193 MNI152NLin2009cSym template at 1 mm.
-CROPPED_SHAPE: Shape = (169, 208, 179)
-CROPPED_AFFINE = ((1.0, 0.0, 0.0, -84.0), (0.0, 1.0, 0.0, -119.0), (0.0, 0.0, 1.0, -78.0), (0.0, 0.0, 0.0, 1.0))
-UNCROPPED_SHAPE: Shape = (193, 229, 193)
-UNCROPPED_AFFINE = ((1.0, 0.0, 0.0, -96.0), (0.0, 1.0, 0.0, -132.0), (0.0, 0.0, 1.0, -78.0), (0.0, 0.0, 0.0, 1.0))
-
 _CHANNELS = (8, 16, 32, 64, 128)
+#: Feature maps after the last block.
+CHANNELS = _CHANNELS[-1]
 
 
 class PadMaxPool3d(nn.Module):
@@ -105,7 +103,8 @@ class SqueezeExcitation(nn.Module):
         """Gated maps of maps."""
         means = self.avg_pooling_3D(x).flatten(1)
         gates = self.act2(self.fc2(self.act1(self.fc1(means))))
-        return x * gates[:, :, None, None, None]
+        gated: Tensor = x * gates[:, :, None, None, None]
+        return gated
 
 
 class ResidualBlock(nn.Module):
@@ -150,12 +149,20 @@ def residual(shape: Shape, *, gated: bool) -> nn.Module:
 
 def halved(shape: Shape) -> int:
     """Features after five halvings that round up."""
-    return _CHANNELS[-1] * math.prod(-(-size // 2 ** len(_CHANNELS)) for size in shape)
+    return CHANNELS * math.prod(math.ceil(size / (1 << len(_CHANNELS))) for size in shape)
 
 
 def pooled(shape: Shape) -> int:
-    """Features after five max pools of 3 with stride 2; 0 when the grid is too small."""
-    sizes = list(shape)
+    """Features after five max pools of 3 with stride 2."""
+    sizes: list[int] = list(shape)
     for _ in _CHANNELS:
-        sizes = [max((size - 3) // 2 + 1, 0) for size in sizes]
-    return _CHANNELS[-1] * math.prod(sizes)
+        sizes = [(size - 3) // 2 + 1 for size in sizes]
+    return CHANNELS * math.prod(sizes)
+
+
+#: ClinicaDL's name → what builds it for a grid and a number of outputs.
+DENSE: dict[str, Callable[..., nn.Module]] = {
+    "Conv5_FC3": partial(conv_fc3, hidden=(1300, 50)),
+    "Conv4_FC3": partial(conv_fc3, hidden=(50, 40)),
+    "Stride_Conv5_FC3": stride_conv5_fc3,
+}

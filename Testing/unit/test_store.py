@@ -317,7 +317,7 @@ def test_the_shipped_registry() -> None:
     assert [n.name for n in networks] == ["qiu2022-impairment", "qiu2022-alzheimers"]
     for network in networks:
         assert re.fullmatch(r"https://raw\.githubusercontent\.com/[\w-]+/[\w-]+/[0-9a-f]{40}", network.source)
-        assert len({f.path for f in network.files}) == len(network.files) == 10
+        assert len({f.path for f in network.files}) == len(network.files) == 11
         assert network.licence == "MIT" and "Permission is hereby granted" in network.licence_text
         assert "doi:10.1038/s41467-022-31037-5" in network.citation and "Not for diagnosis" in network.intended_use
 
