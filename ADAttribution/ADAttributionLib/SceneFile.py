@@ -6,7 +6,6 @@ Inside Slicer, scenes are saved by Slicer itself.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import slicer
@@ -15,6 +14,7 @@ import vtk
 from ADAttributionLib.SceneBuilder import addExplanation
 from ADAttributionLib.TransformNodes import addTransforms
 from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.owned_folders import temporary_folder
 from ADAttributionLogic.scan_files import ITK_SUFFIXES, NIBABEL_SUFFIXES, file_suffix
 
 
@@ -77,10 +77,10 @@ def readScene(path):
     Raises OutputError when it cannot be read.
     """
     scene = newScene()
-    with tempfile.TemporaryDirectory(prefix="ad-attribution-scene-") as folder:
+    with temporary_folder("scene") as folder:
         # The archive is unpacked into a cache folder, which only Slicer's application sets up by itself.
         cache = slicer.vtkCacheManager()
-        cache.SetRemoteCacheDirectory(folder)
+        cache.SetRemoteCacheDirectory(os.fspath(folder))
         dataIO = slicer.vtkDataIOManager()
         dataIO.SetCacheManager(cache)
         scene.SetCacheManager(cache)

@@ -26,6 +26,8 @@ from ADAttributionLogic.networks.packages import (
 from ADAttributionLogic.networks.state_dicts import network_from_state_dict, read_state_dict, unwrap
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.scan_files import file_suffix
+from ADAttributionLogic.store.places import installed_packages
+from ADAttributionLogic.store.registry import read_registry
 
 #: ICBM152 2009c nonlinear asymmetric at 1 mm, the space of the publications.
 ICBM152_GRID = Grid(
@@ -48,8 +50,8 @@ def load_model(
     Parameters
     ----------
     name : str or path-like
-        Name of a shipped package, a package folder, a state dict of a published network (``.pt``, ``.pth``,
-        ``.safetensors``) or an exported network (``.pt2``). TorchScript is refused, with advice.
+        Name of a shipped or installed package, a package folder, a state dict of a published network (``.pt``,
+        ``.pth``, ``.safetensors``) or an exported network (``.pt2``). TorchScript is refused, with advice.
     shape : tuple of int, optional
         For bare files: voxels of the images. State dicts and ``.pt2`` files know it.
     normalisation : Normalisation, optional
@@ -63,16 +65,17 @@ def load_model(
     ------
     UnknownNameError, NetworkError and its kinds
     """
-    shipped = {folder.name: folder for folder in available_models()}
+    known = {folder.name: folder for folder in (*installed_packages(), *available_models())}
     path = Path(name)
-    if str(name) in shipped and not path.exists():
-        return load_package(shipped[str(name)])
+    if str(name) in known and not path.exists():
+        return load_package(known[str(name)])
     if path.is_dir():
         return load_package(path)
     if path.name == MODEL_FILE and path.is_file():
         return load_package(path.parent)
     if not path.is_file():
-        raise UnknownNameError("model (or package folder, or file of weights)", str(name), shipped)
+        _say_that_it_can_be_installed(str(name))
+        raise UnknownNameError("model (or package folder, or file of weights)", str(name), known)
     suffix = file_suffix(path, _FILE_SUFFIXES)
     if not suffix:
         raise NetworkError(
@@ -82,6 +85,11 @@ def load_model(
     if suffix == ".pt2":
         return _from_pt2(path, shape, normalisation, classes, gives_probabilities)
     return _from_state_dict(path, suffix, shape, normalisation, classes)
+
+
+def _say_that_it_can_be_installed(name: str) -> None:
+    if name in (network.name for network in read_registry()):
+        raise NetworkError(f"{name} is not installed. Get it with: ad-attribution models install {name}")
 
 
 def model_from_module(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.errors import UnknownNameError, UsageError
+from ADAttributionLogic.owned_folders import temporary_folder
 
 if TYPE_CHECKING:
     from ADAttributionLogic.atlas.atlas import Atlas
@@ -106,9 +106,9 @@ def _quality_figure(prepared: Preprocessed) -> tuple[bytes | None, str]:
     from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
     from ADAttributionLogic.report.quality_figure import write_quality_figure
 
-    with tempfile.TemporaryDirectory(prefix="ad-attribution-figure-") as name:
+    with temporary_folder("figure") as name:
         try:
-            path = write_quality_figure(Path(name) / "quality.png", prepared, RegistrationTarget(load_template()))
+            path = write_quality_figure(name / "quality.png", prepared, RegistrationTarget(load_template()))
         except OutputError as cause:
             return None, str(cause)
         return path.read_bytes(), ""
