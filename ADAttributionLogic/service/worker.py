@@ -5,6 +5,8 @@ stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this con
 
 Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``batch``, ``simulate``, ``estimate``,
 ``install``, ``describe`` and ``cancel``.
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``batch``, ``simulate``,
+``estimate``, ``describe`` and ``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error`` (that of a scan whose quality
 checks failed holds them as ``quality``).
@@ -37,6 +39,7 @@ from ADAttributionLogic.service.jobs import (
     estimate_job,
     explain_job,
     install_job,
+    open_job,
     prepare_job,
     simulate_job,
 )
@@ -178,6 +181,7 @@ class Worker:
         commands: dict[str, Callable[[Any, Monitor], dict[str, Any]]] = {
             "explain": lambda job, monitor: explain_job(job, self._folder, self._store, monitor, prefix),
             "prepare": lambda job, monitor: prepare_job(job, self._folder, self._store, monitor, prefix),
+            "open": lambda job, monitor: open_job(job, self._folder, monitor, prefix),
             "estimate": lambda job, monitor: estimate_job(job, self._store),
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),
             "simulate": lambda job, monitor: simulate_job(job, self._folder, prefix),
