@@ -159,6 +159,9 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
         headline += f"   ·   explained class: {explanation.target_class}"
     trained = explanation.provenance["model"].get("training", {}).get("data", "unknown data")
     footnote = f"{provenance.NOTICE} Trained on: {trained}"
+    for heading, key in (("Not for", "not_for"), ("Cite", "citation")):
+        if explanation.model.card.get(key):
+            footnote = f"{footnote.rstrip('.')}. {heading}: {explanation.model.card[key]}"
     scale = partial(draw_scale, outcome=explanation.outcome, target=explanation.target_class)
     with_scale = scale if has_scale(explanation.outcome) else None
     return write_figure(path, explanation.scan, rows, headline, footnote, scale=with_scale)
