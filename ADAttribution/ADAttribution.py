@@ -23,6 +23,7 @@ from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.MethodPresets import Preset, choose, presetOf
+from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Plots import placeOfPoint, regionOfPoint
@@ -393,6 +394,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def refreshRuns(self, selected=None):
         """List the scene's runs, and show one: the given one, the shown one, or the last one."""
+        adoptOlderScenes(slicer.mrmlScene)
         runs = {run.identifier: run for run in findRuns(slicer.mrmlScene)}
         if selected is None and self._display is not None:
             selected = runs.get(self._display.run.identifier)
@@ -518,9 +520,9 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         """Register and check a scan, without explaining it; returns the PreparationReport, or a Request."""
         return self.explainer.prepare(volumeNode, *arguments, **options)
 
-    def openResult(self, path, **options):
-        """Put a result of the command line into the scene; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.openResult(path, **options)
+    def openResult(self, path, *arguments, **options):
+        """Put a result of the command line, or a row of a batch, into the scene; see ADAttributionLib.ExplainLogic."""
+        return self.explainer.openResult(path, *arguments, **options)
 
     def isPrepared(self, volumeNode, model, **preparation):
         """Whether a scan was registered and checked in just this way in this session."""

@@ -131,7 +131,8 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 def _explain(options: argparse.Namespace) -> int:
     from ADAttributionLogic.explain_native import placement_notes
-    from ADAttributionLogic.report.result_folder import FIGURE_FILE, SCENE_FILE, check_output_folder, write_explanation
+    from ADAttributionLogic.report.result_folder import check_output_folder, write_explanation
+    from ADAttributionLogic.report.result_places import FIGURE_FILE, SCENE_FILE
 
     place = check_output_folder(options.out, options.overwrite)
     requests = _requests(options)

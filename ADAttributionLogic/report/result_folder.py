@@ -19,15 +19,14 @@ from ADAttributionLogic.report.figure import FigureRow, write_figure
 from ADAttributionLogic.report.overlay_display import OverlayDisplay
 from ADAttributionLogic.report.placing import Place, check_place, check_replacement, hashes_of, read_marked, writing
 from ADAttributionLogic.report.preprocessing_files import write_preprocessing
+from ADAttributionLogic.report.result_places import (
+    FIGURE_FILE,
+    KIND,
+    PREPROCESSING_FOLDER,
+    PROVENANCE_FILE,
+    SCENE_FILE,
+)
 from ADAttributionLogic.scan_files import write_volume
-
-PROVENANCE_FILE = "provenance.json"
-FIGURE_FILE = "overview.png"
-SCENE_FILE = "scene.mrb"
-PREPROCESSING_FOLDER = "preprocessing"
-
-#: Marks a folder as one that this program wrote, and may replace when told to overwrite.
-KIND = "ad-attribution/explanation/1"
 
 SceneWriter = Callable[[Explanation, Path], None]
 
