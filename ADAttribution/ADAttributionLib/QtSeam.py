@@ -156,9 +156,9 @@ def chooseOne(title, texts):
     return texts[listing.currentRow] if dialog.exec() else None
 
 
-def confirm(question):
-    """Ask before something is done."""
-    return slicer.util.confirmOkCancelDisplay(question)
+def confirm(question, details=""):
+    """Ask before something is done; ``details`` is one click away."""
+    return slicer.util.confirmOkCancelDisplay(question, detailedText=details)
 
 
 def reportingErrors(message):
