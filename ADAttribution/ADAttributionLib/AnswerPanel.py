@@ -8,17 +8,38 @@ from __future__ import annotations
 import html
 import json
 
+from ADAttributionLib.AnswerScale import outcomeText
 from ADAttributionLib.FoldedText import FoldedText
 from ADAttributionLib.QualityText import checkLines, inPanelWords
+from ADAttributionLogic.outcome import read_outcome
 
 _BAR_CELLS = 24
 
 
 def answerLine(run):
     """The answer in one line of rich text, with whose answer it is: another scan may be chosen by now."""
-    shares = " · ".join(f"{html.escape(name)} {value:.1%}" for name, value in run.probabilities.items())
-    scan = run.name if run.scanNode is None else run.scanNode.GetName()
-    return f"{html.escape(scan)}: <b>{shares}</b> ({html.escape(run.targetClass)} explained)"
+    scan, outcome = run.name if run.scanNode is None else run.scanNode.GetName(), outcomeOf(run)
+    if outcome is not None and (outcome.output.is_score or outcome.members):
+        found = html.escape(outcome.headline())
+    else:
+        found = " · ".join(f"{html.escape(name)} {value:.1%}" for name, value in run.probabilities.items())
+    isScore = outcome is not None and outcome.output.is_score
+    explained = "" if isScore else f" ({html.escape(run.targetClass)} explained)"
+    return f"{html.escape(scan)}: <b>{found}</b>{explained}"
+
+
+def outcomeOf(run):
+    """What the network said, with each member of an ensemble; None for runs of version 0.1, which have bars only."""
+    return read_outcome(run.provenance["outcome"]) if run.provenance.get("outcome") else None
+
+
+def answerText(run):
+    """The answer in rich text: bars of classes, or a score and every network's value on its scale."""
+    outcome = outcomeOf(run)
+    if outcome is None or not (outcome.output.is_score or outcome.members):
+        return barsText(run.probabilities, run.targetClass)
+    bars = "" if outcome.output.is_score else barsText(run.probabilities, run.targetClass)
+    return bars + outcomeText(outcome, run.targetClass)
 
 
 def barsText(probabilities, targetClass):
@@ -121,7 +142,7 @@ class AnswerPanel:
             ui.footerAnswerLabel.visible = False
             ui.aboutTextEdit.plainText = ""
             return
-        ui.answerLabel.text = barsText(run.probabilities, run.targetClass)
+        ui.answerLabel.text = answerText(run)
         ui.footerAnswerLabel.text = answerLine(run)
         ui.footerAnswerLabel.toolTip = run.name
         ui.footerAnswerLabel.visible = True
