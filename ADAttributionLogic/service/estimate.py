@@ -17,7 +17,9 @@ area occlusion, Desikan-Killiany (112)            24
 voxel occlusion, per 1000 voxels                  1.1
 ================================================  ======
 
-Each estimate is within a factor of two of these. On two threads of the same computer small boxes were up to twice as
+Each estimate is within a factor of two of these. What windows cost is not in the table: it is counted on the network's
+own layers, as the run does that chooses between following what a window changes and full passes
+(:mod:`ADAttributionLogic.graph.incremental_steps`). On two threads of the same computer small boxes were up to twice as
 fast in relation to a pass (see the README); their factors lie between both. On a GPU nothing was measured.
 """
 
@@ -32,10 +34,14 @@ import numpy as np
 import torch
 
 import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, mean_work
 from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.errors import UnknownNameError
 from ADAttributionLogic.explain import MethodRequest
+from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.method_options import OptionValue
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preparation import PREPARATION_SECONDS
 
@@ -43,9 +49,7 @@ from ADAttributionLogic.preparation import PREPARATION_SECONDS
 _GRADIENT, _REPEATED_GRADIENT = 1.6, 3.6
 #: Relevance rules over the layers: those that run a layer once or twice, and those that run it four times.
 _RULES, _MORE_RULES = 3.8, 7.3
-#: What covering one box costs, by its edge in voxels; and what is computed once before.
-_BOX_EDGES = (1, 8, 12, 16, 20, 25, 40, 60, 80, 120, 200)
-_BOX_PASSES = (1 / 1270, 1 / 1135, 1 / 980, 1 / 650, 1 / 400, 1 / 300, 1 / 110, 1 / 28, 1 / 12.8, 1 / 2.25, 1.0)
+#: What is computed once before windows are covered.
 _BEFORE_BOXES = 1.0
 #: Part of the grid that is brain.
 _BRAIN = 0.22
@@ -53,14 +57,14 @@ _BRAIN = 0.22
 _REGION_EDGE = 3.6
 
 
-def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -> float:
+def forward_passes(request: MethodRequest, model: Model, regions: int) -> float:
     """About how many forward passes a method's work is worth.
 
     Parameters
     ----------
     request : MethodRequest
-    shape : sequence of int
-        Voxels of the network's grid.
+    model : Model
+        Windows are counted as the run would compute them: by following what they change, or by full passes.
     regions : int
         Regions of the atlas, 0 without one.
 
@@ -72,12 +76,14 @@ def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -
     method = get_method(request.name)
     options = method.complete(request.options)
     if method.name == "occlusion":
-        size, stride = int(options["size"] or 1), int(options["stride"] or 1)
-        return _BEFORE_BOXES + math.prod(math.ceil(n / stride) for n in shape) * _passes_per_box(size)
+        grid = WindowGrid(model.shape, int(options["size"] or 1), int(options["stride"] or 1))
+        lows, highs = grid.limits(np.ones(grid.counts, dtype=bool))
+        return _BEFORE_BOXES + len(lows) * _passes_per_window(model, lows, highs, options)
     if method.name == "voxel-occlusion":
-        return _BEFORE_BOXES + math.prod(shape) * _covered(str(options["mask"]), regions) * _passes_per_box(1)
+        voxels = math.prod(model.shape) * _covered(str(options["mask"]), regions)
+        return _BEFORE_BOXES + voxels * _passes_per_window(model, *_boxes_of(model.shape, 1.0), options)
     if method.name == "area-occlusion":
-        return _BEFORE_BOXES + _passes_for_regions(shape, max(regions, 1), int(options["pairs"] or 0))
+        return _BEFORE_BOXES + _passes_for_regions(model, max(regions, 1), options)
     if method.name == "lrp":
         positive_alone = options["rule"] != "b-rule" or not options["beta"]
         return _RULES if positive_alone and options["rule"] != "epsilon-gamma-box" else _MORE_RULES
@@ -94,14 +100,26 @@ def _covered(mask: str, regions: int) -> float:
     return _BRAIN
 
 
-def _passes_for_regions(shape: Sequence[int], regions: int, pairs: int) -> float:
-    volume = math.prod(shape) * _BRAIN / regions
-    each = _passes_per_box(_REGION_EDGE * volume ** (1 / 3))
+def _passes_for_regions(model: Model, regions: int, options: Mapping[str, OptionValue]) -> float:
+    volume, pairs = math.prod(model.shape) * _BRAIN / regions, int(options["pairs"] or 0)
+    each = _passes_per_window(model, *_boxes_of(model.shape, _REGION_EDGE * volume ** (1 / 3)), options)
     return regions * each + math.comb(min(pairs, regions), 2) * min(1.0, 2 * each)
 
 
-def _passes_per_box(edge: float) -> float:
-    return float(np.exp(np.interp(np.log(edge), np.log(_BOX_EDGES), np.log(_BOX_PASSES))))
+def _boxes_of(shape: Sequence[int], edge: float) -> tuple[Places, Places]:
+    """Boxes of one size all over the image."""
+    size = np.minimum(round(edge), shape)
+    starts = [np.unique(np.linspace(0, n - s, 5).astype(np.int64)) for n, s in zip(shape, size.tolist(), strict=True)]
+    lows = np.stack([axis.ravel() for axis in np.meshgrid(*starts, indexing="ij")], axis=1)
+    return lows, lows + size
+
+
+def _passes_per_window(model: Model, lows: Places, highs: Places, options: Mapping[str, OptionValue]) -> float:
+    network = model.network
+    if network.graph is None:
+        return 1.0
+    work = mean_work(network.folded, lows, highs, int(options["memory"] or 0) << 20)
+    return work if work < WORTH_FOLLOWING else 1.0
 
 
 def seconds_per_pass(model: Model, device: torch.device) -> float:
@@ -151,6 +169,6 @@ def estimate(
 
 
 def _seconds(request: MethodRequest, model: Model, pass_seconds: float, regions: int) -> float:
-    seconds = forward_passes(request, model.shape, regions) * pass_seconds
+    seconds = forward_passes(request, model, regions) * pass_seconds
     minutes = request.options.get("minutes")
     return seconds if minutes is None else min(seconds, 60 * float(minutes))
