@@ -261,6 +261,29 @@ class ExplainLogic:
         self._requests.append(request)
         return self._waitFor(request).result if wait else request
 
+    def installNetwork(self, name, source=None, registry=None, wait=True, onProgress=None, onDone=None, onError=None):
+        """Install a registered network into the user's folder of networks. Downloads it: ask the user before.
+
+        Parameters
+        ----------
+        name : str
+            As ``ad-attribution models`` lists it.
+        source : path-like, optional
+            A folder with the files of its authors; nothing is then downloaded.
+        registry : path-like, optional
+            Another registry than the one that ships.
+
+        Returns a dict with ``folder``; or a Request, which can be cancelled: the next call goes on from there.
+        """
+        request = Request(self, onProgress, onDone, onError)
+        given = {"source": source, "registry": registry}
+        job = {"name": name, **{key: os.fspath(path) for key, path in given.items() if path is not None}}
+        request.job = self.client.request(
+            "install", job, request.progress, lambda j: self._finish(request, j, result=j.result)
+        )
+        self._requests.append(request)
+        return self._waitFor(request).result if wait else request
+
     def openResult(
         self,
         path,

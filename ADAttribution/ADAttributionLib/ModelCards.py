@@ -9,8 +9,12 @@ from pathlib import Path
 
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.resources import resources_folder
+from ADAttributionLogic.store.places import installed_packages
+from ADAttributionLogic.store.registry import read_registry
 
 CARD_FILE = "model.json"
+#: In front of the name of a network that is not installed yet, where a package's folder would stand.
+TO_INSTALL = "install:"
 _MOST_BYTES = 1_000_000
 _MOST_RECENT = 8
 
@@ -18,6 +22,35 @@ _MOST_RECENT = 8
 def bundledPackages():
     """Folders of the packages that ship."""
     return sorted(path.parent for path in (resources_folder() / "Models").glob(f"*/{CARD_FILE}"))
+
+
+def installedPackages():
+    """Folders of the networks that the user has installed."""
+    try:
+        return list(installed_packages())
+    except ImportError:  # platformdirs: the section Setup offers to install it
+        return []
+
+
+def networksToInstall():
+    """Networks that can be installed and are not: RegisteredNetwork, whose question() says what the user must know."""
+    here = {folder.name for folder in installedPackages()}
+    try:
+        return [network for network in read_registry() if network.name not in here]
+    except ImportError:  # jsonschema, as above
+        return []
+
+
+def describeNetwork(network):
+    """A network that is not installed, as rich text for the panel."""
+    lines = [
+        "<b>Not installed yet.</b> Nothing is downloaded before you agree.",
+        f"<b>Purpose:</b> {html.escape(network.intended_use)}",
+        f"<b>Licence:</b> {html.escape(network.licence)}",
+        f"<b>Download:</b> {network.bytes / 1e6:.0f} MB from {html.escape(network.source)}",
+        f"<b>Cite:</b> {html.escape(network.citation)}",
+    ]
+    return "<br>".join(lines)
 
 
 def cardOf(folder):
@@ -43,9 +76,9 @@ def cardOf(folder):
 
 
 def choices(recent=()):
-    """Packages to offer: pairs of title and folder, the bundled ones first, then those used before that still exist."""
+    """Packages to offer: pairs of title and folder; those that ship, those installed, and those used before."""
     found = []
-    for folder in [*bundledPackages(), *map(Path, recent)]:
+    for folder in [*bundledPackages(), *installedPackages(), *map(Path, recent)]:
         try:
             entry = (cardOf(folder)["title"], os.fspath(folder))
         except NetworkError:

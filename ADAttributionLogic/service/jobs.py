@@ -183,6 +183,16 @@ def simulate_job(job: Mapping[str, Any], folder: Path, prefix: str) -> dict[str,
     return save_volume(subject.scan, folder, f"{prefix}-simulated")
 
 
+def install_job(job: Mapping[str, Any], monitor: Monitor) -> dict[str, Any]:
+    """Install a registered network; the user has agreed."""
+    from ADAttributionLogic.store.installation import install_registered
+    from ADAttributionLogic.store.registry import find_registered
+
+    _refuse_strangers(job, ("name", "source", "registry"))
+    network = find_registered(str(_required(job, "name")), job.get("registry"))
+    return {"folder": str(install_registered(network, job.get("source"), monitor=monitor))}
+
+
 def describe() -> dict[str, Any]:
     """All methods with their options, and all atlases."""
     from ADAttributionLogic import attribution  # noqa: F401
