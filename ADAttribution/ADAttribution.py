@@ -355,7 +355,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 methods=methodsOf(parameters),
                 atlas=atlasOf(parameters),
                 target=self._question.target,
-                start=parameters.start.value,
+                start=parameters.start.quantity(),
                 device=parameters.device.value,
                 **preparationOf(parameters),
                 **callbacks,

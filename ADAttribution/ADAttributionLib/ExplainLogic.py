@@ -95,7 +95,7 @@ class ExplainLogic:
         methods=("lrp",),
         atlas="aal",
         target="positive",
-        start="probability",
+        start=None,
         device="auto",
         wait=True,
         show=True,
@@ -225,7 +225,7 @@ class ExplainLogic:
         methods=("lrp",),
         atlas="aal",
         target="positive",
-        start="probability",
+        start=None,
         device="auto",
         wait=True,
         onProgress=None,
@@ -406,7 +406,9 @@ class ExplainLogic:
                 removeNode(self.scene, scanNode)
             raise
         if show:
-            RunDisplay(run).show()
+            display = RunDisplay(run)
+            display.show()
+            display.showLegend()
         return run
 
     def _addRun(self, answer, scanId, drawnId, show):
@@ -418,7 +420,9 @@ class ExplainLogic:
         drawn = self.scene.GetNodeByID(drawnId) if drawnId and not moved else None
         run = createRun(self.scene, answer, scanNode, drawn)
         if show:
-            RunDisplay(run).show()
+            display = RunDisplay(run)
+            display.show()
+            display.showLegend()
         return run
 
     def _finish(self, request, job, run=None, result=None, error=None):

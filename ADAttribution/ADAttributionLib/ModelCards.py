@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.networks.card_text import NOT_STATED, card_parts
 from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.store.places import installed_packages
 from ADAttributionLogic.store.registry import read_registry
@@ -66,8 +67,10 @@ def cardOf(folder):
         if path.stat().st_size > _MOST_BYTES:
             raise NetworkError(f"{path} is too large for a model card ({path.stat().st_size} bytes).")
         card = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(card["classes"], list) or not isinstance(card["title"], str):
-            raise KeyError("title, classes")
+        if not _isScore(card) and not isinstance(card["classes"], list):
+            raise KeyError("classes")
+        if not isinstance(card["title"], str):
+            raise KeyError("title")
     except OSError as cause:
         raise NetworkError(f"{folder} is no model package: {CARD_FILE} cannot be read ({cause.strerror}).") from cause
     except (ValueError, KeyError, TypeError) as cause:
@@ -97,16 +100,10 @@ def rememberPackage(recent, folder):
 
 
 def describeCard(card):
-    """Purpose, training data and warning as rich text for the panel."""
-    lines = [
-        f"<b>Purpose:</b> {_escaped(card, 'intended_use')}",
-        f"<b>Trained on:</b> {html.escape(str(card.get('training', {}).get('data', 'unknown')))}",
-    ]
-    if card.get("limitations"):
-        lines.append(f"<b>Limits:</b> {_escaped(card, 'limitations')}")
-    if card.get("grid"):
-        shape = "×".join(map(str, card["grid"]["shape"]))
-        lines.append(f"<b>Grid:</b> {shape} voxels, {html.escape(str(card['grid'].get('space', 'unknown space')))}")
+    """What the card says, part by part, and the warning, as rich text for the panel."""
+    # What a card does not say is left out here; 'ad-attribution models show' lists that as well.
+    parts = [(heading, text) for heading, text in card_parts(card) if text != NOT_STATED]
+    lines = [f"<b>{heading}:</b> {html.escape(text)}" for heading, text in parts]
     lines.append(
         "<b>Warning:</b> research software, not a medical device. A map shows what the network used, not disease."
     )
@@ -114,11 +111,13 @@ def describeCard(card):
 
 
 def targetClasses(card):
-    """Classes to choose from: pairs of text and what explain() takes, the positive class first."""
+    """Classes to choose from: pairs of text and what explain() takes, the positive class first; or the score alone."""
+    if _isScore(card):
+        return [(f"{card['output']['name']} (a score)", card["output"]["name"])]
     positive = card["classes"][card.get("positive_class", 1)]
     rest = [(name, name) for name in card["classes"] if name != positive]
     return [(f"{positive} (the positive class)", positive), *rest, ("the most probable class", "predicted")]
 
 
-def _escaped(card, key):
-    return html.escape(str(card.get(key, "unknown")))
+def _isScore(card):
+    return card.get("output", {}).get("kind") == "score"

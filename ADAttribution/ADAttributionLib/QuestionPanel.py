@@ -56,9 +56,19 @@ class Start(enum.Enum):
     PROBABILITY = "probability"
     LOGIT = "logit"
     UNIT = "unit"
+    DISTANCE = "distance"
 
     def label(self):
-        return self.value
+        return {
+            "probability": "probability, or score",
+            "logit": "logit (of a class)",
+            "unit": "unit",
+            "distance": "distance from the reference (of a score)",
+        }[self.value]
+
+    def quantity(self):
+        """What explain() takes: the first one is the network's own answer, whatever its kind."""
+        return None if self is Start.PROBABILITY else self.value
 
 
 class AtlasChoice(enum.Enum):

@@ -194,6 +194,9 @@ _COMMON: dict[str, Any] = {
         "Qiu S, Miller MI, Joshi PS, et al. Multimodal deep learning for Alzheimer's disease dementia assessment. "
         "Nature Communications 13:3404 (2022). doi:10.1038/s41467-022-31037-5"
     ),
+    "problems": (
+        f"with the conversion or the maps: issues of ADAttribution's repository; with the weights: {ADDRESS}/issues"
+    ),
     "references": ["doi:10.1038/s41467-022-31037-5", f"{ADDRESS} at commit {COMMIT}"],
     "source": {"address": ADDRESS, "commit": COMMIT, "converted_by": "ADAttribution"},
 }

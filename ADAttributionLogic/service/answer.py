@@ -19,7 +19,7 @@ from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
-from ADAttributionLogic.relevance.region_table import COLUMNS, DROP, RegionTable
+from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, COLUMNS, RegionTable
 from ADAttributionLogic.service.exchange_schema import require_valid
 from ADAttributionLogic.volume import Volume
 
@@ -81,7 +81,8 @@ class Answer:
     Attributes
     ----------
     probabilities : mapping of str to float
-        By class name, 0–1.
+        By class name, 0–1; {} for a score. The outcome, with what each network of an ensemble says, is in the
+        provenance (:func:`ADAttributionLogic.outcome.read_outcome`).
     target_class : str
         What all maps explain.
     scan : Volume
@@ -354,7 +355,7 @@ def _table_from(entry: Mapping[str, Any]) -> RegionTable:
     given = entry["columns"]
     # JSON's null becomes NaN.
     try:
-        columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in (*COLUMNS, DROP) if c.name in given}
+        columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in ALL_COLUMNS if c.name in given}
     except (ValueError, TypeError, OverflowError) as cause:
         raise UsageError(f"A column of the table of {entry['method']} is of another type: {cause}.") from cause
     lengths = {name: len(column) for name, column in columns.items()}

@@ -36,7 +36,9 @@ def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
     common: dict[str, Any] = {
         "atlas": _atlas(job.get("atlas"), folder),
         "target": job.get("target", "positive"),
-        "start": job.get("start", "probability"),
+        "start": job.get("start"),
+        "start_reference": job.get("start_reference"),
+        "member_sd": bool(job.get("member_sd", False)),
         "device": job.get("device", "auto"),
     }
     if asked is None:
@@ -158,7 +160,9 @@ def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monit
     options = BatchOptions(
         _requests(job),
         job.get("target", "positive"),
-        job.get("start", "probability"),
+        job.get("start"),
+        job.get("start_reference"),
+        bool(job.get("member_sd", False)),
         job.get("device", "auto"),
         job.get("replace_non_finite"),
         bool(job.get("figure", False)),
