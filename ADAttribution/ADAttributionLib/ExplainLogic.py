@@ -406,7 +406,9 @@ class ExplainLogic:
                 removeNode(self.scene, scanNode)
             raise
         if show:
-            RunDisplay(run).show()
+            display = RunDisplay(run)
+            display.show()
+            display.showLegend()
         return run
 
     def _addRun(self, answer, scanId, drawnId, show):
@@ -418,7 +420,9 @@ class ExplainLogic:
         drawn = self.scene.GetNodeByID(drawnId) if drawnId and not moved else None
         run = createRun(self.scene, answer, scanNode, drawn)
         if show:
-            RunDisplay(run).show()
+            display = RunDisplay(run)
+            display.show()
+            display.showLegend()
         return run
 
     def _finish(self, request, job, run=None, result=None, error=None):
