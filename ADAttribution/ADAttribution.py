@@ -29,6 +29,7 @@ from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Plots import placeOfPoint, regionOfPoint
 from ADAttributionLib.PreparationPanel import PreparationPanel, Registration, ResultSpace, checkOf, preparationOf
+from ADAttributionLib.QualityText import verdictOf
 from ADAttributionLib.QuestionPanel import (
     AtlasChoice,
     Device,
@@ -356,7 +357,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onChecked(self, request):
         self._preparation.showReport(request.report)
-        return _("Checked; nothing was explained.")
+        return _("{verdict} Nothing was explained yet.").format(verdict=verdictOf(request.report))
 
     # Explain.
 

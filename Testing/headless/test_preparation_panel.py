@@ -23,6 +23,7 @@ from ADAttributionLib.PreparationPanel import (
     preparationOf,
     segmentOf,
 )
+from ADAttributionLib.QualityText import verdictOf
 from ADAttributionLib.QuestionPanel import QuestionPanel, progressText
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.WorkerClient import WorkerError
@@ -199,6 +200,12 @@ def test_a_report_is_shown_until_the_question_changes(section, ui, pictures) -> 
     assert ui.reportLabel.text == "" and pictures[-1] is None and not ui.enlargeButton.visible
     section.showReport(reportWith(GOOD))
     assert "All checks passed." in ui.reportLabel.text
+
+
+def test_the_verdict_in_a_sentence() -> None:
+    assert verdictOf(reportWith(GOOD)) == "All checks passed." and "1 of 2 checks did not pass." in verdictOf(
+        reportWith(GOOD, BAD)
+    )
 
 
 def test_another_scan_is_not_accepted_beforehand(section, scene, scanNode, small_scan) -> None:
