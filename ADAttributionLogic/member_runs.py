@@ -206,6 +206,8 @@ class _Ensemble:
                 f"Cancelled after {finished} of {len(members)} networks: the maps are the mean of {names}."
             )
             self._hear_the_others()
+        if any(options.get("minutes") is not None for _, options in self.question.chosen):
+            self.notes.append("A limit of minutes holds for each network of the ensemble.")
         outcome = outcome_of(self.model.output, self.model.classes, self.said)
         found = [self._found(n) for n in range(len(self.question.chosen))]
         if finished < len(members):
