@@ -24,7 +24,7 @@ from ADAttributionLib.PreparationPanel import (
     segmentOf,
 )
 from ADAttributionLib.QualityText import verdictOf
-from ADAttributionLib.QuestionPanel import QuestionPanel, progressText
+from ADAttributionLib.QuestionPanel import progressText
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.WorkerClient import WorkerError
 from ADAttributionLogic.errors import UsageError
@@ -232,13 +232,6 @@ def test_a_failure_names_the_box_to_tick(section, ui) -> None:
     section.showFailure(WorkerError(failureText(quality), "QualityError", quality=quality))
     assert ui.acceptCheckBox.text in ui.reportLabel.text and "0.5 (needed: at least 0.85)" in ui.reportLabel.text
     assert "1 of 2" in ui.reportLabel.text and ui.stepTabWidget.currentIndex == 0, "the step with the box opens"
-
-
-def test_the_estimate_says_that_the_preparation_is_in_it(ui) -> None:
-    QuestionPanel(ui, []).showEstimate(
-        {"seconds": 60, "preparation": 15.0, "device": "cpu", "methods": [{"name": "lrp", "seconds": 45.0}]}
-    )
-    assert ui.estimateLabel.text == "About 60 s on cpu: lrp 45 s, preparation 15 s (nothing if it was done before)"
 
 
 # ------------------------------------------------------------------------------------------------- the running request
