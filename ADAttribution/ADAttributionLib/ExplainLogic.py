@@ -409,6 +409,7 @@ class ExplainLogic:
             display = RunDisplay(run)
             display.show()
             display.showLegend()
+            display.showSurfaces()
         return run
 
     def _addRun(self, answer, scanId, drawnId, show):
@@ -423,6 +424,7 @@ class ExplainLogic:
             display = RunDisplay(run)
             display.show()
             display.showLegend()
+            display.showSurfaces()
         return run
 
     def _finish(self, request, job, run=None, result=None, error=None):
