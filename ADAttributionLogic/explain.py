@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
-from ADAttributionLogic import provenance
+from ADAttributionLogic import answer_spread, provenance
+from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_moves, spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, Method, attribute, get_method
@@ -18,13 +20,18 @@ from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.attribution.target import Start, Target
 from ADAttributionLogic.device import choose_device, describe_device, is_out_of_memory
 from ADAttributionLogic.errors import Cancelled, GridMismatchError, UnknownNameError, UsageError
-from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.geometry import Affine, Grid
+from ADAttributionLogic.graph.layer_graph import class_probabilities
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
+from ADAttributionLogic.preprocessing.moved_scans import move_registered
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
 from ADAttributionLogic.relevance.region_table import RegionTable, index_regions, region_table
 from ADAttributionLogic.volume import Volume, resample
+
+#: Brings the scan onto the network's grid once for each rigid move (RAS mm of the network's space).
+Mover = Callable[[Sequence[Affine]], Iterator[Volume]]
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,11 @@ class Explanation:
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     @property
+    def spread(self) -> dict[str, float]:
+        """How far each class's probability moves with the scan's placement; see :mod:`~.answer_spread`."""
+        return spread_of(self.provenance)
+
+    @property
     def scan(self) -> Volume:
         """The scan on the network's grid, with its own intensities."""
         return self.model_input.unnormalised
@@ -112,6 +124,8 @@ def explain(
     replace_non_finite: float | None = None,
     mask: Volume | None = None,
     reference: Volume | None = None,
+    mover: Mover | None = None,
+    with_spread: bool = True,
     monitor: Monitor | None = None,
 ) -> Explanation:
     """Explain a network's decision on a scan.
@@ -139,6 +153,11 @@ def explain(
     reference : Volume, optional
         A scan to compare with, such as a mean of controls, for occlusion with the fill ``reference``; it is prepared
         as the scan is.
+    mover : callable, optional
+        Makes the moved scans whose answers say how certain the placement leaves the answer; without it the given scan
+        is moved (:func:`~.preprocessing.moved_scans.move_registered`).
+    with_spread : bool
+        Compute those answers: four forward passes more.
     monitor : Monitor, optional
         Progress and cancellation. What was finished when the user cancelled is kept (also an unfinished map that is
         usable), with a note that says so; if there is nothing, it is an error.
@@ -172,11 +191,16 @@ def explain(
     )
 
     evaluation, notes = _evaluate(model, model_input, choose_device(device), monitor)
+    spread: dict[str, Any] = {}
+    if with_spread:
+        mover = mover or (lambda moves: move_registered(model_input.scan, model.grid, moves))
+        with monitor.stage(0.1, 0.2) as part:
+            spread = {answer_spread.KEY: _spread(model, model_input, evaluation, mover, part).describe()}
     resolved = Target(_class_index(model, target), start)
     heatmaps: list[Heatmap] = []
     for number, (method, options) in enumerate(chosen):
         try:
-            with monitor.stage(0.1 + 0.9 * number / len(chosen), 0.1 + 0.9 * (number + 1) / len(chosen)) as part:
+            with monitor.stage(0.2 + 0.8 * number / len(chosen), 0.2 + 0.8 * (number + 1) / len(chosen)) as part:
                 evaluation.monitor = part
                 result = attribute(evaluation, method, resolved, options, monitor=part, companions=companions)
         except Cancelled:
@@ -210,6 +234,7 @@ def explain(
         "model": provenance.describe_model(model),
         "atlas": None if placed is None else provenance.describe_atlas(placed),
         "probabilities": probabilities,
+        **spread,
         "target_class": target_class,
         "start": start,
         "is_cancelled": is_cancelled,
@@ -235,6 +260,27 @@ def _evaluate(
         evaluation = Evaluation(model.network, image, torch.device("cpu"), monitor)
         return evaluation, (f"{describe_device(device)} ran out of memory; everything was computed on the CPU.",)
     return evaluation, ()
+
+
+def _spread(
+    model: Model, model_input: ModelInput, evaluation: Evaluation, mover: Mover, monitor: Monitor
+) -> AnswerSpread:
+    """The network's answers to the scan as it lies, and to the scan moved a little."""
+    grid = model_input.volume.grid
+    moves = small_moves(grid.to_ras((np.array(grid.shape) - 1) / 2))
+    answers = [_answer(model, evaluation, evaluation.logits)]
+    for number, moved in enumerate(mover(moves)):
+        monitor.report(number / len(moves), "moving the scan by fractions of a millimetre")
+        array = prepare(moved, model.grid, model.normalisation).array
+        image = torch.from_numpy(array)[None, None].to(evaluation.image)
+        answers.append(_answer(model, evaluation, evaluation.logits_of(image)))
+    return AnswerSpread(tuple(answers), mean_move_mm(model_input.unnormalised, moves))
+
+
+def _answer(model: Model, evaluation: Evaluation, logits: torch.Tensor) -> dict[str, float]:
+    """Probabilities by class name."""
+    probabilities = class_probabilities(logits, evaluation.network.head)[0]
+    return dict(zip(model.classes, probabilities.tolist(), strict=True))
 
 
 def _on_grid_of(model_input: ModelInput, mask: Volume) -> torch.Tensor:
