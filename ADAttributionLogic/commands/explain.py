@@ -131,9 +131,10 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 def _explain(options: argparse.Namespace) -> int:
     from ADAttributionLogic.explain_native import placement_notes
-    from ADAttributionLogic.report.result_folder import FIGURE_FILE, SCENE_FILE, check_output_folder, write_explanation
+    from ADAttributionLogic.report.result_folder import check_output_folder, write_explanation
+    from ADAttributionLogic.report.result_places import FIGURE_FILE, SCENE_FILE
 
-    check_output_folder(options.out, options.overwrite)
+    place = check_output_folder(options.out, options.overwrite)
     requests = _requests(options)
     with Progress() as monitor:
         explanation = _compute(options, requests, monitor)
@@ -146,7 +147,7 @@ def _explain(options: argparse.Namespace) -> int:
             folder = write_explanation(
                 explanation,
                 options.out,
-                overwrite=options.overwrite,
+                place=place,
                 figure=not options.no_figure,
                 scene_writer=scene_writer,
                 monitor=part,
