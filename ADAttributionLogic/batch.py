@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutputError, ScanError
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
@@ -272,6 +273,7 @@ def _row(
         "seconds": record["seconds"],
         "folder": target.name,
         **{f"P({name})": value for name, value in probabilities.items()},
+        **{f"P({name}) ±": value for name, value in spread_of(record).items()},
         **{f"top region ({name})": region for name, region in best.items()},
     }
 

@@ -9,27 +9,35 @@ import html
 import json
 
 from ADAttributionLib.QualityText import checkLines, inPanelWords
+from ADAttributionLogic.answer_spread import spread_note, spread_of
 
 _BAR_CELLS = 24
 
 
 def answerLine(run):
     """The answer in one line of rich text; what is explained is named."""
-    shares = " · ".join(f"{html.escape(name)} {value:.1%}" for name, value in run.probabilities.items())
+    spread = spread_of(run.provenance)
+    shares = " · ".join(f"{html.escape(n)} {_percent(p, spread.get(n))}" for n, p in run.probabilities.items())
     return f"<b>{shares}</b> — explained: {html.escape(run.targetClass)}"
 
 
-def barsText(probabilities, targetClass):
-    """Probability of each class as a bar, in rich text."""
-    rows = []
+def barsText(probabilities, targetClass, record=None):
+    """Probability of each class as a bar, in rich text; with the record of the run, also how far it moves."""
+    rows, record = [], record or {}
+    spread = spread_of(record)
     for name, value in probabilities.items():
         filled = round(value * _BAR_CELLS)
         empty = "█" * (_BAR_CELLS - filled)
         bar = f"<span style='color:#E17012'>{'█' * filled}</span><span style='color:#C8C8C8'>{empty}</span>"
         title = html.escape(name)
         title = f"<b>{title}</b> (explained)" if name == targetClass else title
-        rows.append(f"<tr><td>{title}&nbsp;</td><td>{bar}</td><td>&nbsp;{value:.1%}</td></tr>")
-    return f"<table>{''.join(rows)}</table>"
+        rows.append(f"<tr><td>{title}&nbsp;</td><td>{bar}</td><td>&nbsp;{_percent(value, spread.get(name))}</td></tr>")
+    note = f"<small>{html.escape(spread_note(record))}</small>" if spread else ""
+    return f"<table>{''.join(rows)}</table>{note}"
+
+
+def _percent(value, spread):
+    return f"{value:.1%}" if spread is None else f"{value:.1%} ± {spread:.1%}"
 
 
 def warnings(run):
@@ -120,9 +128,9 @@ class AnswerPanel:
             ui.footerAnswerLabel.visible = False
             ui.aboutTextEdit.plainText = ""
             return
-        ui.answerLabel.text = barsText(run.probabilities, run.targetClass)
+        ui.answerLabel.text = barsText(run.probabilities, run.targetClass, run.provenance)
         ui.footerAnswerLabel.text = answerLine(run)
-        ui.footerAnswerLabel.toolTip = run.name
+        ui.footerAnswerLabel.toolTip = "\n".join(filter(None, (run.name, spread_note(run.provenance))))
         ui.footerAnswerLabel.visible = True
         ui.warningsLabel.text = warningsText(run)
         ui.checksLabel.text = checksText(run)

@@ -260,11 +260,14 @@ def _notes(explanation: Explanation) -> list[str]:
 
 
 def _print_result(explanation: Explanation, top: int) -> None:
+    from ADAttributionLogic.answer_spread import answers_text, spread_note
     from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3
 
     head = f"region (from {SMALLEST_RANKED_MM3:g} mm³ on)"
-    chances = ", ".join(f"P({name}) = {p:.4f}" for name, p in explanation.probabilities.items())
+    chances = answers_text(explanation.probabilities, explanation.provenance, 4)
     print(f"{explanation.model.title}: {chances}; explained class: {explanation.target_class}")
+    if note := spread_note(explanation.provenance):
+        print(f"({note})")
     for heatmap in explanation.heatmaps:
         result = heatmap.attribution
         line = f"\n{heatmap.method.title}: Σ relevance {result.relevance_sum:.4g}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic import provenance
+from ADAttributionLogic.answer_spread import answers_text, spread_note
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explain import Explanation
@@ -150,7 +151,10 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
         quantity = "share" if result.start == "unit" else result.start
         display = OverlayDisplay.for_heatmap(heatmap.volume.array)
         rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
-    chances = "   ".join(f"P({name}) = {p:.3f}" for name, p in explanation.probabilities.items())
+    record = explanation.provenance
+    chances = answers_text(explanation.probabilities, record, 3, between="   ")
     headline = f"{explanation.model.title}:   {chances}   ·   explained class: {explanation.target_class}"
-    trained = explanation.provenance["model"].get("training", {}).get("data", "unknown data")
-    return write_figure(path, explanation.scan, rows, headline, f"{provenance.NOTICE} Trained on: {trained}")
+    trained = f"Trained on: {record['model'].get('training', {}).get('data', 'unknown data')}"
+    note = spread_note(record)
+    footnote = " ".join(filter(None, (provenance.NOTICE, note and f"{note}.", trained)))
+    return write_figure(path, explanation.scan, rows, headline, footnote)
