@@ -10,7 +10,7 @@ Needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +106,3 @@ def spread_note(record: Mapping[str, Any]) -> str:
 def value_text(value: float, spread: float | None, digits: int) -> str:
     """A value and its spread with the same number of digits, e.g. ``0.628 ± 0.041``."""
     return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
-
-
-def answers_text(values: Mapping[str, float], record: Mapping[str, Any], digits: int, between: str = ", ") -> str:
-    """All probabilities with their spreads, e.g. ``P(CN) = 0.372 ± 0.041, P(AD) = 0.628 ± 0.041``."""
-    spread = spread_of(record)
-    parts: Sequence[str] = [f"P({n}) = {value_text(v, spread.get(n), digits)}" for n, v in values.items()]
-    return between.join(parts)

@@ -8,23 +8,42 @@ from __future__ import annotations
 import html
 import json
 
+from ADAttributionLib.AnswerScale import outcomeText
 from ADAttributionLib.QualityText import checkLines, inPanelWords
 from ADAttributionLogic.answer_spread import spread_note, spread_of
+from ADAttributionLogic.outcome import read_outcome
 
 _BAR_CELLS = 24
 
 
 def answerLine(run):
     """The answer in one line of rich text; what is explained is named."""
-    spread = spread_of(run.provenance)
+    outcome, spread = outcomeOf(run), spread_of(run.provenance)
+    if outcome is not None and (outcome.output.is_score or outcome.members):
+        explained = "" if outcome.output.is_score else f" — explained: {html.escape(run.targetClass)}"
+        return f"<b>{html.escape(outcome.headline(spread))}</b>{explained}"
     shares = " · ".join(f"{html.escape(n)} {_percent(p, spread.get(n))}" for n, p in run.probabilities.items())
     return f"<b>{shares}</b> — explained: {html.escape(run.targetClass)}"
 
 
-def barsText(probabilities, targetClass, record=None):
-    """Probability of each class as a bar, in rich text; with the record of the run, also how far it moves."""
-    rows, record = [], record or {}
-    spread = spread_of(record)
+def outcomeOf(run):
+    """What the network said, with each member of an ensemble; None for runs of version 0.1, which have bars only."""
+    return read_outcome(run.provenance["outcome"]) if run.provenance.get("outcome") else None
+
+
+def answerText(run):
+    """The answer in rich text: bars of classes, or a score and every network's value on its scale."""
+    outcome, spread = outcomeOf(run), spread_of(run.provenance)
+    note = f"<small>{html.escape(spread_note(run.provenance))}</small>" if spread else ""
+    if outcome is None or not (outcome.output.is_score or outcome.members):
+        return barsText(run.probabilities, run.targetClass, spread) + note
+    bars = "" if outcome.output.is_score else barsText(run.probabilities, run.targetClass, spread)
+    return "<br>".join(filter(None, (bars + outcomeText(outcome, run.targetClass, spread), note)))
+
+
+def barsText(probabilities, targetClass, spread=None):
+    """Probability of each class as a bar, in rich text, and how far it moves."""
+    rows, spread = [], spread or {}
     for name, value in probabilities.items():
         filled = round(value * _BAR_CELLS)
         empty = "█" * (_BAR_CELLS - filled)
@@ -32,8 +51,7 @@ def barsText(probabilities, targetClass, record=None):
         title = html.escape(name)
         title = f"<b>{title}</b> (explained)" if name == targetClass else title
         rows.append(f"<tr><td>{title}&nbsp;</td><td>{bar}</td><td>&nbsp;{_percent(value, spread.get(name))}</td></tr>")
-    note = f"<small>{html.escape(spread_note(record))}</small>" if spread else ""
-    return f"<table>{''.join(rows)}</table>{note}"
+    return f"<table>{''.join(rows)}</table>"
 
 
 def _percent(value, spread):
@@ -128,7 +146,7 @@ class AnswerPanel:
             ui.footerAnswerLabel.visible = False
             ui.aboutTextEdit.plainText = ""
             return
-        ui.answerLabel.text = barsText(run.probabilities, run.targetClass, run.provenance)
+        ui.answerLabel.text = answerText(run)
         ui.footerAnswerLabel.text = answerLine(run)
         ui.footerAnswerLabel.toolTip = "\n".join(filter(None, (run.name, spread_note(run.provenance))))
         ui.footerAnswerLabel.visible = True

@@ -114,7 +114,7 @@ def test_the_answer_in_a_line_and_the_checks_of_its_preparation() -> None:
     assert AnswerPanel.answerLine(run) == "<b>C&lt;N 25.0% · AD 75.0%</b> — explained: AD"
     run.provenance = {"answer_spread": {"plus_minus": {"AD": 0.041, "C<N": 0.041}, "moves": {"mean_mm": 0.241}}}
     assert AnswerPanel.answerLine(run) == "<b>C&lt;N 25.0% ± 4.1% · AD 75.0% ± 4.1%</b> — explained: AD"
-    bars = AnswerPanel.barsText(run.probabilities, "AD", run.provenance)
+    bars = AnswerPanel.answerText(run)
     assert "75.0% ± 4.1%" in bars and "when the scan lies 0.2 mm elsewhere" in bars
     assert "nothing checked" in AnswerPanel.checksText(run)
     quality = QualityReport(

@@ -17,7 +17,6 @@ from ADAttributionLogic.answer_spread import (
     SHIFT_MM,
     TURN_DEGREES,
     AnswerSpread,
-    answers_text,
     mean_move_mm,
     small_moves,
     spread_note,
@@ -29,7 +28,9 @@ from ADAttributionLogic.explain import Explanation, MethodRequest, explain
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.loading import model_from_module
+from ADAttributionLogic.networks.output import Output
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.outcome import outcome_of
 from ADAttributionLogic.preprocessing.moved_scans import move_prepared, move_registered
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
 from ADAttributionLogic.service.answer import answer_of
@@ -137,10 +138,10 @@ def test_plus_minus_is_the_largest_change() -> None:
     assert spread.plus_minus == pytest.approx({"AD": 0.1, "CN": 0.1})
     record = json.loads(json.dumps({"answer_spread": spread.describe()}))
     assert spread_of(record) == spread.plus_minus and record["answer_spread"]["answers"]["AD"] == [0.6, 0.65, 0.5, 0.61]
-    assert answers_text(answers[0], record, 2) == "P(AD) = 0.60 ± 0.10, P(CN) = 0.40 ± 0.10"
+    outcome = outcome_of(Output("softmax"), ["AD", "CN"], [("", (0.6, 0.4), ())])
+    assert outcome.headline(spread_of(record)) == "P(AD) = 0.600 ± 0.100   P(CN) = 0.400 ± 0.100"
     assert spread_note(record) == "± how far the answer moves when the scan lies 0.2 mm elsewhere"
-    assert answers_text(answers[0], {}, 2) == "P(AD) = 0.60, P(CN) = 0.40" and spread_of({}) == {}
-    assert spread_note({}) == ""
+    assert outcome.headline() == "P(AD) = 0.600   P(CN) = 0.400" and spread_of({}) == {} and spread_note({}) == ""
 
 
 def by_hand(model: Model, moved: Volume) -> float:
@@ -198,7 +199,7 @@ def test_it_stands_beside_the_probability_everywhere(
     monkeypatch.setattr("ADAttributionLogic.report.result_folder.write_figure", headline_keeper(headlines))
     assert main([*command, "--atlas", "none", "--no-scene", "--out", str(tmp_path / "one")]) == 0
     printed = capsys.readouterr().out
-    assert f"P(AD) = {found.probabilities['AD']:.4f} ± {spread:.4f}" in printed and "mm elsewhere" in printed
+    assert f"P(AD) = {found.probabilities['AD']:.3f} ± {spread:.3f}" in printed and "mm elsewhere" in printed
     (figure,) = headlines
     assert f"P(AD) = {found.probabilities['AD']:.3f} ± {spread:.3f}" in figure and "mm elsewhere" in figure
     record = json.loads((tmp_path / "one" / "provenance.json").read_text(encoding="utf-8"))
@@ -216,8 +217,8 @@ def headline_keeper(headlines: list[str]) -> Callable[..., Path]:
     """The real figure, and what is written above and below it."""
     from ADAttributionLogic.report import figure
 
-    def keep(path: Path, scan: Volume, rows: object, headline: str, footnote: str) -> Path:
+    def keep(path: Path, scan: Volume, rows: object, headline: str, footnote: str, scale: object) -> Path:
         headlines.append(f"{headline} {footnote}")
-        return figure.write_figure(path, scan, rows, headline, footnote)  # type: ignore[arg-type]
+        return figure.write_figure(path, scan, rows, headline, footnote, scale=scale)  # type: ignore[arg-type]
 
     return keep
