@@ -54,6 +54,9 @@ _REGION_EDGE = 3.6
 #: (Colin27) on two shared CPU cores: rigid and affine 11 to 15; ANTs SyNQuick adds two minutes, four on a busy machine.
 PREPARATION_SECONDS = {"none": 0.0, "rigid": 15.0, "affine": 15.0, "deformable": 140.0}
 
+#: Forward passes for the answer: of the scan as it lies, and moved a little four times.
+_ANSWERS = 5
+
 
 def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -> float:
     """About how many forward passes a method's work is worth.
@@ -148,7 +151,7 @@ def estimate(
     seconds = [networks * _seconds(request, model, pass_seconds, regions) for request in requests]
     named = [{"name": r.name, "seconds": round(s, 3)} for r, s in zip(requests, seconds, strict=True)]
     preparation = PREPARATION_SECONDS[registration]
-    total = sum(seconds) + networks * pass_seconds + preparation
+    total = sum(seconds) + networks * _ANSWERS * pass_seconds + preparation
     return {"methods": named, "preparation": preparation, "seconds": round(total, 3)}
 
 
