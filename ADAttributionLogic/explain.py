@@ -21,7 +21,7 @@ from ADAttributionLogic.device import choose_device, describe_device
 from ADAttributionLogic.ensembles.agreement import Agreement
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
 from ADAttributionLogic.geometry import Affine, Grid
-from ADAttributionLogic.member_runs import Found, Question, run
+from ADAttributionLogic.member_runs import Found, Question, moving_share, run
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.outcome import Outcome
@@ -215,8 +215,6 @@ def explain(
 
     moves = small_moves(model_input.volume.grid.to_ras((np.array(model.shape) - 1) / 2)) if with_spread else ()
     mover = mover or (lambda moves: move_registered(model_input.scan, model.grid, moves))
-    with monitor.stage(0.0, 0.05) as part:
-        moved = _moved_images(model, mover, moves, part)
     question = Question(
         torch.from_numpy(model_input.array)[None, None],
         chosen,
@@ -228,9 +226,11 @@ def explain(
         index,
         model_input.volume.grid.voxel_volume_mm3,
         member_sd,
-        moved,
     )
-    with monitor.stage(0.05, 1.0) as part:
+    share = moving_share(model, question, len(moves))
+    with monitor.stage(0.0, share) as part:
+        question = replace(question, moved=_moved_images(model, mover, moves, part))
+    with monitor.stage(share, 1.0) as part:
         answered = run(model, question, part)
     spread = {}
     if answered.moved:
@@ -241,7 +241,9 @@ def explain(
     heatmaps: list[Heatmap] = []
     for (method, _), found in zip(chosen, answered.found, strict=False):
         name = _unique_name(method.name, [h.name for h in heatmaps])
-        heatmaps += _heatmaps(name, method, found, model_input, index)
+        result = found.attribution
+        quantity = answered.outcome.quantity(model.classes[result.class_index], result.start)
+        heatmaps += _heatmaps(name, method, found, model_input, index, quantity)
     notes = tuple(answered.notes)
     is_cancelled = monitor.is_cancelled
     if is_cancelled:
@@ -269,18 +271,18 @@ def explain(
         "target_class": target_class,
         "start": heatmaps[0].attribution.start,
         "is_cancelled": is_cancelled,
-        "methods": {h.name: h.attribution.summary() for h in heatmaps},
+        "methods": {h.name: {"title": h.method.title, **h.attribution.summary()} for h in heatmaps},
     }
     monitor.report(1.0, "done")
     return Explanation(model, model_input, answered.outcome, target_class, tuple(heatmaps), placed, record)
 
 
 def _heatmaps(
-    name: str, method: Method, found: Found, model_input: ModelInput, index: RegionIndex | None
+    name: str, method: Method, found: Found, model_input: ModelInput, index: RegionIndex | None, quantity: str
 ) -> list[Heatmap]:
     """What a method found as volumes: the map, and after it the standard deviation over the networks, if there is."""
     result = found.attribution
-    made = [_heatmap(name, method, result, model_input, index, found.agreement)]
+    made = [_heatmap(name, method, result, model_input, index, found.agreement, quantity)]
     if found.spread is not None:
         deviation = replace(method, title=f"{method.title}, sd over networks", is_signed=False, is_conserving=False)
         total = float(found.spread.sum(dtype=float))
@@ -296,7 +298,7 @@ def _heatmaps(
             agreement=None,
             notes=("The standard deviation (n − 1) of the networks' maps, voxel by voxel.",),
         )
-        made.append(_heatmap(f"{name}-sd", deviation, values, model_input, index, None))
+        made.append(_heatmap(f"{name}-sd", deviation, values, model_input, index, None, quantity))
     return made
 
 
@@ -307,10 +309,11 @@ def _heatmap(
     model_input: ModelInput,
     index: RegionIndex | None,
     agreement: Agreement | None,
+    quantity: str,
 ) -> Heatmap:
     volume = Volume(result.heatmap, model_input.volume.affine, f"{method.title} of {model_input.scan.source}")
     spread = None if agreement is None else agreement.by_label
-    table = None if index is None else region_table(volume, index, name, result.region_drops, spread)
+    table = None if index is None else region_table(volume, index, name, result.region_drops, spread, quantity)
     return Heatmap(name, method, result, volume, table, agreement)
 
 
