@@ -25,7 +25,7 @@ class BackwardRule(Protocol):
     """What a method does at each kind of layer on the way back. Routing operations need no rule."""
 
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
-        """From the output of an element-wise function, whose values are given, to its input."""
+        """From the output of an element-wise function to its input; given are the values that its derivative takes."""
 
     def through_softmax(self, operation: Softmax, relevance: Tensor, output: Tensor) -> Tensor:
         """From the output of a softmax inside the network to its input."""
@@ -163,7 +163,7 @@ def _through_block(recording: Recording, block: Block, relevance: Tensor, rule: 
 
     def through_elementwise(operation: Operation, part: Tensor, before: Tensor | None, after: Tensor) -> Tensor:
         if isinstance(operation, Activation):
-            return rule.through_activation(operation, part, after)
+            return rule.through_activation(operation, part, before if operation.needs_input else after)
         assert isinstance(operation, WeightedOperation) and before is not None
         return rule.through_weighted(layer_of[id(operation)], operation, (before,), part)[0]
 
@@ -189,7 +189,7 @@ def _through_layer(
     rule: BackwardRule,
 ) -> tuple[Tensor, ...]:
     if isinstance(operation, Activation):
-        return (rule.through_activation(operation, relevance, output),)
+        return (rule.through_activation(operation, relevance, inputs[0] if operation.needs_input else output),)
     if isinstance(operation, Softmax):
         return (rule.through_softmax(operation, relevance, output),)
     if isinstance(operation, WeightedOperation):

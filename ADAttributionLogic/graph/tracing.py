@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
-from ADAttributionLogic.graph.aten import CONVERTERS, Arguments
+from ADAttributionLogic.graph.arguments import Arguments, Conversion
+from ADAttributionLogic.graph.aten import CONVERTERS
+from ADAttributionLogic.graph.aten_shapes import SPLITS, split_part
 from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph, strip_head
 from ADAttributionLogic.graph.operations import Input, MaxPool, Reshape
 
@@ -83,12 +85,21 @@ def from_exported_program(program: Any) -> LayerGraph:
     """
     with _quiet():
         try:
-            program = program.run_decompositions()
+            program = program.run_decompositions(_decompositions())
         except Exception as cause:
             raise NetworkError(
                 f"The exported network cannot be brought to core operations: {_first_line(cause)}"
             ) from cause
     return strip_head(_Conversion(program).layers())
+
+
+def _decompositions() -> Any:
+    """What is taken apart into core operations: all that PyTorch can, but for activations that have a rule."""
+    table = torch.export.default_decompositions()
+    aten = torch.ops.aten
+    for whole in (aten.silu, aten.hardswish, aten.hardsigmoid, aten.mish, aten.softplus, aten.prelu):
+        table.pop(whole.default, None)
+    return table
 
 
 class _Conversion:
@@ -105,7 +116,8 @@ class _Conversion:
         image = self._bind_placeholders()
         output = None
         for node in self.program.graph.nodes:
-            if node.op == "call_function":
+            if node.op == "call_function" and not _is_check(node):
+                _refuse_random(node)
                 self._convert(node)
             elif node.op == "output":
                 output = self._single_output(node)
@@ -139,8 +151,10 @@ class _Conversion:
     def _single_output(self, node: Any) -> Any:
         outputs = list(node.args[0])
         if len(outputs) != 1:
+            shapes = [tuple(o.meta["val"].shape) if isinstance(o, torch.fx.Node) else type(o).__name__ for o in outputs]
             raise NetworkError(
-                f"The network must return one tensor of class scores, but returns {len(outputs)} values."
+                f"The network must return one tensor of class scores, but returns {len(outputs)}, of the shapes "
+                f"{', '.join(map(str, shapes))}. Wrap it in a module whose forward returns the scores alone."
             )
         return outputs[0]
 
@@ -149,34 +163,55 @@ class _Conversion:
         if not sources:
             self.constants[node] = self._evaluate(node)
             return
-        name = _operation_name(node)
+        name, location = _operation_name(node), _location(node)
         if name == "getitem":
             self._take_item(node, sources[0])
             return
-        location = _location(node)
-        converter = CONVERTERS.get(name)
-        if converter is None:
-            raise UnsupportedOperationError(name, location, "No rule says how relevance passes through it.")
-        value = node.meta["val"]
-        shape = tuple((value[0] if isinstance(value, (tuple, list)) else value).shape)
-        if not shape or shape[0] != 1:
-            raise UnsupportedOperationError(
-                name, location, f"It mixes or drops the batch axis: its result has shape {shape} for one image."
-            )
-        operation = converter(self._arguments(node, name, location, shape))
-        if operation is None:  # the identity
+        if name in SPLITS:  # its parts are layers
             self.layer_of[node] = self.layer_of[sources[0]]
             return
+        converter = CONVERTERS.get(name)
+        if converter is None:
+            raise UnsupportedOperationError(name, location, _why_unknown(name))
+        value = node.meta["val"]
+        shape = tuple((value[0] if isinstance(value, (tuple, list)) else value).shape)
+        if self._is_result_without_batch(node, name, shape):
+            shape = (1, *shape)
+        if not shape or shape[0] != 1:
+            raise UnsupportedOperationError(
+                name,
+                location,
+                f"It mixes or drops the batch axis: its result has shape {shape} for one image. Where an axis of "
+                "length 1 is to go, name it: squeeze(1), flatten(1).",
+            )
         inputs = tuple(self.layer_of[n] for n in _tensor_arguments(node) if n in self.layer_of)
-        self.layer_of[node] = len(self.converted)
-        self.converted.append(Layer(self._unique(node, name), operation, inputs, shape[1:], location))
+        self._append(node, name, location, converter(self._arguments(node, name, location, shape)), inputs, shape[1:])
+
+    def _append(
+        self, node: Any, name: str, location: str, made: Conversion, inputs: tuple[int, ...], shape: tuple[int, ...]
+    ) -> None:
+        """Add what a call became to the layers."""
+        steps = () if made is None else made if isinstance(made, tuple) else ((made, shape),)
+        for operation, size in steps:
+            self.converted.append(Layer(self._unique(node, name), operation, inputs, size, location))
+            inputs = (len(self.converted) - 1,)
+        self.layer_of[node] = inputs[0]
+
+    def _is_result_without_batch(self, node: Any, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether the network ends with a squeeze() that, for a single image, takes the batch axis away as well."""
+        is_last = all(user.op == "output" for user in node.users)
+        return is_last and name.startswith("aten.squeeze") and len(shape) < 2 and shape != (1,)
 
     def _take_item(self, node: Any, source: Any) -> None:
+        name, location = _operation_name(source), _location(source)
+        if name in SPLITS:
+            shape = tuple(node.meta["val"].shape)
+            made = split_part(self._arguments(source, name, location, shape), int(node.args[1]))
+            self._append(node, name, location, made, (self.layer_of[source],), shape[1:])
+            return
         if node.args[1] != 0:
             raise UnsupportedOperationError(
-                f"{_operation_name(source)} (result {node.args[1]})",
-                _location(source),
-                "Only its first result is supported.",
+                f"{name} (result {node.args[1]})", location, "Only its first result is supported."
             )
         self.layer_of[node] = self.layer_of[source]
 
@@ -217,12 +252,22 @@ class _Conversion:
 def _restore_1d_pools(layers: Sequence[Layer]) -> list[Layer]:
     """Undo PyTorch's way of pooling in 1D: an axis of length 1 is put in, pooled over in 2D, and taken out again."""
     restored = list(layers)
+    consumers: dict[int, list[int]] = {}
+    for index, layer in enumerate(layers):
+        for source in layer.inputs:
+            consumers.setdefault(source, []).append(index)
     for index, layer in enumerate(layers):
         pool = layer.operation
         before = layers[layer.inputs[0]] if layer.inputs else layer
         if not isinstance(pool, MaxPool) or len(layer.shape) != 3 or layer.shape[1] != 1 or pool.kernel[0] != 1:
             continue
-        if isinstance(before.operation, Reshape) and before.shape[1] == 1:
+        taken_out = {layers[i].shape if isinstance(layers[i].operation, Reshape) else () for i in consumers.get(index, [])}
+        if (
+            isinstance(before.operation, Reshape)
+            and before.shape == (before.shape[0], 1, before.shape[-1])
+            and layers[before.inputs[0]].shape == (before.shape[0], before.shape[-1])
+            and taken_out == {(layer.shape[0], layer.shape[2])}
+        ):
             flat = replace(
                 pool,
                 kernel=pool.kernel[1:],
@@ -253,6 +298,32 @@ def _needed_for(layers: Sequence[Layer], output: int) -> tuple[Layer, ...]:
         Layer(x.name, x.operation, tuple(position[i] for i in x.inputs), x.shape, x.location)
         for x in (layers[i] for i in kept)
     )
+
+
+def _is_check(node: Any) -> bool:
+    """Whether a call only checks its arguments (export adds these, e.g. for x.to(…))."""
+    return _operation_name(node).startswith(("aten._assert", "aten.sym_constrain"))
+
+
+def _refuse_random(node: Any) -> None:
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return
+    if _operation_name(node) == "aten.dropout" and not node.args[2]:
+        return
+    raise NetworkError(
+        f"The network draws random numbers although it is in evaluation mode: {_operation_name(node)} at "
+        f"{_location(node)}. No map explains an answer that changes from run to run; make it deterministic "
+        "(dropout: F.dropout(x, p, self.training))."
+    )
+
+
+def _why_unknown(name: str) -> str:
+    if "_native_batch_norm" in name:
+        return (
+            "It normalises by the statistics of the image itself (batch normalisation in training mode or without "
+            "running statistics, or instance normalisation)."
+        )
+    return "No rule says how relevance passes through it."
 
 
 def _nodes_in(argument: Any) -> Iterator[Any]:
