@@ -59,7 +59,9 @@ class ADAttribution(ScriptedLoadableModule):
         self.parent.contributors = ["The ADAttribution founders"]
         self.parent.helpText = _(
             "Explains a neural network's decision on a T1 MRI scan: attribution maps over the scan, and how much each "
-            "brain region contributed. Research software, not a medical device, not for clinical use."
+            "brain region contributed. Research software, not a medical device, not for clinical use. Layer-wise "
+            "relevance propagation is patented (WO2016/150472, EP3271863B1, US 12,061,966 B2; Fraunhofer, TU Berlin; "
+            "free for personal and scientific use, say its inventors): commercial use may need a licence."
         )
         self.parent.acknowledgementText = _(
             "Methods after Böhle et al. 2019, Rieke et al. 2018, Eitel & Ritter 2019; the README names all sources."

@@ -282,7 +282,8 @@ def _empty_row(scan: BatchScan) -> dict[str, Any]:
 
 def _best_regions(found: Explanation) -> dict[str, str]:
     tables = {h.name: h.table for h in found.heatmaps if h.table is not None}
-    return {name: str(table.ranked("density_rank")[0]["name"]) for name, table in tables.items()}
+    ranked = {name: table.ranked("density_rank") for name, table in tables.items()}
+    return {name: str(rows[0]["name"]) if rows else "" for name, rows in ranked.items()}
 
 
 def _row_from_folder(scan: BatchScan, target: Path) -> dict[str, Any]:
@@ -294,9 +295,9 @@ def _row_from_folder(scan: BatchScan, target: Path) -> dict[str, Any]:
             table = target / "tables" / f"{name}.json"
             if table.is_file():
                 rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
-                best[name] = next(row["name"] for row in rows if row["density_rank"] == 1)
+                best[name] = next((row["name"] for row in rows if row["density_rank"] == 1), "")
         return _row(scan, target, "done before", record, best)
-    except (OSError, ValueError, KeyError, StopIteration) as cause:
+    except (OSError, ValueError, KeyError) as cause:
         message = f"The earlier result in {target} cannot be read ({cause!r}). Remove it and start again."
         return {**_empty_row(scan), "status": "failed", "message": message, "folder": target.name}
 

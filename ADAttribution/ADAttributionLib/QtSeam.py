@@ -151,8 +151,13 @@ def workerInterpreter(chosen=""):
 
 
 def pipInstall(arguments):
-    """Install with Slicer's pip."""
-    slicer.util.pip_install(list(arguments))
+    """Install with Slicer's pip: from 5.12 on with a window that shows what pip says, before with a wait cursor."""
+    try:
+        from slicer.packaging import pip_install
+    except ImportError:  # before 5.12
+        slicer.util.pip_install(list(arguments))
+    else:
+        pip_install(list(arguments), requester="AD Attribution")
 
 
 def installTorch():

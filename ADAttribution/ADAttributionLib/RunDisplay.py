@@ -162,6 +162,17 @@ class RunDisplay:
             AtlasNodes.showOutline(self.run.atlasNode, segmentId)
         return row
 
+    def showTopRegion(self):
+        """Choose the highest ranked region of the shown map: what a run shows when it ends.
+
+        Returns the row; None where the run has no atlas, or none of its regions is large enough to be ranked. Then the
+        views stay where they are.
+        """
+        node = self.run.tableNodes.get(self.mapName)
+        rows = [] if node is None else tableRows(node.GetTable())
+        best = next((row for row in rows if row["density_rank"] == 1), None)
+        return None if best is None else self.chooseRegion(best["label"])
+
     def chooseRegionNamed(self, name):
         """The same for a region's name as charts show it."""
         node = self.run.tableNodes.get(self.mapName)

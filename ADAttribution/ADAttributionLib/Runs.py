@@ -286,14 +286,13 @@ def addCharts(run, name):
 
 
 class _RankedRows:
-    """A table node read as the logic layer's region table is: rows by rank, without the row outside the atlas."""
+    """A table node read as the logic layer's region table is: the ranked regions, best first."""
 
     def __init__(self, node):
         self._table = node.GetTable()
 
     def ranked(self, by):
-        rows = [row for row in tableRows(self._table) if row["label"] != 0]
-        return sorted(rows, key=lambda row: row[by])
+        return sorted((row for row in tableRows(self._table) if row[by] > 0), key=lambda row: row[by])
 
 
 def tableRows(table):

@@ -44,7 +44,7 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     command.add_argument(
         "--model",
         default="simulated-atrophy",
-        help="name, package folder, state dict (.pt), .pt2 or TorchScript (default: %(default)s)",
+        help="name, package folder, state dict (.pt) or exported network (.pt2) (default: %(default)s)",
     )
     command.add_argument(
         "--method", action="append", dest="methods", metavar="METHOD", help="may be repeated (default: lrp)"
@@ -92,10 +92,10 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     )
     add_preprocessing_options(command, "none")
     bare = command.add_argument_group("for models that are bare files")
-    bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images (TorchScript does not say)")
+    bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images, where weights fit several")
     bare.add_argument("--normalisation", choices=("none", "min-max", "z-score"), help="of the intensities")
     bare.add_argument(
-        "--gives-probabilities", action="store_true", help="a TorchScript network returns probabilities, not logits"
+        "--gives-probabilities", action="store_true", help="a .pt2 network returns probabilities, not logits"
     )
     if with_method_options:
         _add_method_options(command)
@@ -259,6 +259,9 @@ def _notes(explanation: Explanation) -> list[str]:
 
 
 def _print_result(explanation: Explanation, top: int) -> None:
+    from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3
+
+    head = f"region (from {SMALLEST_RANKED_MM3:g} mm³ on)"
     chances = ", ".join(f"P({name}) = {p:.4f}" for name, p in explanation.probabilities.items())
     print(f"{explanation.model.title}: {chances}; explained class: {explanation.target_class}")
     for heatmap in explanation.heatmaps:
@@ -269,7 +272,7 @@ def _print_result(explanation: Explanation, top: int) -> None:
         print(f"{line}, {result.seconds:.1f} s on {result.device}")
         if heatmap.table is None:
             continue
-        print(f"  {'rank':>4}  {'region':40} {'density/mm³':>12} {'sum':>10} {'share':>7}")
+        print(f"  {'rank':>4}  {head:40} {'density/mm³':>12} {'sum':>10} {'share':>7}")
         for row in heatmap.table.ranked("density_rank")[: max(top, 0)]:
             numbers = f"{row['density']:>12.3e} {row['sum']:>10.3e} {row['share']:>7.1%}"
             print(f"  {row['density_rank']:>4}  {row['name']:40.40} {numbers}")

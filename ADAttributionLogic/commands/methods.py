@@ -22,7 +22,7 @@ def _list(options: argparse.Namespace) -> int:
     for method in available_methods():
         print(f"{method.name:22} {method.title}\n{'':22} {method.summary}\n{'':22} {method.source}")
         if method.needs_layers:
-            print(f"{'':22} needs the network's layers (not for TorchScript)")
+            print(f"{'':22} needs the network's layers (all of them known)")
         for option in method.options:
             default = "" if option.default is None else f" (default {option.default})"
             print(f"{'':24} --{method.name}-{option.name.replace('_', '-')}: {option.help}{default}")

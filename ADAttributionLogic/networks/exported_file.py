@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.errors import NetworkError, UnsafeFileError, UnsupportedOperationError
 from ADAttributionLogic.networks.allowed_operations import is_allowed
+from ADAttributionLogic.networks.archives import check_archive
 
 #: Major version of the archive's graph format that is understood.
 SCHEMA_MAJOR = 8
@@ -149,9 +150,12 @@ def read_exported_network(path: str | os.PathLike[str]) -> ExportedNetwork:
     try:
         with zipfile.ZipFile(path) as archive:
             return _Reader(archive, os.path.basename(path)).network()
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError) as cause:
+    except NetworkError:
+        raise
+    except Exception as cause:  # a damaged archive, or JSON of other types than PyTorch writes, in any place
         raise NetworkError(
-            f"{path} is not a network saved with torch.export.save, or is damaged: {cause!r}."
+            f"{path} is not a network saved with torch.export.save, or is damaged: {cause!r:.300}. "
+            "Copy it again, or export it again."
         ) from cause
 
 
@@ -159,6 +163,7 @@ class _Reader:
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         self.archive = archive
         self.name = name
+        check_archive(archive, name, contents=False)
         files = [f for f in archive.namelist() if not f.endswith("/")]
         self.root = files[0].split("/")[0] if files else ""
         self.files = {f.removeprefix(f"{self.root}/") for f in files}
@@ -229,7 +234,8 @@ class _Reader:
         sizes, strides = [_whole(s) for s in meta["sizes"]], [_whole(s) for s in meta["strides"]]
         offset = _whole(meta["storage_offset"])
         reach = offset + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) + 1
-        if min(sizes, default=1) > 0 and (reach > flat.numel() or min([offset, *strides]) < 0):
+        is_short = reach > flat.numel() or math.prod(sizes) > flat.numel()  # a stride of 0 makes many of few
+        if min([offset, *sizes, *strides]) < 0 or (min(sizes, default=1) > 0 and is_short):
             raise NetworkError(f"{self.name} is damaged: a weight of shape {sizes} has only {flat.numel()} numbers.")
         return torch.as_strided(flat, sizes, strides, offset).clone()
 
@@ -318,10 +324,10 @@ class _Reader:
             return [_Reference(item["name"]) for item in value]
         if kind == "as_optional_tensors":
             return [_Reference(i["as_tensor"]["name"]) if "as_tensor" in i else None for i in value]
-        if kind in ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_float", "as_floats"):
-            return _number(value)
+        if kind in _PLAIN:
+            return _plain(value, kind)
         if kind == "as_sym_int" and "as_int" in value:
-            return value["as_int"]
+            return _plain(value["as_int"], "as_int")
         if kind == "as_scalar_type" and value in _DTYPES:
             return _DTYPES[value]
         if kind == "as_memory_format" and value in _MEMORY_FORMATS:
@@ -338,11 +344,32 @@ def _whole(size: Mapping[str, Any]) -> int:
         raise UnsupportedOperationError(
             "dynamic shapes", "the exported file", "Export the network for one fixed image size."
         )
-    return int(size["as_int"])
+    return int(_plain(size["as_int"], "as_int"))
 
 
-def _number(value: Any) -> Any:
-    """JSON writes infinities and NaN as strings."""
-    if value in ("Infinity", "-Infinity", "NaN"):
-        return {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}[value]
+#: Kinds of plain arguments, and the type that JSON has for one of them.
+_PLAIN: Mapping[str, type] = {
+    "as_int": int,
+    "as_ints": int,
+    "as_bool": bool,
+    "as_bools": bool,
+    "as_string": str,
+    "as_float": float,
+    "as_floats": float,
+}
+_NOT_IN_JSON = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+
+
+def _plain(value: Any, kind: str) -> Any:
+    """A number, text or list of them of the type that its kind says; PyTorch takes some others, and misreads them."""
+    if kind.endswith("s"):
+        if not isinstance(value, list):
+            raise TypeError(f"{value!r:.60} where a list was expected ({kind})")
+        return [_plain(item, kind.removesuffix("s")) for item in value]
+    wanted = _PLAIN[kind]
+    if wanted is float:
+        value = _NOT_IN_JSON.get(value, value) if isinstance(value, str) else value
+        value = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if type(value) is not wanted or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+        raise TypeError(f"{value!r:.60} where {wanted.__name__} was expected ({kind})")
     return value

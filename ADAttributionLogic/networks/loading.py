@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, Shape
+from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.network import Network, explainable
 from ADAttributionLogic.networks.packages import (
     MODEL_FILE,
@@ -21,10 +22,8 @@ from ADAttributionLogic.networks.packages import (
     file_sha256,
     load_package,
     network_from_pt2,
-    network_from_torchscript,
 )
 from ADAttributionLogic.networks.state_dicts import network_from_state_dict, read_state_dict, unwrap
-from ADAttributionLogic.networks.torchscript_file import is_torchscript
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.scan_files import file_suffix
 
@@ -50,7 +49,7 @@ def load_model(
     ----------
     name : str or path-like
         Name of a shipped package, a package folder, a state dict of a published network (``.pt``, ``.pth``,
-        ``.safetensors``), an exported network (``.pt2``) or TorchScript (``.pt``, ``.ts``).
+        ``.safetensors``) or an exported network (``.pt2``). TorchScript is refused, with advice.
     shape : tuple of int, optional
         For bare files: voxels of the images. State dicts and ``.pt2`` files know it.
     normalisation : Normalisation, optional
@@ -58,7 +57,7 @@ def load_model(
     classes : sequence of str, optional
         For bare files.
     gives_probabilities : bool
-        For bare ``.pt2`` and TorchScript files: what they return, where it cannot be seen.
+        For bare ``.pt2`` files: what they return, where it cannot be seen.
 
     Raises
     ------
@@ -79,10 +78,9 @@ def load_model(
         raise NetworkError(
             f"{path.name} is of an unknown kind. Known: a model package folder, {', '.join(_FILE_SUFFIXES)}."
         )
+    refuse_torchscript(path)
     if suffix == ".pt2":
         return _from_pt2(path, shape, normalisation, classes, gives_probabilities)
-    if suffix == ".ts" or is_torchscript(path):
-        return _from_torchscript(path, shape, normalisation, classes, gives_probabilities)
     return _from_state_dict(path, suffix, shape, normalisation, classes)
 
 
@@ -134,23 +132,6 @@ def _from_pt2(
     network = network_from_pt2(path, own, gives_probabilities, path.stem)
     return _bare(
         path.stem, network, own, _space_of(own), normalisation, classes, file_sha256(path), {"file": str(path)}
-    )
-
-
-def _from_torchscript(
-    path: Path,
-    shape: Shape | None,
-    normalisation: Normalisation | None,
-    classes: Sequence[str] | None,
-    gives_probabilities: bool,
-) -> Model:
-    if shape is None:
-        raise NetworkError(
-            f"{path.name} is TorchScript, which does not say for which images it was made. Give the shape."
-        )
-    network = network_from_torchscript(path, shape, gives_probabilities, path.stem)
-    return _bare(
-        path.stem, network, shape, _space_of(shape), normalisation, classes, file_sha256(path), {"file": str(path)}
     )
 
 

@@ -18,10 +18,10 @@ from torch import nn
 from ADAttributionLogic.errors import NetworkError, OutputError, UnsupportedOperationError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import architecture, build_network
+from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.network import Network, explainable, opaque
-from ADAttributionLogic.networks.state_dicts import require_fit
-from ADAttributionLogic.networks.torchscript_file import read_torchscript_network
+from ADAttributionLogic.networks.state_dicts import flattened_size, require_fit
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.resources import resources_folder
 
@@ -84,8 +84,10 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise NetworkError(f"{path} has {path.stat().st_size} bytes; a model card has at most {MAX_MODEL_JSON_BYTES}.")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise NetworkError(f"{path} is not valid JSON: {cause}") from cause
+    if _mapping(_mapping(card).get("network")).get("format") == "torchscript":
+        refuse_torchscript(f"{Path(folder).name}.ts")
     schema = json.loads((resources_folder() / "Models" / "model.schema.json").read_text(encoding="utf-8"))
     errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(card), key=lambda e: list(map(str, e.path)))
     if errors:
@@ -96,6 +98,10 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: positive_class {card['positive_class']} is not among the {len(card['classes'])} classes."
         )
     return dict(card)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def load_package(folder: str | os.PathLike[str]) -> Model:
@@ -159,12 +165,8 @@ def _network(card: Mapping[str, Any], weights: Path, shape: tuple[int, int, int]
     network: Network
     if "architecture" in kind:
         network = explainable(_known_network(kind["architecture"], weights, shape), (1, *shape), name=card["name"])
-    elif kind["format"] == "pt2":
-        network = network_from_pt2(weights, shape, kind.get("output", "logits") == "probabilities", card["name"])
     else:
-        network = network_from_torchscript(
-            weights, shape, kind.get("output", "logits") == "probabilities", card["name"]
-        )
+        network = network_from_pt2(weights, shape, kind.get("output", "logits") == "probabilities", card["name"])
     if network.class_count != len(card["classes"]):
         names = ", ".join(card["classes"])
         raise NetworkError(
@@ -184,7 +186,7 @@ def _known_network(name: str, weights: Path, shape: tuple[int, int, int]) -> nn.
     known = architecture(name)
     if known.first_dense not in state:
         raise NetworkError(f"{weights.name} has no weight {known.first_dense}; it does not belong to {known.title}.")
-    require_fit(known, int(state[known.first_dense].shape[1]), shape)
+    require_fit(known, flattened_size(state[known.first_dense], known), shape)
     network = build_network(name, shape)
     try:
         network.load_state_dict(state)
@@ -200,23 +202,12 @@ def network_from_pt2(path: Path, shape: tuple[int, ...], gives_probabilities: bo
     ------
     GridMismatchError, NetworkError, UnsafeFileError, UnsupportedOperationError
     """
+    refuse_torchscript(path)
     module = read_exported_network(path)
     try:
         return explainable(module, (1, *shape), name=name)
     except UnsupportedOperationError as cause:
         return opaque(module, (1, *shape), str(cause), gives_probabilities=gives_probabilities, name=name)
-
-
-def network_from_torchscript(path: Path, shape: tuple[int, ...], gives_probabilities: bool, name: str) -> Network:
-    """Make a network of a TorchScript file, known by its outputs only.
-
-    Raises
-    ------
-    GridMismatchError, NetworkError, UnsafeFileError, UnsupportedOperationError
-    """
-    module = read_torchscript_network(path)
-    why = "it is a TorchScript file"
-    return opaque(module, (1, *shape), why, gives_probabilities=gives_probabilities, name=name)
 
 
 def _normalisation(folder: Path, entry: Mapping[str, Any]) -> Normalisation:

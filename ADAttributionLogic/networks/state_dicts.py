@@ -1,13 +1,15 @@
 """State dicts of the published networks, as their authors' code saved them.
 
 Files are read with ``torch.load(weights_only=True)`` only, which builds tensors and plain containers and executes
-nothing.
+nothing. Of an archive (PyTorch 1.6 and newer), every member's checksum is compared first. Older files have none: what
+can be checked of them is that their tensors have the right names, shapes and finite values.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsafeFileError
 from ADAttributionLogic.networks.architectures import ARCHITECTURES, ICBM152_SHAPE, Architecture, Shape, build_network
+from ADAttributionLogic.networks.archives import check_archive, refuse_torchscript
 
 StateDict = dict[str, Tensor]
 
@@ -44,19 +47,33 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
         raise NetworkError(f"The weights {file} do not exist.")
     if file.stat().st_size == 0:
         raise NetworkError(f"The weights {file} are empty (0 bytes).")
+    refuse_torchscript(file)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _load_file(file)
     except pickle.UnpicklingError as cause:
         raise UnsafeFileError(
             f"{file.name} holds more than weights ({_first_objection(str(cause))}); loading it would execute code from "
             "the file, which is refused. In the program that made it, save only the weights: "
             "torch.save(network.state_dict(), 'weights.pt')."
         ) from cause
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as cause:
+    except NetworkError:
+        raise
+    except Exception as cause:  # whatever a damaged file makes PyTorch raise
         raise NetworkError(
-            f"{file.name} cannot be read as weights; it is damaged or of another kind: {cause}"
+            f"{file.name} cannot be read as weights; it is damaged or of another kind: {cause!r:.300}. "
+            "Copy it again, or save it again with torch.save(network.state_dict(), 'weights.pt')."
         ) from cause
     return unwrap(_find_weights(content, file.name))
+
+
+def _load_file(file: Path) -> Any:
+    if not zipfile.is_zipfile(file):
+        return torch.load(file, map_location="cpu", weights_only=True)
+    with zipfile.ZipFile(file) as archive:
+        check_archive(archive, file.name, contents=True)
+    # Mapped, tensors are slices of the file; read otherwise, PyTorch believes the size that a tensor claims to have,
+    # and a tensor that claims more than its record reads foreign memory.
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _first_objection(text: str) -> str:
@@ -72,9 +89,22 @@ def _find_weights(content: Any, name: str) -> Mapping[str, Any]:
             if isinstance(content.get(key), Mapping):
                 content = content[key]
                 break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    ):
         raise NetworkError(f"{name} holds no state dict (a dictionary of named tensors).")
+    for key, value in content.items():
+        _check_tensor(key, value, name)
     return content
+
+
+def _check_tensor(key: str, value: Tensor, name: str) -> None:
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        raise NetworkError(f"{key} in {name} is sparse, quantised or without data; plain tensors are needed.")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise NetworkError(f"{key} in {name} has shape {tuple(value.shape)}, but holds fewer numbers than that.")
 
 
 def unwrap(state: Mapping[str, Tensor]) -> StateDict:
@@ -134,7 +164,7 @@ def network_from_state_dict(
     NetworkError, GridMismatchError
     """
     architecture = identify(state)
-    flattened = int(state[architecture.first_dense].shape[1])
+    flattened = flattened_size(state[architecture.first_dense], architecture)
     fitting = architecture.shapes_for(flattened)
     if shape is None:
         if not fitting:
@@ -147,6 +177,22 @@ def network_from_state_dict(
     network = build_network(architecture.name, shape)
     _load(network, state, architecture)
     return network, architecture, shape
+
+
+def flattened_size(weight: Tensor, architecture: Architecture) -> int:
+    """How many features the first dense layer takes, by its weight (out, in).
+
+    Raises
+    ------
+    NetworkError
+        The tensor is no matrix.
+    """
+    if weight.ndim != 2:
+        raise NetworkError(
+            f"Weight {architecture.first_dense} has shape {tuple(weight.shape)}, but {architecture.title} needs a "
+            "matrix (outputs × inputs)."
+        )
+    return int(weight.shape[1])
 
 
 def require_fit(architecture: Architecture, flattened: int, shape: Shape) -> None:

@@ -17,6 +17,11 @@ from ADAttributionLogic.volume import Volume
 OUTSIDE_LABEL = 0
 OUTSIDE_NAME = "outside the atlas"
 
+#: Smaller regions are listed, but not ranked: the mean of a few voxels says nothing of a region (an atlas that a scan
+#: was resampled from leaves "vessels" of one voxel, whose density leads any list).
+SMALLEST_RANKED_MM3 = 100.0
+_UNRANKED = f"a region below {SMALLEST_RANKED_MM3:g} mm³ and the row outside the atlas have none"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -43,11 +48,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("label", "Label", "", "Value in the atlas; 0 for the voxels outside it", int),
     Column("name", "Region", "", "Name in the atlas", str),
     Column("hemisphere", "Side", "", "left, right, midline, both (merged) or unknown", str),
-    Column("rank", "Rank", "", "1 = largest sum; the row outside the atlas has none (0)", int),
+    Column("rank", "Sum rank", "", f"1 = largest sum; {_UNRANKED}", int),
     Column("sum", "Sum", "relevance", "Sum of the relevance of all voxels, with sign", float),
     Column("share", "Share", "fraction", "Sum divided by the sum over all regions (Rieke et al. 2018)", float),
     Column("density", "Density", "relevance/mm³", "Sum divided by the volume (Böhle et al. 2019, per mm³)", float),
-    Column("density_rank", "Density rank", "", "1 = largest density; 0 outside the atlas", int),
+    Column("density_rank", "Rank", "", f"1 = largest density; {_UNRANKED}", int),
     Column("absolute_sum", "Absolute sum", "relevance", "Sum of magnitudes (Eitel & Ritter 2019)", float),
     Column("positive_sum", "Positive sum", "relevance", "Sum of the positive relevance", float),
     Column("voxels", "Voxels", "voxels", "Number of voxels on the heatmap's grid", int),
@@ -64,6 +69,9 @@ COLUMNS: tuple[Column, ...] = (
         float,
     ),
 )
+
+#: Columns in which 0 stands for "not ranked"; files leave the number out.
+RANKS = ("rank", "density_rank")
 
 #: Only in the tables of methods that cover whole regions.
 DROP = Column(
@@ -82,7 +90,7 @@ class RegionTable:
     Attributes
     ----------
     columns : mapping of str to ndarray
-        In the order of :data:`COLUMNS`; :data:`DROP` last, if there is one.
+        In the order of :data:`COLUMNS`; :data:`DROP` last, if there is one. Ranks of 0 mean "not ranked".
     atlas, method : str
         What it was computed from.
     """
@@ -105,9 +113,8 @@ class RegionTable:
         return [{name: values[name][i] for name in values} for i in range(len(self))]
 
     def ranked(self, by: str = "rank") -> list[dict[str, Any]]:
-        """Regions (not the outside) by rank, best first."""
-        regions = [row for row in self.rows() if row["label"] != OUTSIDE_LABEL]
-        return sorted(regions, key=lambda row: row[by])
+        """The ranked regions (:data:`SMALLEST_RANKED_MM3`), best first."""
+        return sorted((row for row in self.rows() if row[by] > 0), key=lambda row: row[by])
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,8 +214,10 @@ def region_table(
     columns["volume_mm3"] = columns["voxels"] * heatmap.grid.voxel_volume_mm3
     columns["density"] = _divide(columns["sum"], columns["volume_mm3"])
     columns["share"] = np.append(_divide(sums["sum"], np.full(count, sums["sum"].sum())), np.nan)
-    columns["rank"] = np.append(_ranks(sums["sum"]), 0)
-    columns["density_rank"] = np.append(_ranks(columns["density"][:-1]), 0)
+    # The volume of an oblique voxel is a determinant, which rounds.
+    is_ranked = columns["volume_mm3"][:-1] >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+    columns["rank"] = np.append(_ranks(sums["sum"], is_ranked), 0)
+    columns["density_rank"] = np.append(_ranks(columns["density"][:-1], is_ranked), 0)
     places = np.append(peak_at, outside["peak_at"]).astype(np.int64)
     columns["peak"] = np.where(places >= 0, flat[places].astype(np.float64), np.nan)
     position = heatmap.grid.to_ras(np.stack(np.unravel_index(np.maximum(places, 0), heatmap.array.shape), axis=1))
@@ -268,10 +277,10 @@ def _divide(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> npt.N
     return quotient
 
 
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """1 for the largest value; equal values share the better rank."""
-    ordered = np.sort(-values)
-    return np.searchsorted(ordered, -values, side="left") + 1
+def _ranks(values: npt.NDArray[np.float64], is_ranked: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """1 for the largest value among those that are ranked, 0 for the others; equal values share the better rank."""
+    ordered = np.sort(-values[is_ranked])
+    return np.where(is_ranked, np.searchsorted(ordered, -values, side="left") + 1, 0)
 
 
 def _asymmetry(regions: tuple[Region, ...], sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ADAttributionLogic.errors import OutputError
-from ADAttributionLogic.relevance.region_table import RegionTable
+from ADAttributionLogic.relevance.region_table import RANKS, RegionTable
 
 
 class RegionPair(Protocol):
@@ -41,7 +41,7 @@ def write_region_table(table: RegionTable, path: str | os.PathLike[str]) -> Path
     """Write a region table; the format follows the suffix.
 
     CSV and TSV get a sidecar ``<name>.units.json`` with titles, units and descriptions of the columns (in JSON they are
-    inside). Missing numbers are ``n/a`` in CSV and TSV, null in JSON.
+    inside). Missing numbers, ranks of small regions among them, are ``n/a`` in CSV and TSV, null in JSON.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def write_region_table(table: RegionTable, path: str | os.PathLike[str]) -> Path
         writer = csv.writer(file, delimiter="," if target.suffix == ".csv" else "\t", lineterminator="\n")
         writer.writerow(table.columns)
         for row in table.rows():
-            writer.writerow([_cell(value) for value in row.values()])
+            writer.writerow([_cell(None if _is_missing(name, value) else value) for name, value in row.items()])
     sidecar = target.with_name(f"{target.stem}.units.json")
     if not sidecar.exists():
         _write_json({"atlas": table.atlas, "method": table.method, "columns": column_descriptions(table)}, sidecar)
@@ -106,13 +106,17 @@ def column_descriptions(table: RegionTable) -> dict[str, dict[str, str]]:
 
 
 def _json_rows(table: RegionTable) -> list[dict[str, Any]]:
-    return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in table.rows()]
+    return [{k: None if _is_missing(k, v) else v for k, v in row.items()} for row in table.rows()]
+
+
+def _is_missing(name: str, value: Any) -> bool:
+    return (isinstance(value, float) and math.isnan(value)) or (name in RANKS and value == 0)
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "n/a" if math.isnan(value) else repr(value)
-    return value
+    if value is None:
+        return "n/a"
+    return repr(value) if isinstance(value, float) else value
 
 
 def _write_json(document: Any, path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.relevance.region_table import RegionTable
+from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionTable
 from ADAttributionLogic.report.overlay_display import OverlayDisplay, two_sided_colours
 from ADAttributionLogic.volume import Volume, resample
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BACKGROUND, TEXT, MUTED = "#101014", "#f2f2f2", "#a8a8b0"
+LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def write_figure(
     maps = [resample(row.heatmap, grid) for row in rows]
     slices = choose_slices([np.abs(m.array) for m in maps], brain.array)
     # Widths: four slices seen along the second or third axis, one along the first, the colour bar, the regions.
-    ratios = [*[grid.shape[0]] * 4, grid.shape[1], 0.06 * grid.shape[0]]
+    ratios = [*[grid.shape[0]] * 4, grid.shape[1], 0.3 * grid.shape[0]]
     if any(row.table is not None for row in rows):
         ratios.append(1.75 * grid.shape[0])
     width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.25
@@ -93,7 +94,7 @@ def write_figure(
         gridspec_kw={
             "width_ratios": ratios,
             "left": 1.4 / width,
-            "right": 1 - (0.19 if len(ratios) == 7 else 0.6) / width,
+            "right": 1 - 0.19 / width,
             "top": 1 - 0.75 / height,
             "bottom": 0.5 / height,
             "wspace": 0.04,
@@ -205,12 +206,26 @@ def _draw_slice(
 
 
 def _letters(cell: Axes, plane: str) -> None:
+    """Above the picture's corners: on it they would lie on a head that fills its slice."""
     left, right = ("P", "A") if plane == "sagittal" else ("R", "L")
-    for x, letter, side in ((0.02, left, "left"), (0.98, right, "right")):
-        cell.text(x, 0.5, letter, transform=cell.transAxes, color=MUTED, fontsize=9, ha=side, va="center")
+    for x, letter, side in ((0.0, left, "left"), (1.0, right, "right")):
+        cell.annotate(
+            letter,
+            (x, 1.0),
+            (0, 3),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=TEXT,
+            fontsize=9,
+            ha=side,
+            va="bottom",
+        )
 
 
-def _draw_colour_bar(cell: Axes, row: FigureRow) -> None:
+def _draw_colour_bar(beside: Axes, row: FigureRow) -> None:
+    beside.axis("off")
+    cell = beside.inset_axes((0.12, 0.04, 0.2, 0.82))
+    beside.text(0.0, 1.0, row.quantity, transform=beside.transAxes, color=MUTED, fontsize=8, va="top")
     signed = bool((row.heatmap.array < 0).any())
     table = two_sided_colours(row.display)
     colours = table if signed else table[len(table) // 2 :]
@@ -223,7 +238,6 @@ def _draw_colour_bar(cell: Axes, row: FigureRow) -> None:
     cell.set_facecolor("#2a2a30")
     cell.yaxis.tick_right()
     cell.tick_params(colors=MUTED, length=0, pad=4)
-    cell.set_title(row.quantity, color=MUTED, fontsize=8, pad=3)
 
 
 def _list_regions(cell: Axes, table: RegionTable, top: int) -> None:
@@ -241,4 +255,4 @@ def _list_regions(cell: Axes, table: RegionTable, top: int) -> None:
     for spine in bars.spines.values():
         spine.set_visible(False)
     bars.tick_params(length=0)
-    cell.text(1.0, 1.0, "regions by relevance per mm³", color=MUTED, fontsize=8, ha="right", transform=cell.transAxes)
+    cell.text(1.0, 1.0, LIST_HEAD, color=MUTED, fontsize=8, ha="right", transform=cell.transAxes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -157,28 +156,6 @@ def test_the_extensions_metadata() -> None:
         assert re.search(rf'set\(EXTENSION_{name} "[^"]+"\)', text), name
     assert 'set(EXTENSION_DEPENDS "PyTorch")' in text
     assert text.rstrip().endswith("include(${Slicer_EXTENSION_CPACK})")
-    for name in ("ICONURL", "SCREENSHOTURLS"):
-        (url,) = re.findall(rf'set\(EXTENSION_{name} "([^"]+)"\)', text)
-        path = url.split("/main/", 1)[1]
-        assert (ROOT / path).is_file(), path
-
-
-def test_the_index_entry_agrees_with_the_metadata() -> None:
-    entry = json.loads((ROOT / "ADAttribution" / "ADAttribution.json").read_text(encoding="utf-8"))
-    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    (depends,) = re.findall(r'set\(EXTENSION_DEPENDS "([^"]+)"\)', text)
-    (homepage,) = re.findall(r'set\(EXTENSION_HOMEPAGE "([^"]+)"\)', text)
-    assert entry["build_dependencies"] == depends.split() and entry["scm_url"] == f"{homepage}.git"
-    assert entry["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.2.json#")
-    assert set(entry) == {
-        "$schema",
-        "build_dependencies",
-        "build_subdirectory",
-        "category",
-        "scm_revision",
-        "scm_url",
-        "tier",
-    }
 
 
 def test_the_root_holds_no_python_file() -> None:

@@ -34,7 +34,6 @@ from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.loading import load_model, model_from_module
 from ADAttributionLogic.networks.packages import available_models, load_package, read_card, save_package
 from ADAttributionLogic.networks.state_dicts import identify, network_from_state_dict, read_state_dict, unwrap
-from ADAttributionLogic.networks.torchscript_file import is_torchscript, read_torchscript_network
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 
 SMALL = (78, 78, 78)
@@ -290,56 +289,6 @@ def test_tampered_exported_files_are_refused(exported: tuple[nn.Module, Tensor, 
         read_exported_network(target)
 
 
-@pytest.mark.parametrize(
-    "how", [torch.jit.script, lambda n: torch.jit.trace(n, torch.zeros(1, 1, 20, 20, 20))], ids=["script", "trace"]
-)
-@pytest.mark.filterwarnings("ignore")
-def test_torchscript_runs_without_its_layers(tmp_path: Path, how: object) -> None:
-    torch.manual_seed(0)
-    network, x = PublishedStyle(3).eval(), torch.randn(1, 1, 20, 20, 20)
-    path = tmp_path / "net.pt"
-    how(network).save(str(path))
-    assert is_torchscript(path)
-    torch.testing.assert_close(read_torchscript_network(path)(x), network(x))
-    model = load_model(path, shape=(20, 20, 20))
-    assert model.network.graph is None and "TorchScript" in model.network.why_opaque
-    with pytest.raises(NetworkError, match="Give the shape"):
-        load_model(path)
-    with pytest.raises(GridMismatchError, match="cannot take an image of 1×30×20×20"):
-        load_model(path, shape=(30, 20, 20))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_torchscript_that_could_do_more_than_compute_is_refused(tmp_path: Path) -> None:
-    class ReadsFiles(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x + torch.from_file("/etc/hostname", False, 4, dtype=torch.float32).sum()
-
-    class RunsWhileLoading(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.training = False
-
-        @torch.jit.export
-        def __getstate__(self) -> tuple[Tensor, bool]:
-            return torch.zeros(1), self.training
-
-        @torch.jit.export
-        def __setstate__(self, state: tuple[Tensor, bool]) -> None:
-            self.training = state[1]
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x
-
-    path = tmp_path / "net.pt"
-    torch.jit.script(ReadsFiles()).save(str(path))
-    with pytest.raises(UnsupportedOperationError, match=r"torch\.from_file"):
-        read_torchscript_network(path)
-    torch.jit.script(RunsWhileLoading()).save(str(path))
-    with pytest.raises(UnsafeFileError, match="would run while loading"):
-        read_torchscript_network(path)
-
-
 # ----------------------------------------------------------------------------------------------------------- packages
 
 
@@ -445,24 +394,18 @@ def test_an_invalid_card_leaves_no_package_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["pt2", "torchscript"])
 @pytest.mark.filterwarnings("ignore")
-def test_packages_of_network_files(tmp_path: Path, kind: str) -> None:
+def test_packages_of_network_files(tmp_path: Path) -> None:
     from ADAttributionLogic.networks.packages import file_sha256
 
-    network = PublishedStyle(3).eval()
     folder = tmp_path / "p"
     folder.mkdir()
-    path = folder / ("net.pt2" if kind == "pt2" else "net.ts")
-    if kind == "pt2":
-        export(network, torch.zeros(1, 1, 20, 20, 20), path)
-    else:
-        torch.jit.script(network).save(str(path))
+    path = folder / "net.pt2"
+    export(PublishedStyle(3).eval(), torch.zeros(1, 1, 20, 20, 20), path)
     weights = {"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
     grid = {"shape": [20, 20, 20], "affine": None, "space": "none"}
-    (folder / "model.json").write_text(json.dumps(card(network={"format": kind}, weights=weights, grid=grid)))
-    model = load_package(folder)
-    assert (model.network.graph is not None) == (kind == "pt2")
+    (folder / "model.json").write_text(json.dumps(card(network={"format": "pt2"}, weights=weights, grid=grid)))
+    assert load_package(folder).network.graph is not None
 
 
 def test_voxelwise_normalisation_comes_with_its_hash(tmp_path: Path) -> None:

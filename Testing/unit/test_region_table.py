@@ -71,13 +71,36 @@ def test_ranks_and_asymmetry() -> None:
     labels[0], labels[1], labels[2] = 1, 2, 7
     heat = np.zeros((4, 3, 3), np.float32)
     heat[0], heat[1], heat[2] = 3, 1, -5
-    table = region_table(Volume(heat, np.eye(4)), build_atlas("a", Volume(labels, np.eye(4)), NAMES))
+    affine = np.diag([3.0, 3, 3, 1])  # regions of 243 mm³
+    table = region_table(Volume(heat, affine), build_atlas("a", Volume(labels, affine), NAMES))
     rows = {row["name"]: row for row in table.rows()}
     assert [rows[n]["rank"] for n in ("Hippocampus_L", "Hippocampus_R", "Vermis", OUTSIDE_NAME)] == [1, 2, 3, 0]
     assert rows["Hippocampus_L"]["asymmetry"] == rows["Hippocampus_R"]["asymmetry"] == pytest.approx((27 - 9) / 36)
     assert np.isnan(rows["Vermis"]["asymmetry"])
     assert rows["Vermis"]["peak"] == -5
     assert [row["name"] for row in table.ranked()] == ["Hippocampus_L", "Hippocampus_R", "Vermis"]
+
+
+@pytest.mark.parametrize(("voxel_mm", "is_ranked"), [(1.0, True), (0.999, False)])
+def test_a_region_below_100_mm3_is_listed_but_not_ranked(tmp_path: Path, voxel_mm: float, is_ranked: bool) -> None:
+    """One of exactly 100 mm³ still is; a smaller one keeps its row, its numbers and its place in the sums."""
+    labels = np.zeros((10, 10, 4), np.int32)
+    labels[..., 0], labels[..., 1], labels[..., 2], labels[0, 0, 3] = 1, 2, 2, 7  # 100, 200 and 1 voxels
+    heat = np.where(labels == 7, 50, np.where(labels == 1, 2, 1)).astype(np.float32)
+    affine = np.diag([voxel_mm, 1, 1, 1.0])
+    table = region_table(Volume(heat, affine), build_atlas("a", Volume(labels, affine), NAMES))
+    by_name = {row["name"]: row for row in table.rows()}
+    small = by_name["Vermis"]
+    assert (small["rank"], small["density_rank"], small["sum"], small["voxels"]) == (0, 0, 50, 1)
+    assert small["share"] == pytest.approx(50 / 450) and small["density"] == pytest.approx(50 / voxel_mm)
+    assert [row["name"] for row in table.ranked("density_rank")] == ["Hippocampus_L", "Hippocampus_R"][not is_ranked :]
+    assert table.ranked("density_rank")[0]["density_rank"] == 1, "ranks count what is ranked"
+    with open(write_region_table(table, tmp_path / "t.csv"), newline="", encoding="utf-8") as file:
+        assert {row["name"]: row["density_rank"] for row in csv.DictReader(file)}["Vermis"] == "n/a"
+    rows = json.loads(write_region_table(table, tmp_path / "t.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["rank"] for row in rows if row["name"] in ("Vermis", OUTSIDE_NAME)] == [None, None]
+    described = json.loads((tmp_path / "t.units.json").read_text(encoding="utf-8"))["columns"]
+    assert "below 100 mm³" in described["density_rank"]["description"]
 
 
 def test_a_map_of_zeros_has_no_shares_and_no_nonsense() -> None:
