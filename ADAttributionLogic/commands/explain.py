@@ -95,7 +95,7 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images, where weights fit several")
     bare.add_argument("--normalisation", choices=("none", "min-max", "z-score"), help="of the intensities")
     bare.add_argument(
-        "--gives-probabilities", action="store_true", help="a .pt2 network returns probabilities, not logits"
+        "--outputs", choices=("logits", "probabilities"), help="what a .pt2 network returns, where it cannot be seen"
     )
     if with_method_options:
         _add_method_options(command)
@@ -234,7 +234,7 @@ def _load_model(options: argparse.Namespace) -> Model:
         shape = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
     normalisation = Normalisation(options.normalisation) if options.normalisation else None
     return load_model(
-        options.model, shape=shape, normalisation=normalisation, gives_probabilities=options.gives_probabilities
+        options.model, shape=shape, normalisation=normalisation, outputs=options.outputs
     )
 
 

@@ -1,7 +1,8 @@
 """Which ATen operation becomes which operation of the LayerGraph.
 
 Each converter takes the call's arguments and returns an operation, several in a row, or None where the call changes
-nothing (dropout in evaluation mode, a copy). What a converter does not understand is an error that names the operation and its place.
+nothing (dropout in evaluation mode, a copy). What a converter does not understand is an error that names the operation
+and its place.
 """
 
 from __future__ import annotations

@@ -97,9 +97,12 @@ def _range(a: Arguments, axis: int, chosen: range) -> Conversion:
 def _select(a: Arguments) -> Conversion:
     axis = a.axis(a["dim"], "It chooses images")
     place = int(a["index"]) % a["self"][axis]
-    kept = tuple(1 if i == axis else n for i, n in enumerate(a["self"]))[1:]
     shape = a.output_shape[1:]
-    return ((Take(axis, torch.tensor([place])), kept), (ops.Reshape(shape), shape))
+    reshape: Steps = ((ops.Reshape(shape), shape),)
+    if a["self"][axis] == 1:
+        return reshape
+    kept = tuple(1 if i == axis else n for i, n in enumerate(a["self"]))[1:]
+    return ((Take(axis, torch.tensor([place])), kept), *reshape)
 
 
 def split_part(a: Arguments, number: int) -> Conversion:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.chains import Block, split_into_blocks
 from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph
-from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.operations import Add, AveragePool, Convolution, Dense, MaxPool, Operation, Reshape
 from ADAttributionLogic.graph.reach import Places, Reach, point, reach_of
 

@@ -24,11 +24,12 @@ from ADAttributionLogic.errors import GridMismatchError, NetworkError, Unsupport
 from ADAttributionLogic.graph.arguments import Arguments, Conversion
 from ADAttributionLogic.graph.aten import CONVERTERS
 from ADAttributionLogic.graph.aten_shapes import SPLITS, split_part
-from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph, strip_head
+from ADAttributionLogic.graph.heads import strip_head
+from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph, Outputs
 from ADAttributionLogic.graph.operations import Input, MaxPool, Reshape
 
 
-def trace(network: nn.Module, input_shape: Sequence[int]) -> LayerGraph:
+def trace(network: nn.Module, input_shape: Sequence[int], outputs: Outputs | None = None) -> LayerGraph:
     """Trace a network for images of one shape.
 
     Parameters
@@ -38,6 +39,8 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> LayerGraph:
         traced is its behaviour in evaluation mode.
     input_shape : sequence of int
         Channels and spatial size, e.g. (1, 193, 229, 193).
+    outputs : {"logits", "probabilities"}, optional
+        What it returns, where that cannot be seen.
 
     Returns
     -------
@@ -66,16 +69,18 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> LayerGraph:
             program = torch.export.export(shell, (example,), strict=False)
         except Exception as cause:  # torch.export passes on whatever the network raises
             raise _tracing_error(cause, input_shape) from cause
-    return from_exported_program(program)
+    return from_exported_program(program, outputs)
 
 
 def shell_copy(network: nn.Module) -> nn.Module:
     """Copy a module's containers; parameters and buffers are shared, so that this costs no memory."""
     tensors = [*network.parameters(), *network.buffers()]
+    for module in network.modules():  # computed weights (weight_norm) and tensors that were not registered
+        tensors += [value for value in vars(module).values() if isinstance(value, Tensor)]
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
 
-def from_exported_program(program: Any) -> LayerGraph:
+def from_exported_program(program: Any, outputs: Outputs | None = None) -> LayerGraph:
     """Convert an exported program (``torch.export``) into a LayerGraph.
 
     Raises
@@ -90,7 +95,11 @@ def from_exported_program(program: Any) -> LayerGraph:
             raise NetworkError(
                 f"The exported network cannot be brought to core operations: {_first_line(cause)}"
             ) from cause
-    return strip_head(_Conversion(program).layers())
+    return strip_head(_Conversion(program).layers(), outputs)
+
+
+#: Calls whose results depend on the shape of what they take, not on its values.
+_OF_SHAPE = frozenset({"aten.zeros_like", "aten.ones_like", "aten.full_like"})
 
 
 def _decompositions() -> Any:
@@ -115,9 +124,11 @@ class _Conversion:
     def layers(self) -> tuple[Layer, ...]:
         image = self._bind_placeholders()
         output = None
+        calls = {n: None for n in self.program.graph.nodes if n.op == "call_function" and not _is_check(n)}
+        for node in calls:
+            _refuse_random(node)
         for node in self.program.graph.nodes:
-            if node.op == "call_function" and not _is_check(node):
-                _refuse_random(node)
+            if node in calls:
                 self._convert(node)
             elif node.op == "output":
                 output = self._single_output(node)
@@ -160,6 +171,11 @@ class _Conversion:
 
     def _convert(self, node: Any) -> None:
         sources = [n for n in node.all_input_nodes if n in self.layer_of]
+        if _operation_name(node) in _OF_SHAPE:
+            self.constants[node] = torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype)
+            if _operation_name(node) != "aten.zeros_like":
+                self.constants[node].fill_(1 if _operation_name(node) == "aten.ones_like" else node.args[1])
+            return
         if not sources:
             self.constants[node] = self._evaluate(node)
             return
@@ -261,7 +277,9 @@ def _restore_1d_pools(layers: Sequence[Layer]) -> list[Layer]:
         before = layers[layer.inputs[0]] if layer.inputs else layer
         if not isinstance(pool, MaxPool) or len(layer.shape) != 3 or layer.shape[1] != 1 or pool.kernel[0] != 1:
             continue
-        taken_out = {layers[i].shape if isinstance(layers[i].operation, Reshape) else () for i in consumers.get(index, [])}
+        taken_out = {
+            layers[i].shape if isinstance(layers[i].operation, Reshape) else () for i in consumers.get(index, [])
+        }
         if (
             isinstance(before.operation, Reshape)
             and before.shape == (before.shape[0], 1, before.shape[-1])

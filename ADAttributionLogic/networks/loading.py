@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.graph.layer_graph import Outputs
 from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, Shape
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.network import Network, explainable
@@ -41,7 +42,7 @@ def load_model(
     shape: Shape | None = None,
     normalisation: Normalisation | None = None,
     classes: Sequence[str] | None = None,
-    gives_probabilities: bool = False,
+    outputs: Outputs | None = None,
 ) -> Model:
     """Load a model.
 
@@ -56,7 +57,7 @@ def load_model(
         For bare files, which do not know it. Min-max for Böhle et al.'s network by default, none for others.
     classes : sequence of str, optional
         For bare files.
-    gives_probabilities : bool
+    outputs : {"logits", "probabilities"}, optional
         For bare ``.pt2`` files: what they return, where it cannot be seen.
 
     Raises
@@ -80,7 +81,7 @@ def load_model(
         )
     refuse_torchscript(path)
     if suffix == ".pt2":
-        return _from_pt2(path, shape, normalisation, classes, gives_probabilities)
+        return _from_pt2(path, shape, normalisation, classes, outputs)
     return _from_state_dict(path, suffix, shape, normalisation, classes)
 
 
@@ -94,6 +95,7 @@ def model_from_module(
     positive_class: int = 1,
     name: str = "",
     allow_opaque: bool = False,
+    outputs: Outputs | None = None,
 ) -> Model:
     """Make a model of a network that was constructed in code.
 
@@ -108,9 +110,11 @@ def model_from_module(
         What is known about it.
     allow_opaque : bool
         Accept operations without a rule; then only gradients and occlusion explain it.
+    outputs : {"logits", "probabilities"}, optional
+        What it returns, where that cannot be seen.
     """
     name = name or type(network).__name__
-    traced = explainable(network, (1, *shape), allow_opaque=allow_opaque, name=name)
+    traced = explainable(network, (1, *shape), allow_opaque=allow_opaque, name=name, outputs=outputs)
     return _bare(name, traced, shape, grid, normalisation, classes, "", {"source": "passed in code"}, positive_class)
 
 
@@ -119,7 +123,7 @@ def _from_pt2(
     shape: Shape | None,
     normalisation: Normalisation | None,
     classes: Sequence[str] | None,
-    gives_probabilities: bool,
+    outputs: Outputs | None,
 ) -> Model:
     from ADAttributionLogic.networks.exported_file import read_exported_network
 
@@ -129,7 +133,7 @@ def _from_pt2(
     own = (exported[1], exported[2], exported[3])
     if shape is not None and shape != own:
         raise NetworkError(f"{path.name} was exported for {own} voxels, not for {shape}.")
-    network = network_from_pt2(path, own, gives_probabilities, path.stem)
+    network = network_from_pt2(path, own, outputs, path.stem)
     return _bare(
         path.stem, network, own, _space_of(own), normalisation, classes, file_sha256(path), {"file": str(path)}
     )
@@ -142,7 +146,7 @@ def _from_state_dict(
     module, known, fitted = network_from_state_dict(state, shape)
     if normalisation is None:
         normalisation = Normalisation("min-max" if known.name == "boehle2019" else "none")
-    network = explainable(module, (1, *fitted), name=known.name)
+    network = explainable(module, (1, *fitted), name=known.name, outputs="logits", is_ours=True)
     card = {"file": str(path), "architecture": known.name, "title": known.title}
     return _bare(known.name, network, fitted, _space_of(fitted), normalisation, classes, file_sha256(path), card)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
-from ADAttributionLogic.graph.layer_graph import Head, LayerGraph, fold_batch_norm
+from ADAttributionLogic.graph.layer_graph import Head, LayerGraph, Outputs, fold_batch_norm
 from ADAttributionLogic.graph.tracing import shell_copy, trace
 
 
@@ -27,10 +27,15 @@ class Network:
         Its layers as traced, batch normalisation not folded; None when it could not be decomposed.
     module : nn.Module or None
         Without a graph: a batch of images to logits, differentiable, in evaluation mode.
+    original : nn.Module or None
+        The network itself, in evaluation mode, whose answer is compared with ours
+        (:mod:`~ADAttributionLogic.networks.faithfulness`); None for networks of our own making.
     why_opaque : str
         Without a graph: the reason.
     class_count : int
     name : str
+    outputs : {"logits", "probabilities"} or None
+        What the user said that it returns.
     """
 
     input_shape: tuple[int, ...]
@@ -40,6 +45,8 @@ class Network:
     module: nn.Module | None = field(default=None, repr=False)
     why_opaque: str = ""
     name: str = "network"
+    original: nn.Module | None = field(default=None, repr=False)
+    outputs: Outputs | None = None
 
     @property
     def folded(self) -> LayerGraph:
@@ -70,7 +77,13 @@ class Network:
 
 
 def explainable(
-    network: nn.Module, input_shape: Sequence[int], *, allow_opaque: bool = False, name: str = ""
+    network: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    allow_opaque: bool = False,
+    name: str = "",
+    outputs: Outputs | None = None,
+    is_ours: bool = False,
 ) -> Network:
     """Make any PyTorch module explainable.
 
@@ -82,8 +95,12 @@ def explainable(
     input_shape : sequence of int
         Channels and spatial size; 1D, 2D or 3D.
     allow_opaque : bool
-        Accept operations without a rule: then only gradient methods and occlusion work, and logits are assumed.
+        Accept operations without a rule: then only gradient methods and occlusion work.
     name : str
+    outputs : {"logits", "probabilities"}, optional
+        What it returns, where that cannot be seen.
+    is_ours : bool
+        Whether it is an architecture of this package, whose layers are compared with it in the tests, not in each use.
 
     Raises
     ------
@@ -91,18 +108,14 @@ def explainable(
     """
     name = name or type(network).__name__
     try:
-        graph = trace(network, input_shape)
+        graph = trace(network, input_shape, outputs)
     except UnsupportedOperationError as cause:
         if not allow_opaque:
             raise
-        return opaque(network, input_shape, str(cause), name=name)
-    return from_graph(graph, name)
-
-
-def from_graph(graph: LayerGraph, name: str) -> Network:
-    """Make a network of traced layers."""
-    outputs = graph.layers[-1].shape[0]
-    return Network(graph.input_shape, graph.head, max(outputs, 2), graph, name=name)
+        return opaque(network, input_shape, str(cause), outputs=outputs, name=name)
+    original = None if is_ours else shell_copy(network).eval()
+    count = max(graph.layers[-1].shape[0], 2)
+    return Network(graph.input_shape, graph.head, count, graph, name=name, original=original, outputs=outputs)
 
 
 class LogitsOf(nn.Module):
@@ -130,7 +143,7 @@ class LogitsOf(nn.Module):
 
 
 def opaque(
-    module: nn.Module, input_shape: Sequence[int], why: str, *, gives_probabilities: bool = False, name: str = "network"
+    module: nn.Module, input_shape: Sequence[int], why: str, *, outputs: Outputs | None = None, name: str = "network"
 ) -> Network:
     """Make a network of which only the outputs are known.
 
@@ -141,8 +154,9 @@ def opaque(
     input_shape : sequence of int
     why : str
         Why its layers are not known.
-    gives_probabilities : bool
-        Whether the scores are probabilities.
+    outputs : {"logits", "probabilities"}, optional
+        What the scores are. Without a word, several are taken for logits, unless an image shows otherwise; a single
+        one is refused.
 
     Raises
     ------
@@ -150,9 +164,10 @@ def opaque(
     """
     shell = shell_copy(module).eval()
     shape = "×".join(map(str, input_shape))
+    like = next((t for t in (*shell.parameters(), *shell.buffers()) if t.is_floating_point()), torch.zeros(()))
     try:
         with torch.no_grad():
-            scores = shell(torch.zeros(1, *input_shape))
+            scores = shell(torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device))
     except RuntimeError as cause:
         raise GridMismatchError(
             f"{name} cannot take an image of {shape} (channels×voxels): {str(cause).splitlines()[-1]}"
@@ -160,6 +175,12 @@ def opaque(
     if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[0] != 1:
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise NetworkError(f"{name} must return class scores (N, K), but returns {found} for one image.")
-    outputs = scores.shape[1]
-    head: Head = "sigmoid" if outputs == 1 else "softmax"
-    return Network(tuple(input_shape), head, max(outputs, 2), None, LogitsOf(shell, gives_probabilities), why, name)
+    count = scores.shape[1]
+    if count == 1 and outputs is None:
+        raise NetworkError(
+            f"{name} returns a single number, whose meaning cannot be seen because its layers are not known ({why}). "
+            "Say what it returns: outputs='logits' or 'probabilities' (--outputs on the command line)."
+        )
+    head: Head = "sigmoid" if count == 1 else "softmax"
+    logits = LogitsOf(shell, outputs == "probabilities")
+    return Network(tuple(input_shape), head, max(count, 2), None, logits, why, name, shell, outputs)

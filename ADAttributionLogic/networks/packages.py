@@ -17,6 +17,7 @@ from torch import nn
 
 from ADAttributionLogic.errors import NetworkError, OutputError, UnsupportedOperationError
 from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.graph.layer_graph import Outputs
 from ADAttributionLogic.networks.architectures import architecture, build_network
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
@@ -164,9 +165,10 @@ def _network(card: Mapping[str, Any], weights: Path, shape: tuple[int, int, int]
     kind = card["network"]
     network: Network
     if "architecture" in kind:
-        network = explainable(_known_network(kind["architecture"], weights, shape), (1, *shape), name=card["name"])
+        module = _known_network(kind["architecture"], weights, shape)
+        network = explainable(module, (1, *shape), name=card["name"], outputs="logits", is_ours=True)
     else:
-        network = network_from_pt2(weights, shape, kind.get("output", "logits") == "probabilities", card["name"])
+        network = network_from_pt2(weights, shape, kind.get("output"), card["name"])
     if network.class_count != len(card["classes"]):
         names = ", ".join(card["classes"])
         raise NetworkError(
@@ -195,7 +197,7 @@ def _known_network(name: str, weights: Path, shape: tuple[int, int, int]) -> nn.
     return network.eval()
 
 
-def network_from_pt2(path: Path, shape: tuple[int, ...], gives_probabilities: bool, name: str) -> Network:
+def network_from_pt2(path: Path, shape: tuple[int, ...], outputs: Outputs | None, name: str) -> Network:
     """Make a network of an exported file: with its layers if they are all known, else by its outputs only.
 
     Raises
@@ -205,9 +207,9 @@ def network_from_pt2(path: Path, shape: tuple[int, ...], gives_probabilities: bo
     refuse_torchscript(path)
     module = read_exported_network(path)
     try:
-        return explainable(module, (1, *shape), name=name)
+        return explainable(module, (1, *shape), name=name, outputs=outputs)
     except UnsupportedOperationError as cause:
-        return opaque(module, (1, *shape), str(cause), gives_probabilities=gives_probabilities, name=name)
+        return opaque(module, (1, *shape), str(cause), outputs=outputs, name=name)
 
 
 def _normalisation(folder: Path, entry: Mapping[str, Any]) -> Normalisation:
