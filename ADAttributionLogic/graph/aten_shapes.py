@@ -163,6 +163,19 @@ def _expand(a: Arguments) -> Conversion:
     return steps or None
 
 
+def _nearest(a: Arguments) -> Conversion:
+    """Nearest-neighbour upsampling: which element each is a copy of, along each axis, as PyTorch finds it."""
+    shape = tuple(a.values["input" if "input" in a.values else "self"])
+    factors = a.values.get("scale_factors") or [a.values.get(f"scales_{axis}") for axis in "dhw"[5 - len(shape) :]]
+    steps: Steps = ()
+    for axis, (size, factor) in enumerate(zip(a.output_shape[2:], factors, strict=False), start=2):
+        places = torch.arange(shape[axis], dtype=torch.float64)[None, None]
+        index = torch.ops.aten.upsample_nearest1d(places, [size], factor)[0, 0].long()
+        shape = (*shape[:axis], size, *shape[axis + 1 :])
+        steps = (*steps, (Take(axis, index), shape[1:]))
+    return steps
+
+
 def _repeat(a: Arguments) -> Conversion:
     given, repeats = tuple(a["self"]), [int(n) for n in a["repeats"]]
     if len(repeats) != len(given) or repeats[0] != 1:
@@ -195,4 +208,5 @@ SHAPE_CONVERTERS: Mapping[str, Converter] = {
     "aten.flip": _flip,
     "aten.expand": _expand,
     "aten.repeat": _repeat,
+    **{f"aten.upsample_nearest{d}d.vec": _nearest for d in (1, 2, 3)},
 }

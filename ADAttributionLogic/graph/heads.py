@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.arithmetic import Product
-from ADAttributionLogic.graph.layer_graph import Head, Layer, LayerGraph, Outputs
+from ADAttributionLogic.graph.layer_graph import Head, Layer, LayerGraph
 from ADAttributionLogic.graph.operations import (
     Activation,
     Affine,
@@ -33,7 +33,7 @@ from ADAttributionLogic.graph.operations import (
     Tanh,
 )
 
-_SAY_WHICH = "say what the network returns (outputs='logits' or 'probabilities'; --outputs on the command line)"
+_SAY_SO = "say so (gives_probabilities=True; --gives-probabilities on the command line)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +53,21 @@ class Logarithm(Activation):
         return torch.exp(-values)
 
 
-def strip_head(layers: Sequence[Layer], outputs: Outputs | None = None) -> LayerGraph:
+def strip_head(layers: Sequence[Layer], output: Head | None = None, gives_probabilities: bool = False) -> LayerGraph:
     """Separate the final softmax or sigmoid, if the network has one, from the layers that give the logits.
 
     Parameters
     ----------
     layers : sequence of Layer
-    outputs : {"logits", "probabilities"} or None
-        What the user says that the network returns; None: what can be seen.
+    output : {"softmax", "sigmoid", "score"}, optional
+        What the user says that the outputs are.
+    gives_probabilities : bool
+        Whether the user says that they are probabilities.
 
     Raises
     ------
     NetworkError
-        Its scores are not one row, or neither logits nor probabilities, or it cannot be seen which.
+        Its scores are not one row, or are made of probabilities and thus no logits.
     """
     layers = _as_row(list(layers))
     count = layers[-1].shape[0]
@@ -78,20 +80,15 @@ def strip_head(layers: Sequence[Layer], outputs: Outputs | None = None) -> Layer
                 "are undefined."
             )
         return graph
-    bounded = _bounded_function(layers)
-    if outputs == "probabilities":
-        head: Head = "sigmoid" if count == 1 else "softmax"
+    head: Head = "sigmoid" if count == 1 else "softmax"
+    if gives_probabilities:
         last = layers[-1]
         logits = Layer("logarithm", Logarithm(count == 1), (len(layers) - 1,), last.shape, "the declared output")
         return LayerGraph((*layers, logits), head, "probabilities")
-    if bounded is not None:
+    bounded = _bounded_function(layers)
+    if bounded is not None and output != "score":
         raise NetworkError(_neither(bounded, count))
-    if count == 1 and outputs is None:
-        raise NetworkError(
-            "The network returns a single number without a sigmoid: the logit of a class, a probability, or a score "
-            f"such as an age? That cannot be seen; {_SAY_WHICH}."
-        )
-    return LayerGraph(tuple(layers), "sigmoid" if count == 1 else "softmax", "logits")
+    return LayerGraph(tuple(layers), head, "logits")
 
 
 def _neither(bounded: Layer, count: int) -> str:
@@ -104,7 +101,7 @@ def _neither(bounded: Layer, count: int) -> str:
     return (
         f"The network's scores are made of the results of {bounded} by operations after it, so that they are no "
         "logits. Let it return the logits, or end with that function; or, if the scores are probabilities, "
-        f"{_SAY_WHICH}."
+        f"{_SAY_SO}."
     )
 
 

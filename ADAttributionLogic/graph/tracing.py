@@ -25,11 +25,13 @@ from ADAttributionLogic.graph.arguments import Arguments, Conversion
 from ADAttributionLogic.graph.aten import CONVERTERS
 from ADAttributionLogic.graph.aten_shapes import SPLITS, split_part
 from ADAttributionLogic.graph.heads import strip_head
-from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph, Outputs
+from ADAttributionLogic.graph.layer_graph import Head, Layer, LayerGraph
 from ADAttributionLogic.graph.operations import Input, MaxPool, Reshape
 
 
-def trace(network: nn.Module, input_shape: Sequence[int], outputs: Outputs | None = None) -> LayerGraph:
+def trace(
+    network: nn.Module, input_shape: Sequence[int], output: Head | None = None, gives_probabilities: bool = False
+) -> LayerGraph:
     """Trace a network for images of one shape.
 
     Parameters
@@ -39,8 +41,10 @@ def trace(network: nn.Module, input_shape: Sequence[int], outputs: Outputs | Non
         traced is its behaviour in evaluation mode.
     input_shape : sequence of int
         Channels and spatial size, e.g. (1, 193, 229, 193).
-    outputs : {"logits", "probabilities"}, optional
-        What it returns, where that cannot be seen.
+    output : {"softmax", "sigmoid", "score"}, optional
+        What its outputs are, where that cannot be seen.
+    gives_probabilities : bool
+        Whether they are probabilities, where that cannot be seen.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def trace(network: nn.Module, input_shape: Sequence[int], outputs: Outputs | Non
             program = torch.export.export(shell, (example,), strict=False)
         except Exception as cause:  # torch.export passes on whatever the network raises
             raise _tracing_error(cause, input_shape) from cause
-    return from_exported_program(program, outputs)
+    return from_exported_program(program, output, gives_probabilities)
 
 
 def shell_copy(network: nn.Module) -> nn.Module:
@@ -80,7 +84,7 @@ def shell_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
 
-def from_exported_program(program: Any, outputs: Outputs | None = None) -> LayerGraph:
+def from_exported_program(program: Any, output: Head | None = None, gives_probabilities: bool = False) -> LayerGraph:
     """Convert an exported program (``torch.export``) into a LayerGraph.
 
     Raises
@@ -95,7 +99,7 @@ def from_exported_program(program: Any, outputs: Outputs | None = None) -> Layer
             raise NetworkError(
                 f"The exported network cannot be brought to core operations: {_first_line(cause)}"
             ) from cause
-    return strip_head(_Conversion(program).layers(), outputs)
+    return strip_head(_Conversion(program).layers(), output, gives_probabilities)
 
 
 #: Calls whose results depend on the shape of what they take, not on its values.
@@ -106,7 +110,7 @@ def _decompositions() -> Any:
     """What is taken apart into core operations: all that PyTorch can, but for activations that have a rule."""
     table = torch.export.default_decompositions()
     aten = torch.ops.aten
-    for whole in (aten.silu, aten.hardswish, aten.hardsigmoid, aten.mish, aten.softplus, aten.prelu):
+    for whole in (aten.silu, aten.hardswish, aten.hardsigmoid, aten.mish, aten.softplus, aten.prelu, aten.celu):
         table.pop(whole.default, None)
     return table
 

@@ -76,38 +76,38 @@ def _scores(module: nn.Module, image: Tensor) -> Tensor:
 def _require_kind(network: Network, scores: Tensor) -> None:
     count = scores.shape[1]
     total, low, high = float(scores.sum()), float(scores.min()), float(scores.max())
-    returns = "logits" if network.graph is None else network.graph.returns
     sums_to_1 = low >= 0 and high <= 1 and (count == 1 or abs(total - 1) < 1e-4)
-    if network.outputs == "probabilities" and returns != "log-probabilities":
-        if not sums_to_1:
-            raise NetworkError(
-                f"{network.name} is said to return probabilities, but returns {_listed(scores)}, which are not between "
-                f"0 and 1 with the sum 1 (sum {total:.4g})."
-            )
-    elif returns == "logits" and network.outputs is None and count > 1 and sums_to_1:
+    returns = _returns(network)
+    if returns == "probabilities" and not sums_to_1:
+        raise NetworkError(
+            f"{network.name} is said to return probabilities, but returns {_listed(scores)}, which are not between 0 "
+            f"and 1 with the sum 1 (sum {total:.4g})."
+        )
+    if returns == "logits" and count > 1 and sums_to_1:
         raise NetworkError(
             f"The outputs of {network.name} ({_listed(scores)}) lie between 0 and 1 and sum to 1: they look like "
             "probabilities, but no softmax or sigmoid was found at its end, so that they would be taken for logits. "
-            "Say what it returns: outputs='probabilities' or 'logits' (--outputs on the command line)."
+            "Say so (gives_probabilities=True; --gives-probabilities on the command line), or let it return the logits."
         )
 
 
+def _returns(network: Network) -> str:
+    if network.graph is not None:
+        return network.graph.returns
+    return "probabilities" if network.gives_probabilities else "logits"
+
+
 def _require_equal(network: Network, scores: Tensor, logits: Tensor) -> None:
-    logits = logits.to(torch.float64)
-    ours = class_probabilities(logits, network.head)
-    returns = "logits" if network.graph is None else network.graph.returns
-    if network.outputs == "probabilities" and returns == "logits":
-        returns = "probabilities"
-    if returns == "log-probabilities":
-        theirs = scores.exp()
-    elif returns == "probabilities":
-        theirs = torch.cat([1 - scores, scores], 1) if scores.shape[1] == 1 else scores
-    else:
-        theirs = class_probabilities(scores, network.head)
+    logits, returns = logits.to(torch.float64), _returns(network)
+    if returns == "logits":
         size = max(1.0, float(scores.abs().max()))
-        difference = float((scores - logits).abs().max())
-        if difference > TOLERANCE * size:
+        if float((scores - logits).abs().max()) > TOLERANCE * size:
             raise NetworkError(_differs(network, scores, logits, "outputs"))
+        return
+    ours = class_probabilities(logits, network.head)
+    theirs = scores.exp() if returns == "log-probabilities" else scores
+    if theirs.shape[1] == 1:
+        theirs = torch.cat([1 - theirs, theirs], 1)
     if float((theirs - ours).abs().max()) > TOLERANCE:
         raise NetworkError(_differs(network, theirs, ours, "probabilities"))
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.graph.layer_graph import Outputs
 from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, Shape
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.network import Network, explainable
+from ADAttributionLogic.networks.output import Output, OutputKind
 from ADAttributionLogic.networks.packages import (
     MODEL_FILE,
     Model,
@@ -27,6 +27,8 @@ from ADAttributionLogic.networks.packages import (
 from ADAttributionLogic.networks.state_dicts import network_from_state_dict, read_state_dict, unwrap
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.scan_files import file_suffix
+from ADAttributionLogic.store.places import installed_packages
+from ADAttributionLogic.store.registry import read_registry
 
 #: ICBM152 2009c nonlinear asymmetric at 1 mm, the space of the publications.
 ICBM152_GRID = Grid(
@@ -42,38 +44,43 @@ def load_model(
     shape: Shape | None = None,
     normalisation: Normalisation | None = None,
     classes: Sequence[str] | None = None,
-    outputs: Outputs | None = None,
+    gives_probabilities: bool = False,
+    output: Output | OutputKind | None = None,
 ) -> Model:
     """Load a model.
 
     Parameters
     ----------
     name : str or path-like
-        Name of a shipped package, a package folder, a state dict of a published network (``.pt``, ``.pth``,
-        ``.safetensors``) or an exported network (``.pt2``). TorchScript is refused, with advice.
+        Name of a shipped or installed package, a package folder, a state dict of a published network (``.pt``,
+        ``.pth``, ``.safetensors``) or an exported network (``.pt2``). TorchScript is refused, with advice.
     shape : tuple of int, optional
         For bare files: voxels of the images. State dicts and ``.pt2`` files know it.
     normalisation : Normalisation, optional
         For bare files, which do not know it. Min-max for Böhle et al.'s network by default, none for others.
     classes : sequence of str, optional
         For bare files.
-    outputs : {"logits", "probabilities"}, optional
+    gives_probabilities : bool
         For bare ``.pt2`` files: what they return, where it cannot be seen.
+    output : Output or {"softmax", "sigmoid", "score"}, optional
+        For bare files: what their outputs are. A single output that is neither of a published network nor the
+        network's own sigmoid must be declared.
 
     Raises
     ------
     UnknownNameError, NetworkError and its kinds
     """
-    shipped = {folder.name: folder for folder in available_models()}
+    known = {folder.name: folder for folder in (*installed_packages(), *available_models())}
     path = Path(name)
-    if str(name) in shipped and not path.exists():
-        return load_package(shipped[str(name)])
+    if str(name) in known and not path.exists():
+        return load_package(known[str(name)])
     if path.is_dir():
         return load_package(path)
     if path.name == MODEL_FILE and path.is_file():
         return load_package(path.parent)
     if not path.is_file():
-        raise UnknownNameError("model (or package folder, or file of weights)", str(name), shipped)
+        _say_that_it_can_be_installed(str(name))
+        raise UnknownNameError("model (or package folder, or file of weights)", str(name), known)
     suffix = file_suffix(path, _FILE_SUFFIXES)
     if not suffix:
         raise NetworkError(
@@ -81,8 +88,13 @@ def load_model(
         )
     refuse_torchscript(path)
     if suffix == ".pt2":
-        return _from_pt2(path, shape, normalisation, classes, outputs)
-    return _from_state_dict(path, suffix, shape, normalisation, classes)
+        return _from_pt2(path, shape, normalisation, classes, gives_probabilities, output)
+    return _from_state_dict(path, suffix, shape, normalisation, classes, output)
+
+
+def _say_that_it_can_be_installed(name: str) -> None:
+    if name in (network.name for network in read_registry()):
+        raise NetworkError(f"{name} is not installed. Get it with: ad-attribution models install {name}")
 
 
 def model_from_module(
@@ -95,7 +107,8 @@ def model_from_module(
     positive_class: int = 1,
     name: str = "",
     allow_opaque: bool = False,
-    outputs: Outputs | None = None,
+    output: Output | OutputKind | None = None,
+    gives_probabilities: bool = False,
 ) -> Model:
     """Make a model of a network that was constructed in code.
 
@@ -110,12 +123,27 @@ def model_from_module(
         What is known about it.
     allow_opaque : bool
         Accept operations without a rule; then only gradients and occlusion explain it.
-    outputs : {"logits", "probabilities"}, optional
-        What it returns, where that cannot be seen.
+    output : Output or {"softmax", "sigmoid", "score"}, optional
+        What its outputs are; a single one must be declared unless the network itself ends with a sigmoid.
+    gives_probabilities : bool
+        Whether it returns probabilities, where that cannot be seen.
+
+    Raises
+    ------
+    NetworkError
+        A single output of which nobody says what it is, among others.
     """
     name = name or type(network).__name__
-    traced = explainable(network, (1, *shape), allow_opaque=allow_opaque, name=name, outputs=outputs)
-    return _bare(name, traced, shape, grid, normalisation, classes, "", {"source": "passed in code"}, positive_class)
+    traced = explainable(
+        network,
+        (1, *shape),
+        output=_kind(output),
+        gives_probabilities=gives_probabilities,
+        allow_opaque=allow_opaque,
+        name=name,
+    )
+    card = {"source": "passed in code"}
+    return _bare(name, traced, shape, grid, normalisation, classes, "", card, positive_class, output)
 
 
 def _from_pt2(
@@ -123,7 +151,8 @@ def _from_pt2(
     shape: Shape | None,
     normalisation: Normalisation | None,
     classes: Sequence[str] | None,
-    outputs: Outputs | None,
+    gives_probabilities: bool,
+    output: Output | OutputKind | None,
 ) -> Model:
     from ADAttributionLogic.networks.exported_file import read_exported_network
 
@@ -133,22 +162,29 @@ def _from_pt2(
     own = (exported[1], exported[2], exported[3])
     if shape is not None and shape != own:
         raise NetworkError(f"{path.name} was exported for {own} voxels, not for {shape}.")
-    network = network_from_pt2(path, own, outputs, path.stem)
-    return _bare(
-        path.stem, network, own, _space_of(own), normalisation, classes, file_sha256(path), {"file": str(path)}
-    )
+    network = network_from_pt2(path, own, gives_probabilities, path.stem, _kind(output))
+    card = {"file": str(path)}
+    space = _space_of(own)
+    return _bare(path.stem, network, own, space, normalisation, classes, file_sha256(path), card, output=output)
 
 
 def _from_state_dict(
-    path: Path, suffix: str, shape: Shape | None, normalisation: Normalisation | None, classes: Sequence[str] | None
+    path: Path,
+    suffix: str,
+    shape: Shape | None,
+    normalisation: Normalisation | None,
+    classes: Sequence[str] | None,
+    output: Output | OutputKind | None,
 ) -> Model:
     state = _read_safetensors(path) if suffix == ".safetensors" else read_state_dict(path)
     module, known, fitted = network_from_state_dict(state, shape)
     if normalisation is None:
         normalisation = Normalisation("min-max" if known.name == "boehle2019" else "none")
-    network = explainable(module, (1, *fitted), name=known.name, outputs="logits", is_ours=True)
+    declared = _kind(output) or known.output
+    network = explainable(module, (1, *fitted), output=declared, name=known.name, is_ours=True)
     card = {"file": str(path), "architecture": known.name, "title": known.title}
-    return _bare(known.name, network, fitted, _space_of(fitted), normalisation, classes, file_sha256(path), card)
+    space, sha256 = _space_of(fitted), file_sha256(path)
+    return _bare(known.name, network, fitted, space, normalisation, classes, sha256, card, output=output)
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
@@ -175,7 +211,13 @@ def _bare(
     sha256: str,
     card: Mapping[str, Any],
     positive_class: int = 1,
+    output: Output | OutputKind | None = None,
 ) -> Model:
+    described = output if isinstance(output, Output) else Output(network.head, "score" if _is_score(network) else "")
+    if described.is_score and classes is not None:
+        raise NetworkError(f"{name} gives a score, which has no classes; leave out {', '.join(classes)}.")
+    if described.is_score:
+        classes, positive_class = (described.name,), 0
     names = tuple(classes) if classes is not None else _default_classes(network.class_count)
     if len(names) != network.class_count:
         raise NetworkError(
@@ -196,7 +238,16 @@ def _bare(
         positive_class,
         sha256,
         {**unknown, **card},
+        described,
     )
+
+
+def _kind(output: Output | OutputKind | None) -> OutputKind | None:
+    return output.kind if isinstance(output, Output) else output
+
+
+def _is_score(network: Network) -> bool:
+    return network.head == "score"
 
 
 def _default_classes(count: int) -> tuple[str, ...]:

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
-from ADAttributionLogic.graph.layer_graph import Head, LayerGraph, Outputs, fold_batch_norm
+from ADAttributionLogic.graph.layer_graph import Head, LayerGraph, fold_batch_norm
 from ADAttributionLogic.graph.tracing import shell_copy, trace
+from ADAttributionLogic.networks.output import OutputKind, head_of
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A classifier of images.
+    """A network that takes images: a classifier, or one whose output is a score.
 
     Attributes
     ----------
     input_shape : tuple of int
         Channels and spatial size.
-    head : {"softmax", "sigmoid"}
-        How logits become probabilities.
+    head : {"softmax", "sigmoid", "score"}
+        What the logits are.
     graph : LayerGraph or None
         Its layers as traced, batch normalisation not folded; None when it could not be decomposed.
     module : nn.Module or None
         Without a graph: a batch of images to logits, differentiable, in evaluation mode.
-    original : nn.Module or None
-        The network itself, in evaluation mode, whose answer is compared with ours
-        (:mod:`~ADAttributionLogic.networks.faithfulness`); None for networks of our own making.
     why_opaque : str
         Without a graph: the reason.
     class_count : int
+        1 for a score.
     name : str
-    outputs : {"logits", "probabilities"} or None
-        What the user said that it returns.
+    original : nn.Module or None
+        The network itself, in evaluation mode, whose answer is compared with ours
+        (:mod:`~ADAttributionLogic.networks.faithfulness`); None for networks of our own making.
+    gives_probabilities : bool
+        Whether the user said that it returns probabilities.
     """
 
     input_shape: tuple[int, ...]
@@ -46,7 +48,7 @@ class Network:
     why_opaque: str = ""
     name: str = "network"
     original: nn.Module | None = field(default=None, repr=False)
-    outputs: Outputs | None = None
+    gives_probabilities: bool = False
 
     @property
     def folded(self) -> LayerGraph:
@@ -80,9 +82,10 @@ def explainable(
     network: nn.Module,
     input_shape: Sequence[int],
     *,
+    output: OutputKind | None = None,
+    gives_probabilities: bool = False,
     allow_opaque: bool = False,
     name: str = "",
-    outputs: Outputs | None = None,
     is_ours: bool = False,
 ) -> Network:
     """Make any PyTorch module explainable.
@@ -94,11 +97,13 @@ def explainable(
         only read.
     input_shape : sequence of int
         Channels and spatial size; 1D, 2D or 3D.
+    output : {"softmax", "sigmoid", "score"}, optional
+        What its outputs are; needed for a single one that is not the network's own sigmoid.
+    gives_probabilities : bool
+        Whether it returns probabilities, where that cannot be seen: their logarithm then stands for the logits.
     allow_opaque : bool
         Accept operations without a rule: then only gradient methods and occlusion work.
     name : str
-    outputs : {"logits", "probabilities"}, optional
-        What it returns, where that cannot be seen.
     is_ours : bool
         Whether it is an architecture of this package, whose layers are compared with it in the tests, not in each use.
 
@@ -108,14 +113,33 @@ def explainable(
     """
     name = name or type(network).__name__
     try:
-        graph = trace(network, input_shape, outputs)
+        graph = trace(network, input_shape, output, gives_probabilities)
     except UnsupportedOperationError as cause:
         if not allow_opaque:
             raise
-        return opaque(network, input_shape, str(cause), outputs=outputs, name=name)
+        return opaque(
+            network, input_shape, str(cause), gives_probabilities=gives_probabilities, output=output, name=name
+        )
+    made = from_graph(graph, name, output)
     original = None if is_ours else shell_copy(network).eval()
-    count = max(graph.layers[-1].shape[0], 2)
-    return Network(graph.input_shape, graph.head, count, graph, name=name, original=original, outputs=outputs)
+    return replace(made, original=original, gives_probabilities=gives_probabilities)
+
+
+def from_graph(graph: LayerGraph, name: str, output: OutputKind | None = None) -> Network:
+    """Make a network of traced layers, whose outputs are declared where the layers do not say what they are.
+
+    Raises
+    ------
+    NetworkError
+        See :func:`~.output.head_of`.
+    """
+    outputs = graph.layers[-1].shape[0]
+    head = head_of(outputs, None if graph.returns == "logits" else graph.head, output, name)
+    return Network(graph.input_shape, head, _class_count(outputs, head), replace(graph, head=head), name=name)
+
+
+def _class_count(outputs: int, head: Head) -> int:
+    return 2 if head == "sigmoid" else outputs
 
 
 class LogitsOf(nn.Module):
@@ -143,7 +167,13 @@ class LogitsOf(nn.Module):
 
 
 def opaque(
-    module: nn.Module, input_shape: Sequence[int], why: str, *, outputs: Outputs | None = None, name: str = "network"
+    module: nn.Module,
+    input_shape: Sequence[int],
+    why: str,
+    *,
+    gives_probabilities: bool = False,
+    output: OutputKind | None = None,
+    name: str = "network",
 ) -> Network:
     """Make a network of which only the outputs are known.
 
@@ -154,9 +184,10 @@ def opaque(
     input_shape : sequence of int
     why : str
         Why its layers are not known.
-    outputs : {"logits", "probabilities"}, optional
-        What the scores are. Without a word, several are taken for logits, unless an image shows otherwise; a single
-        one is refused.
+    gives_probabilities : bool
+        Whether the scores are probabilities.
+    output : {"softmax", "sigmoid", "score"}, optional
+        What the outputs are; needed for a single one that is no probability.
 
     Raises
     ------
@@ -175,12 +206,10 @@ def opaque(
     if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[0] != 1:
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise NetworkError(f"{name} must return class scores (N, K), but returns {found} for one image.")
-    count = scores.shape[1]
-    if count == 1 and outputs is None:
-        raise NetworkError(
-            f"{name} returns a single number, whose meaning cannot be seen because its layers are not known ({why}). "
-            "Say what it returns: outputs='logits' or 'probabilities' (--outputs on the command line)."
-        )
-    head: Head = "sigmoid" if count == 1 else "softmax"
-    logits = LogitsOf(shell, outputs == "probabilities")
-    return Network(tuple(input_shape), head, max(count, 2), None, logits, why, name, shell, outputs)
+    outputs = scores.shape[1]
+    # Whoever says that a single output is a probability says that it is a sigmoid's.
+    traced: Head | None = ("sigmoid" if outputs == 1 else "softmax") if gives_probabilities else None
+    head = head_of(outputs, traced, output, name)
+    logits = LogitsOf(shell, gives_probabilities)
+    count = _class_count(outputs, head)
+    return Network(tuple(input_shape), head, count, None, logits, why, name, shell, gives_probabilities)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy.typing as npt
 from ADAttributionLogic.errors import ScanError, UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.owned_folders import temporary_folder
 from ADAttributionLogic.preprocessing.history import BrainExtraction
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, distance_outside
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
@@ -144,11 +143,11 @@ def extract_with_hd_bet(scan: Volume, monitor: Monitor) -> BrainExtraction:
     program = shutil.which("hd-bet")
     if program is None:
         raise UsageError("HD-BET is not installed (no command hd-bet): pip install hd-bet, or choose another way.")
-    with tempfile.TemporaryDirectory(prefix="ad-attribution-hd-bet-") as folder:
-        source = write_volume(scan, Path(folder) / "scan.nii.gz")
-        command = [program, "-i", str(source), "-o", str(Path(folder) / "brain.nii.gz"), "-device", "cpu"]
+    with temporary_folder("hd-bet") as folder:
+        source = write_volume(scan, folder / "scan.nii.gz")
+        command = [program, "-i", str(source), "-o", str(folder / "brain.nii.gz"), "-device", "cpu"]
         command += ["--disable_tta", "--save_bet_mask", "--no_bet_image"]
-        with open(Path(folder) / "log.txt", "w+b") as log:
+        with open(folder / "log.txt", "w+b") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (the user's own program)
             try:
                 while process.poll() is None:
@@ -161,7 +160,7 @@ def extract_with_hd_bet(scan: Volume, monitor: Monitor) -> BrainExtraction:
                 process.kill()
             log.seek(0)
             words = log.read().decode(errors="replace").strip().splitlines()
-        found = Path(folder) / "brain_bet.nii.gz"
+        found = folder / "brain_bet.nii.gz"
         if process.returncode or not found.is_file():
             raise ScanError(
                 f"HD-BET failed (exit code {process.returncode}; version 2 is needed): "

@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 from ADAttributionLogic.errors import ScanError, UsageError
 from ADAttributionLogic.geometry import Affine
 from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.owned_folders import temporary_folder
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, itk_affine, itk_image, ras_matrix
 from ADAttributionLogic.volume import Volume
@@ -78,8 +78,7 @@ def register_deformable(scan: Volume, target: RegistrationTarget, affine: Affine
             "Deformable registration needs ANTs: pip install ad-attribution[registration], or choose affine."
         )
     moving = upright(scan, max(1.0, min(scan.grid.spacing)))
-    with tempfile.TemporaryDirectory(prefix="ad-attribution-ants-") as name:
-        folder = Path(name)
+    with temporary_folder("ants") as folder:
         sitk.WriteImage(itk_image(target.brain), str(folder / "fixed.nii"))
         sitk.WriteImage(itk_image(target.metric_mask), str(folder / "mask.nii"))
         sitk.WriteImage(itk_image(moving), str(folder / "moving.nii"))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic import provenance
-from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.report.placing import check_place, writing
 from ADAttributionLogic.report.quality_figure import write_quality_figure
 from ADAttributionLogic.scan_files import write_volume
 
@@ -57,27 +56,6 @@ def write_preprocessing_folder(
     OutputError
         It exists, or cannot be written.
     """
-    place = check_new_folder(folder)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-writing-") as name:
-            unfinished = Path(name) / "result"
-            unfinished.mkdir()
-            write_preprocessing(prepared, unfinished, target, figure)
-            os.replace(unfinished, place)
-    except OSError as cause:
-        raise OutputError(f"{place} cannot be written: {cause}") from cause
-    return place
-
-
-def check_new_folder(folder: str | os.PathLike[str]) -> Path:
-    """Refuse a folder that holds something.
-
-    Raises
-    ------
-    OutputError
-    """
-    place = Path(folder)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise OutputError(f"{place} exists; nothing is overwritten. Choose another folder.")
-    return place
+    with writing(check_place(folder, RECORD)) as unfinished:
+        write_preprocessing(prepared, unfinished, target, figure)
+    return Path(folder)

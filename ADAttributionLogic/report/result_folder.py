@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,48 +17,51 @@ from ADAttributionLogic.preprocessing.registration_target import RegistrationTar
 from ADAttributionLogic.relevance.table_files import write_pair_table, write_region_table
 from ADAttributionLogic.report.figure import FigureRow, write_figure
 from ADAttributionLogic.report.overlay_display import OverlayDisplay
+from ADAttributionLogic.report.placing import Place, check_place, check_replacement, hashes_of, read_marked, writing
 from ADAttributionLogic.report.preprocessing_files import write_preprocessing
+from ADAttributionLogic.report.result_places import (
+    FIGURE_FILE,
+    KIND,
+    PREPROCESSING_FOLDER,
+    PROVENANCE_FILE,
+    SCENE_FILE,
+)
 from ADAttributionLogic.scan_files import write_volume
-
-PROVENANCE_FILE = "provenance.json"
-FIGURE_FILE = "overview.png"
-SCENE_FILE = "scene.mrb"
-PREPROCESSING_FOLDER = "preprocessing"
-
-#: Marks a folder as one that this program wrote, and may replace when told to overwrite.
-KIND = "ad-attribution/explanation/1"
 
 SceneWriter = Callable[[Explanation, Path], None]
 
 
-def check_output_folder(folder: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Refuse, before any work is done, a folder that would be overwritten.
+def check_output_folder(folder: str | os.PathLike[str], overwrite: bool) -> Place:
+    """Refuse, before any work is done, a folder that cannot be written or holds what must not be lost.
 
     Raises
     ------
     OutputError
-        It exists and `overwrite` is False, or it is not a result of this program.
+        It exists and `overwrite` is False, it is not a result of this program or holds other files than those that it
+        wrote, or it cannot be written.
     """
-    target = Path(folder)
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise OutputError(f"{target} is not a folder; choose another output.")
-    if not target.exists() or not any(target.iterdir()):
-        return target
-    if not overwrite:
-        raise OutputError(f"{target} exists; nothing is overwritten. Choose another folder, or say --overwrite.")
-    if not _is_own_result(target):
+    earlier = earlier_result(Path(folder))
+    if earlier is None and overwrite and Path(folder).is_dir() and any(Path(folder).iterdir()):
         raise OutputError(
-            f"{target} was not written by this program (it has no {PROVENANCE_FILE} of it); it is not overwritten."
+            f"{folder} was not written by this program (it has no {PROVENANCE_FILE} of it); it is not overwritten."
         )
-    return target
+    if earlier is None:
+        return check_place(folder, PROVENANCE_FILE)
+    if not overwrite:
+        raise OutputError(f"{folder} exists; nothing is overwritten. Choose another folder, or say --overwrite.")
+    return check_replacement(folder, PROVENANCE_FILE, earlier.get("files") or _files_before_they_were_listed(folder))
 
 
-def _is_own_result(folder: Path) -> bool:
-    try:
-        document = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and document.get("kind") == KIND
+def earlier_result(folder: Path) -> dict[str, Any] | None:
+    """The provenance of a complete result of this program; None where there is none."""
+    return read_marked(folder / PROVENANCE_FILE, KIND)
+
+
+def _files_before_they_were_listed(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Of a result of version 0.1, by their names."""
+    patterns = [FIGURE_FILE, SCENE_FILE, "heatmaps/*.nii.gz", "tables/*.csv", "tables/*.tsv", "tables/*.json"]
+    patterns += [f"{PREPROCESSING_FOLDER}/{name}" for name in ("*.nii.gz", "*.json", "*.png", "transforms/*")]
+    return {os.fspath(p.relative_to(folder)): "" for pattern in patterns for p in Path(folder).glob(pattern)}
 
 
 def write_explanation(
@@ -68,13 +69,14 @@ def write_explanation(
     folder: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    place: Place | None = None,
     figure: bool = True,
     scene_writer: SceneWriter | None = None,
     monitor: Monitor | None = None,
 ) -> Path:
     """Write heatmaps (NIfTI), tables (CSV, TSV, JSON), a figure, provenance and optionally a Slicer scene.
 
-    Everything is written into a temporary folder beside the target, which is renamed at the end.
+    It appears only when it is complete (see :mod:`~.report.placing`), for its owner only.
 
     Parameters
     ----------
@@ -82,6 +84,8 @@ def write_explanation(
     folder : path-like
     overwrite : bool
         Replace an earlier result of this program.
+    place : Place, optional
+        From :func:`check_output_folder` before the computation: what has changed in the folder since is not replaced.
     figure : bool
     scene_writer : callable, optional
         Writes ``scene.mrb`` (in ADAttributionLib, which may import Slicer's libraries; this layer does not).
@@ -96,18 +100,11 @@ def write_explanation(
     ------
     OutputError
     """
-    target = check_output_folder(folder, overwrite)
+    place = check_output_folder(folder, overwrite) if place is None else place
     monitor = monitor or Monitor()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-writing-") as temporary:
-            unfinished = Path(temporary) / "result"
-            unfinished.mkdir()
-            _write_files(explanation, unfinished, figure, scene_writer, monitor)
-            _move_into_place(unfinished, target, Path(temporary))
-    except OSError as cause:
-        raise OutputError(f"{target} cannot be written: {cause}") from cause
-    return target
+    with writing(place) as unfinished:
+        _write_files(explanation, unfinished, figure, scene_writer, monitor)
+    return Path(folder)
 
 
 def _write_files(
@@ -136,24 +133,10 @@ def _write_files(
     if scene_writer is not None:
         monitor.report(0.6, "writing the Slicer scene")
         scene_writer(explanation, folder / SCENE_FILE)
-    document: dict[str, Any] = {"kind": KIND, **explanation.provenance}
+    document: dict[str, Any] = {"kind": KIND, **explanation.provenance, "files": hashes_of(folder)}
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
     monitor.report(1.0, "written")
-
-
-def _move_into_place(unfinished: Path, target: Path, temporary: Path) -> None:
-    """Rename the finished folder; an earlier one is moved aside first, and put back if that fails."""
-    if not target.exists():
-        os.replace(unfinished, target)
-        return
-    aside = temporary / "earlier"
-    shutil.move(target, aside)
-    try:
-        os.replace(unfinished, target)
-    except OSError:
-        shutil.move(aside, target)
-        raise
 
 
 def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Path:

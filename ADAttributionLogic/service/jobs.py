@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.errors import UnknownNameError, UsageError
+from ADAttributionLogic.owned_folders import temporary_folder
 
 if TYPE_CHECKING:
     from ADAttributionLogic.atlas.atlas import Atlas
@@ -106,9 +106,9 @@ def _quality_figure(prepared: Preprocessed) -> tuple[bytes | None, str]:
     from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
     from ADAttributionLogic.report.quality_figure import write_quality_figure
 
-    with tempfile.TemporaryDirectory(prefix="ad-attribution-figure-") as name:
+    with temporary_folder("figure") as name:
         try:
-            path = write_quality_figure(Path(name) / "quality.png", prepared, RegistrationTarget(load_template()))
+            path = write_quality_figure(name / "quality.png", prepared, RegistrationTarget(load_template()))
         except OutputError as cause:
             return None, str(cause)
         return path.read_bytes(), ""
@@ -118,6 +118,21 @@ def _refuse_strangers(job: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for key in job:
         if key not in known:
             raise UnknownNameError("key of this request", key, known)
+
+
+def open_job(job: Mapping[str, Any], folder: Path, monitor: Monitor, prefix: str) -> dict[str, Any]:
+    """Read a result that was written earlier; the scan comes beside the answer where it is not what the maps lie on."""
+    from ADAttributionLogic.report.result_places import find_result
+    from ADAttributionLogic.report.result_reading import read_result
+    from ADAttributionLogic.service.answer import load_volume, save_answer, save_volume
+
+    _refuse_strangers(job, ("path", "name", "scan"))
+    monitor.report(0.0, "reading the result")
+    given = None if job.get("scan") is None else load_volume(job["scan"], folder)
+    answer, scan = read_result(find_result(_required(job, "path"), job.get("name")), given)
+    monitor.report(0.8, "handing over the result")
+    own = None if scan is answer.scan else save_volume(scan, folder, f"{prefix}-own-scan")
+    return {"answer": save_answer(answer, folder, prefix), "scan": own}
 
 
 def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.owned_folders import owned_folder, remove_leftovers
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.simulation.subject import SimulatedSubject
 
@@ -28,8 +28,9 @@ def write_subject(subject: SimulatedSubject, folder: str | os.PathLike[str], *, 
     if target.exists():
         raise OutputError(f"{target} exists; nothing is overwritten. Choose another folder.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-writing-") as temporary:
-        unfinished = Path(temporary) / "subject"
+    remove_leftovers(target.parent, f".{target.name}-writing-*")
+    with owned_folder(target.parent, f".{target.name}-writing-") as temporary:
+        unfinished = temporary / "subject"
         unfinished.mkdir()
         write_volume(subject.scan, unfinished / "scan.nii.gz")
         write_volume(subject.atrophy, unfinished / "atrophy_mm.nii.gz")

@@ -19,6 +19,7 @@ from ADAttributionLib.WorkerProcess import WorkerProcess
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.explain import explain
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.owned_folders import OWNER_FILE
 from ADAttributionLogic.volume import Volume
 
 #: Occlusion of the small network that takes minutes: something to be interrupted.
@@ -114,7 +115,7 @@ def test_the_second_job_uses_the_same_process_and_model(client, small_scan, smal
 
 def test_no_file_is_left_of_a_finished_job(client, small_scan, small_package) -> None:
     assert works(client, small_scan, small_package)
-    assert list(client._folder.iterdir()) == [] and client._folder.stat().st_mode & 0o077 == 0
+    assert [p.name for p in client._folder.iterdir()] == [OWNER_FILE] and client._folder.stat().st_mode & 0o077 == 0
 
 
 def test_a_changed_package_is_loaded_again(client, small_scan, small_package, tmp_path) -> None:

@@ -393,7 +393,7 @@ def test_gradients_and_occlusion_explain_any_network(method: str) -> None:
 def test_opaque_probabilities_have_logarithms_for_logits() -> None:
     torch.manual_seed(0)
     network, x = WithGate(ends_with_softmax=True).eval(), image(1, 2, (20, 20)).float()
-    explained = opaque(network, x.shape[1:], "a test", outputs="probabilities")
+    explained = opaque(network, x.shape[1:], "a test", gives_probabilities=True)
     result = attribute(Evaluation(explained, x, CPU), "sensitivity", Target(1), {"postprocess": "signed"})
     x.requires_grad_(True)
     (expected,) = torch.autograd.grad(network(x)[0, 1], x)

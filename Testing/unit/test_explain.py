@@ -313,8 +313,17 @@ def test_results_are_never_overwritten_unasked(explanation: Explanation, tmp_pat
     with pytest.raises(OutputError, match="nothing is overwritten"):
         write_explanation(explanation, folder, figure=False)
     assert mine.read_text() == "keep"
+    with pytest.raises(OutputError, match=r"did not write.*my notes\.txt"):
+        write_explanation(explanation, folder, overwrite=True, figure=False)
+    assert mine.read_text() == "keep", "--overwrite replaces results, not what lies beside them"
+    mine.unlink()
+    table = folder / "tables" / "lrp.csv"
+    table.write_text(table.read_text() + "a remark of mine\n")
+    with pytest.raises(OutputError, match=r"changed since: tables/lrp\.csv"):
+        write_explanation(explanation, folder, overwrite=True, figure=False)
+    table.unlink()
     write_explanation(explanation, folder, overwrite=True, figure=False)
-    assert not mine.exists() and (folder / "provenance.json").exists()
+    assert table.exists() and (folder / "provenance.json").exists()
 
 
 def test_foreign_folders_are_not_overwritten_even_when_asked(explanation: Explanation, tmp_path: Path) -> None:

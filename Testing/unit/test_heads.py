@@ -103,7 +103,7 @@ REFUSED = {
     "two softmaxes": (lambda s: F.softmax(F.softmax(s, 1), 1), 2, "two softmax or sigmoid"),
     "softmax, then sigmoid": (lambda s: torch.sigmoid(F.softmax(s, 1)[:, 1:]), 2, "two softmax or sigmoid"),
     "softmax of one": (lambda s: F.softmax(s, 1), 1, "softmax of a single output"),
-    "one number": (lambda s: s, 1, "a single number without a sigmoid.*outputs='logits' or 'probabilities'"),
+    "one number": (lambda s: s, 1, r"one output, and nothing says what it is.*--output score or --output sigmoid"),
     "map of scores": (lambda s: s[:, :, None].repeat(1, 1, 2), 2, r"one row of class scores .* returns \(N, 2, 2\)"),
     "two results": (lambda s: (s, s.relu()), 2, r"returns 2, of the shapes \(1, 2\), \(1, 2\).*Wrap it"),
 }
@@ -121,7 +121,7 @@ def test_scores_that_are_neither_are_refused(name: str) -> None:
 def test_probabilities_that_the_user_names_are_taken_as_they_are(name: str, method: str) -> None:
     ending, count, _ = REFUSED[name]
     network = network_with(ending, count)
-    result = attribute(Evaluation(explainable(network, (1, 6, 6), outputs="probabilities"), X, CPU), method)
+    result = attribute(Evaluation(explainable(network, (1, 6, 6), gives_probabilities=True), X, CPU), method)
     np.testing.assert_allclose(result.probabilities, own_answer(network)[0], atol=1e-12)
     if method == "sensitivity":
         x = X.clone().requires_grad_(True)
@@ -132,17 +132,17 @@ def test_probabilities_that_the_user_names_are_taken_as_they_are(name: str, meth
 def test_a_single_number_is_what_the_user_says() -> None:
     network = network_with(lambda s: s, 1)
     logit = network(X).item()
-    found = Evaluation(explainable(network, (1, 6, 6), outputs="logits"), X, CPU)
+    found = Evaluation(explainable(network, (1, 6, 6), output="sigmoid"), X, CPU)
     assert attribute(found, "lrp").probabilities[1] == pytest.approx(1 / (1 + np.exp(-logit)))
     squashed = network_with(lambda s: 0.5 + 0.1 * torch.tanh(s), 1)
-    found = Evaluation(explainable(squashed, (1, 6, 6), outputs="probabilities"), X, CPU)
+    found = Evaluation(explainable(squashed, (1, 6, 6), gives_probabilities=True), X, CPU)
     assert attribute(found, "lrp").probabilities[1] == pytest.approx(squashed(X).item())
 
 
 def test_probabilities_that_are_none_are_refused_on_the_image() -> None:
     network = network_with(lambda s: s + 3, 2)
     with pytest.raises(NetworkError, match="said to return probabilities, but returns"):
-        _ = Evaluation(explainable(network, (1, 6, 6), outputs="probabilities"), X, CPU).logits
+        _ = Evaluation(explainable(network, (1, 6, 6), gives_probabilities=True), X, CPU).logits
 
 
 def test_outputs_that_look_like_probabilities_are_asked_about() -> None:
@@ -160,9 +160,9 @@ def test_outputs_that_look_like_probabilities_are_asked_about() -> None:
 
     for power in (False, True):
         network = make_lively(Mixed(power))
-        with pytest.raises(NetworkError, match=r"between 0 and 1 and sum to 1.*outputs='probabilities' or"):
+        with pytest.raises(NetworkError, match="between 0 and 1 and sum to 1.*--gives-probabilities"):
             _ = Evaluation(explainable(network, (1, 6, 6), allow_opaque=True), X, CPU).logits
-        known = explainable(network, (1, 6, 6), allow_opaque=True, outputs="probabilities")
+        known = explainable(network, (1, 6, 6), allow_opaque=True, gives_probabilities=True)
         assert (known.graph is None) == power
         result = attribute(Evaluation(known, X, CPU), "sensitivity")
         np.testing.assert_allclose(result.probabilities, network(X)[0].detach().numpy(), atol=1e-12)
