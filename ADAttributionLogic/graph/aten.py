@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph import operations as ops
 from ADAttributionLogic.graph.activations import Clamp, Curve, PReLU
 from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
@@ -71,7 +72,10 @@ def _batch_norm(a: Arguments) -> ops.Operation:
     for name in ("running_mean", "running_var", "weight", "bias"):
         if a[name] is not None and tuple(a.constant(name).shape) != (channels,):
             found = tuple(a.constant(name).shape)
-            raise a.unsupported(f"Its {name} has shape {found}, but the layer has {channels} channels.")
+            raise NetworkError(
+                f"{a.operation} at {a.location} is damaged: its {name} has shape {found}, but the layer has {channels} "
+                "channels."
+            )
     mean, variance = a.constant("running_mean"), a.constant("running_var")
     scale = torch.rsqrt(variance + a["eps"])
     if a["weight"] is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
+from ADAttributionLogic.errors import ADAttributionError, GridMismatchError, NetworkError, UnsupportedOperationError
 from ADAttributionLogic.graph.arguments import Arguments, Conversion
 from ADAttributionLogic.graph.aten import CONVERTERS
 from ADAttributionLogic.graph.aten_shapes import SPLITS, split_part
@@ -71,6 +72,8 @@ def trace(
     with _quiet():
         try:
             program = torch.export.export(shell, (example,), strict=False)
+        except ADAttributionError:
+            raise
         except Exception as cause:  # torch.export passes on whatever the network raises
             raise _tracing_error(cause, input_shape) from cause
     return from_exported_program(program, output, gives_probabilities)
@@ -102,6 +105,10 @@ def from_exported_program(program: Any, output: Head | None = None, gives_probab
     return strip_head(_Conversion(program).layers(), output, gives_probabilities)
 
 
+#: Numbers in one result that no network for images of the head needs; it would not fit the memory.
+MAX_ELEMENTS = 2**32
+MAX_CONSTANT = 2**29
+
 #: Calls whose results depend on the shape of what they take, not on its values.
 _OF_SHAPE = frozenset({"aten.zeros_like", "aten.ones_like", "aten.full_like"})
 
@@ -131,6 +138,7 @@ class _Conversion:
         calls = {n: None for n in self.program.graph.nodes if n.op == "call_function" and not _is_check(n)}
         for node in calls:
             _refuse_random(node)
+            _refuse_huge(node)
         for node in self.program.graph.nodes:
             if node in calls:
                 self._convert(node)
@@ -241,6 +249,11 @@ class _Conversion:
         def value(argument: Any) -> Any:
             return self.constants.get(argument, argument)
 
+        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].numel() > MAX_CONSTANT:
+            raise NetworkError(
+                f"The network makes a constant of {node.meta['val'].numel()} numbers, more than {MAX_CONSTANT}: "
+                f"{_operation_name(node)} at {_location(node)}. It is refused."
+            )
         args = torch.fx.node.map_arg(node.args, value)
         kwargs = torch.fx.node.map_arg(node.kwargs, value)
         with torch.no_grad():
@@ -339,6 +352,16 @@ def _refuse_random(node: Any) -> None:
     )
 
 
+def _refuse_huge(node: Any) -> None:
+    values = node.meta.get("val")
+    for value in values if isinstance(values, (list, tuple)) else [values]:
+        if isinstance(value, Tensor) and value.numel() > MAX_ELEMENTS:
+            raise NetworkError(
+                f"The network computes {value.numel()} numbers for one image, more than {MAX_ELEMENTS}: "
+                f"{_operation_name(node)} at {_location(node)}. It is refused."
+            )
+
+
 def _why_unknown(name: str) -> str:
     if "_native_batch_norm" in name:
         return (
@@ -394,22 +417,37 @@ def _first_line(cause: BaseException) -> str:
 
 def _tracing_error(cause: Exception, input_shape: Sequence[int]) -> NetworkError:
     shape = "×".join(map(str, input_shape))
-    text = str(cause)
-    if (
-        re.search(r"shape|size|mat1|channels|reduction dim|dimension", text, re.IGNORECASE)
-        and "data-dependent" not in text
+    text, place = str(cause), _own_line(cause)
+    if "data-dependent" in text or "DataDependent" in type(cause).__name__:
+        return NetworkError(
+            f"The network's path depends on voxel values{place}: an if, float(), int() or item() on a value that is "
+            "computed from the image. What such a network does for another image is not known from its layers."
+        )
+    if "numpy" in text:
+        return NetworkError(f"The network leaves PyTorch{place} (numpy), so that its layers cannot be traced.")
+    if isinstance(cause, (RuntimeError, ValueError)) and re.search(
+        r"shape|size|mat1|channels|reduction dim|dimension", text, re.IGNORECASE
     ):
-        return GridMismatchError(f"The network cannot take an image of {shape} (channels×voxels): {_first_line(cause)}")
-    return NetworkError(
-        f"The network cannot be traced for an image of {shape}: {_first_line(cause)} "
-        "(its path may depend on voxel values)."
-    )
+        why = _first_line(cause)
+        return GridMismatchError(f"The network cannot take an image of {shape} (channels×voxels): {why}{place}")
+    what = f"{type(cause).__name__}: {_first_line(cause)}"
+    return NetworkError(f"The network fails on an image of {shape}{place}: {what}")
+
+
+def _own_line(cause: BaseException) -> str:
+    """The user's line at which an error arose."""
+    frames = [f for f in traceback.extract_tb(cause.__traceback__) if "/torch/" not in f.filename.replace("\\", "/")]
+    frames = [f for f in frames if f.filename not in (__file__, "<string>")]
+    return f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
+
+
+_LOUD = ("torch.export", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch.export's own warnings about its internals away from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._subclasses.fake_tensor")]
+    loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -13,6 +13,7 @@ import weakref
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.layer_graph import class_probabilities
@@ -66,9 +67,7 @@ def _on_device(module: nn.Module, device: torch.device) -> nn.Module:
 def _scores(module: nn.Module, image: Tensor) -> Tensor:
     """The network's output as a row (1, K), float64."""
     floating = [t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
-    output = module(image.to(floating[0]) if floating else image)
-    while isinstance(output, (list, tuple)):
-        output = output[0]
+    (output,) = tree_leaves(module(image.to(floating[0]) if floating else image))  # out of a list or dictionary
     row: Tensor = output.reshape(1, -1).to(torch.float64)
     return row
 

@@ -217,8 +217,12 @@ def test_networks_that_are_no_classifiers_of_one_image() -> None:
         trace(module(lambda m, x: (x.flatten(1), x.flatten(1))), (1, 5))
     with pytest.raises(NetworkError, match="does not depend on its input"):
         trace(module(lambda m, x: m.members[0].weight, nn.Linear(2, 2)), (1, 5))
-    with pytest.raises(NetworkError, match="depend on voxel values"):
+    with pytest.raises(NetworkError, match=r"path depends on voxel values \(test_layer_graph\.py:\d+: .*if x\.sum"):
         trace(module(lambda m, x: x.flatten(1) if x.sum() > 0 else -x.flatten(1)), (1, 5))
+    with pytest.raises(NetworkError, match=r"leaves PyTorch \(test_layer_graph\.py:\d+: .*numpy"):
+        trace(module(lambda m, x: torch.from_numpy(x.numpy()).flatten(1)), (1, 5))
+    with pytest.raises(NetworkError, match=r"fails on an image of 1×5 \(test_layer_graph.*KeyError: 'no such key'"):
+        trace(module(lambda m, x: {}["no such key"]), (1, 5))
     with pytest.raises(NetworkError, match="softmax of a single output"):
         trace(nn.Sequential(nn.Flatten(), nn.Linear(5, 1), nn.Softmax(1)), (1, 5))
 
