@@ -63,7 +63,9 @@ class BatchOptions:
 
     methods: Sequence[MethodRequest]
     target: str | int = "positive"
-    start: str = "probability"
+    start: str | None = None
+    start_reference: float | None = None
+    member_sd: bool = False
     device: str = "auto"
     replace_non_finite: float | None = None
     figure: bool = True
@@ -242,6 +244,8 @@ def _explain_one(
         "atlas": atlas,
         "target": options.target,
         "start": options.start,
+        "start_reference": options.start_reference,
+        "member_sd": options.member_sd,
         "device": options.device,
         "monitor": monitor,
     }
@@ -262,18 +266,44 @@ def _explain_one(
 def _row(
     scan: BatchScan, target: Path, status: str, record: Mapping[str, Any], best: Mapping[str, str]
 ) -> dict[str, Any]:
-    probabilities: Mapping[str, float] = record["probabilities"]
+    outcome = _outcome_of(record)
     return {
         **_empty_row(scan),
         "status": status,
         "message": " ".join(record["notes"]),
         "explained_class": record["target_class"],
-        "predicted_class": max(probabilities, key=probabilities.__getitem__),
+        "predicted_class": outcome["verdict"],
         "seconds": record["seconds"],
         "folder": target.name,
-        **{f"P({name})": value for name, value in probabilities.items()},
+        **_answer_columns(outcome),
         **{f"top region ({name})": region for name, region in best.items()},
     }
+
+
+def _outcome_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the network said; results of version 0.1 have probabilities only."""
+    if "outcome" in record:
+        found: Mapping[str, Any] = record["outcome"]
+        return found
+    probabilities: Mapping[str, float] = record["probabilities"]
+    verdict = max(probabilities, key=probabilities.__getitem__)
+    return {"output": {"kind": "softmax"}, "values": probabilities, "verdict": verdict}
+
+
+def _answer_columns(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer, then that of each network of an ensemble and how many agree; a score has its unit."""
+    output, members = outcome["output"], outcome.get("members", ())
+    unit = f" [{output['unit']}]" if output.get("unit") else ""
+
+    def column(name: str) -> str:
+        return f"{name}{unit}" if output["kind"] == "score" else f"P({name})"
+
+    found: dict[str, Any] = {column(name): value for name, value in outcome["values"].items()}
+    if not members:
+        return found
+    for member in members:
+        found |= {f"{column(name)} {member['name']}": value for name, value in member["values"].items()}
+    return {**found, "networks agreeing": outcome["agreeing"], "networks": len(members)}
 
 
 def _empty_row(scan: BatchScan) -> dict[str, Any]:
@@ -309,7 +339,9 @@ def _question(model: Model, options: BatchOptions, atlas: Atlas | None) -> dict[
         "model": {"name": described["name"], "weights_sha256": described["weights_sha256"]},
         "methods": [{"name": m.name, "options": dict(m.options)} for m in options.methods],
         "target": options.target,
-        "start": options.start,
+        "start": options.start or ("score" if model.output.is_score else "probability"),
+        "start_reference": options.start_reference,
+        "member_sd": options.member_sd,
         "replace_non_finite": options.replace_non_finite,
         "preparation": None if options.preparation is None else options.preparation.describe(),
         "atlas": None if atlas is None else describe_atlas(atlas),

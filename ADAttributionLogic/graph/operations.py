@@ -329,8 +329,8 @@ class Activation(Operation):
     def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
         return (gradient * self.derivative(inputs[0] if self.needs_input else output),)
 
-    #: Whether guided backpropagation clamps here.
-    is_relu = False
+    #: Whether it is a ReLU or a relative of it (LeakyReLU, ELU, …), at which guided backpropagation clamps.
+    is_rectifier = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,7 +338,7 @@ class ReLU(Activation):
     """max(0, x), optionally capped from above (ReLU6)."""
 
     cap: float = math.inf
-    is_relu = True
+    is_rectifier = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
@@ -354,6 +354,7 @@ class LeakyReLU(Activation):
     """x for x > 0, slope·x below."""
 
     slope: float = 0.01
+    is_rectifier = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
@@ -375,6 +376,7 @@ class ELU(Activation):
     alpha: float = 1.0
     scale: float = 1.0
     input_scale: float = 1.0
+    is_rectifier = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,9 @@ from ADAttributionLogic.volume import Volume, resample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+#: Height of the answer's scale.
+SCALE_INCHES = 0.85
 
 BACKGROUND, TEXT, MUTED = "#101014", "#f2f2f2", "#a8a8b0"
 LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
@@ -49,7 +52,13 @@ class FigureRow:
 
 
 def write_figure(
-    path: str | os.PathLike[str], scan: Volume, rows: Sequence[FigureRow], headline: str, footnote: str, top: int = 8
+    path: str | os.PathLike[str],
+    scan: Volume,
+    rows: Sequence[FigureRow],
+    headline: str,
+    footnote: str,
+    top: int = 8,
+    scale: Callable[[Axes], None] | None = None,
 ) -> Path:
     """Draw one row of slices per heatmap: two coronal, two axial, one sagittal, colour bar and top regions.
 
@@ -65,6 +74,8 @@ def write_figure(
     headline, footnote : str
     top : int
         How many regions to list.
+    scale : callable, optional
+        Draws the answer on its scale, below the headline.
 
     Raises
     ------
@@ -84,7 +95,7 @@ def write_figure(
     ratios = [*[grid.shape[0]] * 4, grid.shape[1], 0.3 * grid.shape[0]]
     if any(row.table is not None for row in rows):
         ratios.append(1.75 * grid.shape[0])
-    width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.25
+    width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.25 + (SCALE_INCHES if scale else 0)
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -95,7 +106,7 @@ def write_figure(
             "width_ratios": ratios,
             "left": 1.4 / width,
             "right": 1 - 0.19 / width,
-            "top": 1 - 0.75 / height,
+            "top": 1 - (0.75 + (SCALE_INCHES if scale else 0)) / height,
             "bottom": 0.5 / height,
             "wspace": 0.04,
             "hspace": 0.12,
@@ -104,6 +115,8 @@ def write_figure(
     for row, heatmap, cells in zip(rows, maps, axes, strict=True):
         _draw_row(row, brain, heatmap, slices, grid, cells, top)
     figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
+    if scale:
+        scale(figure.add_axes((0.02, 1 - (0.55 + SCALE_INCHES) / height, 0.5, 0.9 * SCALE_INCHES / height)))
     lines = textwrap.fill(footnote, int(width * 13))
     figure.text(0.012, 0.06 / height, lines, color=MUTED, fontsize=9, va="bottom")
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)

@@ -37,6 +37,7 @@ from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.errors import UnknownNameError
 from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.preparation import PREPARATION_SECONDS
 
 #: One gradient of the image whose forward pass is there already, and one with its forward pass.
 _GRADIENT, _REPEATED_GRADIENT = 1.6, 3.6
@@ -50,9 +51,6 @@ _BEFORE_BOXES = 1.0
 _BRAIN = 0.22
 #: A region is no cube: the edge of a box that costs as much, relative to that of a cube of its volume.
 _REGION_EDGE = 3.6
-#: Seconds of a scan's preparation (registration, N4, brain, checks, figure) by engine. Measured on a head of 1 mm
-#: (Colin27) on two shared CPU cores: rigid and affine 11 to 15; ANTs SyNQuick adds two minutes, four on a busy machine.
-PREPARATION_SECONDS = {"none": 0.0, "rigid": 15.0, "affine": 15.0, "deformable": 140.0}
 
 
 def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -> float:
@@ -143,10 +141,12 @@ def estimate(
     """
     if registration not in PREPARATION_SECONDS:
         raise UnknownNameError("registration", registration, PREPARATION_SECONDS)
-    seconds = [_seconds(request, model, pass_seconds, regions) for request in requests]
+    # Every network of an ensemble answers and is explained.
+    networks = max(len(model.members), 1)
+    seconds = [networks * _seconds(request, model, pass_seconds, regions) for request in requests]
     named = [{"name": r.name, "seconds": round(s, 3)} for r, s in zip(requests, seconds, strict=True)]
     preparation = PREPARATION_SECONDS[registration]
-    total = sum(seconds) + pass_seconds + preparation
+    total = sum(seconds) + networks * pass_seconds + preparation
     return {"methods": named, "preparation": preparation, "seconds": round(total, 3)}
 
 

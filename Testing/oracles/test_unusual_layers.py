@@ -239,3 +239,34 @@ def test_half_images_and_types() -> None:
 
     x = X.float()
     torch.testing.assert_close(trace(Converting(), (1, 6, 6)).logits(x), made(x))
+
+
+def test_units_behind_gates_and_crops_have_their_place() -> None:
+    """By autograd, the voxels that a unit reads are centred on its place, behind a gate, a crop and added channels."""
+    from ADAttributionLogic.graph.receptive_field import unit_placement
+
+    class Cropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.down, self.second = nn.Conv2d(1, 3, 3), nn.Linear(3, 3), nn.Conv2d(4, 2, 3, bias=False)
+            self.scores = nn.Linear(2 * 4 * 9, 2)
+
+        def features(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+            y = self.first(x)[:, :, 2:, ::1]
+            y = y * (torch.sigmoid(self.down(y.mean((2, 3))))[:, :, None, None] if gate is None else gate)
+            return self.second(torch.cat([y, torch.zeros_like(y[:, :1])], 1)[:, :, 1::2])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scores(self.features(x).flatten(1))
+
+    torch.manual_seed(0)
+    made = make_lively(Cropped())
+    x = image(1, 2, (17, 13)).requires_grad_(True)
+    graph = trace(made, (1, 17, 13))
+    last = max(i for i, layer in enumerate(graph.layers) if isinstance(layer.operation, Convolution))
+    placement = unit_placement(graph, last)
+    (gradient,) = torch.autograd.grad(made.features(x, torch.ones(1, 3, 1, 1).double())[0, :, 2, 3].sum(), x)
+    read = gradient[0, 0].nonzero().double()
+    centre = (read.amin(0) + read.amax(0)) / 2
+    found = [o + s * i for o, s, i in zip(placement.offset, placement.step, (2, 3), strict=True)]
+    np.testing.assert_allclose(found, centre)

@@ -130,6 +130,18 @@ def test_the_map_is_restricted_to_the_mask(network: nn.Module, scan: Tensor, mas
     np.testing.assert_array_equal(result.heatmap, np.where(inside, everywhere, 0))
 
 
+def test_a_mask_between_the_windows_and_an_atlas_without_regions(network: nn.Module, scan: Tensor) -> None:
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    mask[5, 5] = True
+    options, evaluation = {"size": 2, "stride": 10, "mask": "given"}, evaluate(network, scan)
+    with pytest.raises(
+        UsageError, match="No box touches the mask 'given': boxes of 2 voxels, 10 apart.*smaller stride"
+    ):
+        attribute(evaluation, "occlusion", Target(1), options, companions=Companions(mask=mask))
+    with pytest.raises(UsageError, match="No region of the atlas lies in the image"):
+        attribute(evaluation, "area-occlusion", Target(1), regions=torch.zeros(SHAPE, dtype=torch.int32))
+
+
 def test_masks_that_make_no_sense(network: nn.Module, scan: Tensor) -> None:
     def run(name: str, **companions: Tensor) -> None:
         attribute(evaluate(network, scan), "occlusion", options={"mask": name}, companions=Companions(**companions))
