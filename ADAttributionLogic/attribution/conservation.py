@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ADAttributionLogic.graph.layer_graph import LayerGraph
@@ -30,7 +31,7 @@ class Balance:
 
     def add(self, layer: int, entering: Tensor, leaving: tuple[Tensor, ...]) -> None:
         """Note the relevance of a block's output and those of its inputs."""
-        self.changes[layer] = sum(float(part.double().sum()) for part in leaving) - float(entering.double().sum())
+        self.changes[layer] = sum(_total(part) for part in leaving) - _total(entering)
 
     def warnings(self, biases_absorb: bool) -> tuple[str, ...]:
         """What a user must know: relevance that appeared or disappeared beyond what the rules promise."""
@@ -53,3 +54,7 @@ class Balance:
             f"image. Most {what} at {self.graph.layers[worst]}, {change:+.3g}: {why}. Read the map with this in mind, "
             "or choose another rule.",
         )
+
+
+def _total(values: Tensor) -> float:
+    return float(values.sum(dtype=torch.float64))

@@ -12,6 +12,7 @@ from ADAttributionLogic.attribution.target import Decision, Target, decide
 from ADAttributionLogic.errors import GridMismatchError
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.layer_graph import LayerGraph, fold_batch_norm
+from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import Activation, Softmax, WeightedOperation
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
 from ADAttributionLogic.monitor import Monitor
@@ -152,6 +153,11 @@ class GradientRule(BackwardRule):
 
     def through_product(
         self, layer: int, operation: Product, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        return operation.gradient(relevance, inputs, relevance)
+
+    def through_normalisation(
+        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         return operation.gradient(relevance, inputs, relevance)
 

@@ -27,6 +27,7 @@ from ADAttributionLogic.attribution.registry import Job, MapResult, Method, regi
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
+from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import (
     Activation,
     Convolution,
@@ -174,6 +175,11 @@ class RelevanceRule(BackwardRule):
         shares = zip(self.shares[layer], inputs, strict=True)
         return tuple(sum_to(relevance * share, x.shape) for share, x in shares)
 
+    def through_normalisation(
+        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        return (relevance,)
+
 
 def shares_of_products(graph: LayerGraph, how: str) -> dict[int, tuple[float, float]]:
     """How each product of two layers divides its relevance.
@@ -244,6 +250,8 @@ def _lrp(job: Job) -> MapResult:
         )
     if any(isinstance(layer.operation, Softmax) for layer in graph.layers):
         notes += ("Relevance passes the softmax inside the network unchanged; what it weighs down is not attributed.",)
+    if any(isinstance(layer.operation, Normalisation) for layer in graph.layers):
+        notes += ("Relevance passes group, instance and layer normalisation unchanged.",)
     notes += balance.warnings(_biases_absorb(job.options))
     return MapResult(relevance[0], job.decision.start_relevance, notes, sums)
 

@@ -22,6 +22,7 @@ from ADAttributionLogic.graph.activations import Clamp, Curve, PReLU
 from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOver
 from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
+from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm
 from ADAttributionLogic.graph.rearranging import MaxOver
 
 
@@ -84,6 +85,31 @@ def _batch_norm(a: Arguments) -> ops.Operation:
     if a["bias"] is not None:
         shift = shift + a.constant("bias")
     return ops.Affine(scale, shift)
+
+
+def _group_norm(a: Arguments) -> ops.Operation:
+    weight, bias = (None if a[name] is None else a.constant(name) for name in ("weight", "bias"))
+    return GroupNorm(weight, bias, float(a["eps"]), int(a["group"]))
+
+
+def _instance_norm(a: Arguments) -> ops.Operation:
+    if not a["use_input_stats"]:
+        return _batch_norm(a)
+    weight, bias = (None if a[name] is None else a.constant(name) for name in ("weight", "bias"))
+    return GroupNorm(weight, bias, float(a["eps"]), int(a["input"][1]))
+
+
+def _layer_norm(a: Arguments) -> ops.Operation:
+    weight, bias = (None if a[name] is None else a.constant(name) for name in ("weight", "bias"))
+    return LayerNorm(weight, bias, float(a["eps"]), tuple(int(n) for n in a["normalized_shape"]))
+
+
+def _adaptive_max_pool(a: Arguments) -> ops.Operation:
+    sizes, given = tuple(int(n) for n in a["output_size"]), tuple(a["self"])[2:]
+    if any(size % wanted for size, wanted in zip(given, sizes, strict=True)):
+        raise a.unsupported(f"Its {sizes} windows must divide the size {given}.")
+    kernel = tuple(size // wanted for size, wanted in zip(given, sizes, strict=True))
+    return ops.MaxPool(kernel, kernel, ((0, 0),) * len(kernel), (1,) * len(kernel))
 
 
 def _max_pool(dimensions: int) -> Converter:
@@ -293,6 +319,11 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.addmm": _addmm,
     "aten.mm": _mm,
     "aten._native_batch_norm_legit_no_training": _batch_norm,
+    "aten.native_group_norm": _group_norm,
+    "aten.instance_norm": _instance_norm,
+    "aten.native_layer_norm": _layer_norm,
+    "aten.adaptive_max_pool2d": _adaptive_max_pool,
+    "aten.adaptive_max_pool3d": _adaptive_max_pool,
     "aten.relu": lambda a: ops.ReLU(),
     "aten.hardtanh": _hardtanh,
     "aten.leaky_relu": lambda a: ops.LeakyReLU(float(a["negative_slope"])),

@@ -12,6 +12,7 @@ from torch import Tensor
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.chains import Block, Chain, split_into_blocks
 from ADAttributionLogic.graph.layer_graph import LayerGraph
+from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import (
     Activation,
     MaxPool,
@@ -48,6 +49,11 @@ class BackwardRule(Protocol):
         self, layer: int, operation: Product, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """From the product of two layers to each of them."""
+
+    def through_normalisation(
+        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """From what was normalised by its own statistics to what it was."""
 
 
 @dataclass(eq=False)
@@ -217,6 +223,8 @@ def _through_layer(
         return (rule.through_softmax(operation, relevance, output),)
     if isinstance(operation, WeightedOperation):
         return rule.through_weighted(index, operation, inputs, relevance)
+    if isinstance(operation, Normalisation):
+        return rule.through_normalisation(operation, inputs, relevance)
     if isinstance(operation, Product):
         return rule.through_product(index, operation, inputs, relevance)
     if isinstance(operation, MaxPool) and winners is not None:

@@ -114,10 +114,19 @@ _OF_SHAPE = frozenset({"aten.zeros_like", "aten.ones_like", "aten.full_like"})
 
 
 def _decompositions() -> Any:
-    """What is taken apart into core operations: all that PyTorch can, but for activations that have a rule."""
+    """What is taken apart into core operations: all that PyTorch can, but for what has a rule as a whole."""
     table = torch.export.default_decompositions()
     aten = torch.ops.aten
-    for whole in (aten.silu, aten.hardswish, aten.hardsigmoid, aten.mish, aten.softplus, aten.prelu, aten.celu):
+    for whole in (
+        aten.silu,
+        aten.hardswish,
+        aten.hardsigmoid,
+        aten.mish,
+        aten.softplus,
+        aten.prelu,
+        aten.celu,
+        aten.instance_norm,
+    ):
         table.pop(whole.default, None)
     return table
 
@@ -366,7 +375,7 @@ def _why_unknown(name: str) -> str:
     if "_native_batch_norm" in name:
         return (
             "It normalises by the statistics of the image itself (batch normalisation in training mode or without "
-            "running statistics, or instance normalisation)."
+            "running statistics)."
         )
     return "No rule says how relevance passes through it."
 

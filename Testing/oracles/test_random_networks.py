@@ -38,6 +38,9 @@ class Shape:
         return len(self.size)
 
 
+INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
 class Written(nn.Module):
     """An operation that users write as a function in forward."""
 
@@ -122,6 +125,14 @@ OPERATIONS: dict[str, Callable[[Shape], nn.Module]] = {
     "dilated convolution": lambda s: CONV[s.axes - 1](s.channels, 3, 2, dilation=2, padding=1),
     "mirroring convolution": lambda s: CONV[s.axes - 1](s.channels, 3, 3, padding=1, padding_mode="reflect"),
     "batch norm": lambda s: NORM[s.axes - 1](s.channels),
+    "instance norm": lambda s: INSTANCE_NORM[s.axes - 1](s.channels),
+    "instance norm, affine": lambda s: INSTANCE_NORM[s.axes - 1](s.channels, affine=True),
+    "group norm": lambda s: nn.GroupNorm(1, s.channels),
+    "group norm by channel": lambda s: nn.GroupNorm(s.channels, s.channels, affine=False),
+    "layer norm of the last axis": lambda s: nn.LayerNorm(s.size[-1]),
+    "channels last, layer norm": lambda s: Written(
+        lambda x: F.layer_norm(x.movedim(1, -1), (s.channels,)).movedim(-1, 1)
+    ),
     "layer scale": LayerScale,
     "residual": lambda s: Residual(s, 1.0),
     "scaled residual": lambda s: Residual(s, -0.7),
@@ -222,7 +233,7 @@ def networks(draw: st.DrawFn) -> tuple[list[str], nn.Module, Tensor]:
             following = layer(value.clone())
         except RuntimeError:  # the map has become too small for it
             continue
-        if following[0].numel() > 4000 or following.numel() == 0:
+        if following[0].numel() > 4000 or following[0, 0].numel() < 2:
             continue
         layers, names, value = [*layers, layer], [*names, name], following
     head = draw(st.sampled_from(sorted(HEADS)))

@@ -172,11 +172,6 @@ def module(function: object, *members: nn.Module) -> nn.Module:
 
 
 UNSUPPORTED = {
-    "instance norm": (nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.Flatten()), "module '1'"),
-    "group norm": (
-        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.GroupNorm(1, 2)), nn.Flatten()),
-        r"native_group_norm at module '1\.0'",
-    ),
     "batch norm in training mode": (
         module(lambda m, x: F.batch_norm(x, None, None, training=True).flatten(1)),
         "statistics of the image itself",
