@@ -236,9 +236,10 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onScanLoaded(self):
         """A scan that is loaded while none is chosen becomes the chosen one; in other modules as well."""
-        scan, parameters = self._arrivals.newest(), self.logic.getParameterNode()
-        if scan is not None and parameters.inputVolume is None:
-            parameters.inputVolume = scan
+        scan = self._arrivals.newest()
+        if scan is not None:
+            parameters = self.logic.getParameterNode()
+            parameters.inputVolume = parameters.inputVolume or scan
 
     def setParameterNode(self, node):
         if self._parameterNode is not None:

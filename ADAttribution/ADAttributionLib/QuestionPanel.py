@@ -264,6 +264,8 @@ def durationText(seconds):
 
 
 def progressText(job):
-    """Stage and remaining time of a job."""
+    """Stage and remaining time of a job: that of the stage where it tells one, for then it knows best."""
+    if job.text.endswith(" left"):
+        return job.text
     left = job.secondsLeft()
     return job.text if left is None else f"{job.text}, about {durationText(left)} left"

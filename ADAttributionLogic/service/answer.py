@@ -347,7 +347,7 @@ def _table_entry(table: RegionTable) -> dict[str, Any]:
         name: [None if isinstance(v, float) and math.isnan(v) else v for v in column.tolist()]
         for name, column in table.columns.items()
     }
-    return {"atlas": table.atlas, "method": table.method, "columns": columns}
+    return {"atlas": table.atlas, "method": table.method, "quantity": table.quantity, "columns": columns}
 
 
 def _table_from(entry: Mapping[str, Any]) -> RegionTable:
@@ -361,4 +361,4 @@ def _table_from(entry: Mapping[str, Any]) -> RegionTable:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1 or not {c.name for c in COLUMNS} <= set(columns):
         raise UsageError(f"The columns of the table of {entry['method']} are missing or of several lengths: {lengths}.")
-    return RegionTable(columns, entry["atlas"], entry["method"])
+    return RegionTable(columns, entry["atlas"], entry["method"], entry.get("quantity", ""))

@@ -23,7 +23,7 @@ from ADAttributionLib.PreparationPanel import (
     preparationOf,
     segmentOf,
 )
-from ADAttributionLib.QuestionPanel import QuestionPanel
+from ADAttributionLib.QuestionPanel import QuestionPanel, progressText
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.WorkerClient import WorkerError
 from ADAttributionLogic.errors import UsageError
@@ -235,6 +235,14 @@ def test_the_estimate_says_that_the_preparation_is_in_it(ui) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the running request
+
+
+def test_one_estimate_of_what_is_left() -> None:
+    """That of the stage, which knows its budget and pace, or that of the whole."""
+    stage = SimpleNamespace(text="voxels covered: 10 of 900, about 9 min left", secondsLeft=lambda: 1.0)
+    assert progressText(stage) == stage.text
+    assert progressText(SimpleNamespace(text="lrp", secondsLeft=lambda: 40.0)) == "lrp, about 40 s left"
+    assert progressText(SimpleNamespace(text="lrp", secondsLeft=lambda: None)) == "lrp"
 
 
 class Asked:
