@@ -107,8 +107,14 @@ def aboutText(run):
         options = json.dumps(summary.get("options", {}), ensure_ascii=False)
         lines.append(f"{name}: {summary.get('seconds')} s on {summary.get('device')}, options {options}")
         lines.append(f"  sum {summary.get('relevance_sum'):.6g} of {summary.get('to_attribute'):.6g}")
+        lines += [f"  between the networks, {what}: {value}" for what, value in _agreementFigures(summary)]
     lines += [f"{package} {version}" for package, version in record.get("software", {}).items()]
     return "\n".join(lines)
+
+
+def _agreementFigures(summary):
+    """How far the networks of an ensemble agree on the regions."""
+    return [(key.replace("_", " "), value) for key, value in (summary.get("agreement") or {}).items()]
 
 
 def _preparationLines(record):

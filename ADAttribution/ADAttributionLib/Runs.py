@@ -135,6 +135,10 @@ class Run:
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
         return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(self.aboutNode))
 
+    def methodOf(self, name):
+        """The method of a map."""
+        return self.provenance.get("methods", {}).get(name, {}).get("method", name)
+
     @property
     def notes(self):
         """Warnings that belong to the answer."""
@@ -415,6 +419,17 @@ def _addDerivedMap(run, name, volume, role, what):
     _tag(node, run.identifier, role, name)
     _intoFolder(run, [node])
     return node
+
+
+def runNodes(run, className, role):
+    """A run's nodes of a class with a role."""
+    return run._nodes(className, role)
+
+
+def addToRun(run, node, role, mapName=None):
+    """Let a node belong to a run: tagged, and in its folder."""
+    _tag(node, run.identifier, role, mapName)
+    _intoFolder(run, [node])
 
 
 def _tag(node, identifier, role, mapName=None):
