@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Height of the answer's scale.
 SCALE_INCHES = 0.85
+#: Height of a line of the footnote.
+FOOTNOTE_LINE_INCHES = 0.17
 
 BACKGROUND, TEXT, MUTED = "#101014", "#f2f2f2", "#a8a8b0"
 LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
@@ -95,7 +97,10 @@ def write_figure(
     ratios = [*[grid.shape[0]] * 4, grid.shape[1], 0.3 * grid.shape[0]]
     if any(row.table is not None for row in rows):
         ratios.append(1.75 * grid.shape[0])
-    width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.25 + (SCALE_INCHES if scale else 0)
+    width = 2.45 * sum(ratios) / grid.shape[0]
+    lines = textwrap.wrap(footnote, int(width * 13))
+    foot = max(0.5, FOOTNOTE_LINE_INCHES * len(lines) + 0.16)
+    height = 3.1 * len(rows) + 0.75 + foot + (SCALE_INCHES if scale else 0)
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -107,7 +112,7 @@ def write_figure(
             "left": 1.4 / width,
             "right": 1 - 0.19 / width,
             "top": 1 - (0.75 + (SCALE_INCHES if scale else 0)) / height,
-            "bottom": 0.5 / height,
+            "bottom": foot / height,
             "wspace": 0.04,
             "hspace": 0.12,
         },
@@ -117,8 +122,7 @@ def write_figure(
     figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
     if scale:
         scale(figure.add_axes((0.02, 1 - (0.55 + SCALE_INCHES) / height, 0.5, 0.9 * SCALE_INCHES / height)))
-    lines = textwrap.fill(footnote, int(width * 13))
-    figure.text(0.012, 0.06 / height, lines, color=MUTED, fontsize=9, va="bottom")
+    figure.text(0.012, 0.06 / height, "\n".join(lines), color=MUTED, fontsize=9, va="bottom")
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)
     return Path(path)
 

@@ -398,8 +398,6 @@ def test_question_section(ui, small_package, tmp_path) -> None:
     assert section.target == "CN" and section.recent == [str(small_package)]
     with pytest.raises(NetworkError):
         section.addModel(tmp_path)
-    section.showEstimate({"seconds": 100, "device": "cpu", "methods": [{"name": "lrp", "seconds": 45.0}]})
-    assert ui.estimateLabel.text == "About 2 min on cpu: lrp 45 s"
 
 
 def test_answer_section(scene, ui, display) -> None:
