@@ -24,6 +24,7 @@ from ADAttributionLogic.attribution.lrp_rules import (
     ZBoxRule,
 )
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.graph.activations import Sigmoid
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
@@ -35,7 +36,6 @@ from ADAttributionLogic.graph.operations import (
     Input,
     Permute,
     Reshape,
-    Sigmoid,
     Softmax,
     WeightedOperation,
     sum_to,

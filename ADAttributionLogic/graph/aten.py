@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph import operations as ops
-from ADAttributionLogic.graph.activations import Clamp, Curve, PReLU
+from ADAttributionLogic.graph.activations import ELU, Clamp, Curve, LeakyReLU, PReLU, ReLU, Sigmoid, Tanh
 from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOver
 from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
@@ -251,7 +251,7 @@ def _divide(a: Arguments) -> Conversion:
 def _hardtanh(a: Arguments) -> ops.Operation:
     low, high = float(a["min_val"]), float(a["max_val"])
     if low == 0:
-        return ops.ReLU(cap=high)
+        return ReLU(cap=high)
     return Curve("Hardtanh", partial(F.hardtanh, min_val=low, max_val=high))
 
 
@@ -266,11 +266,11 @@ def _softmax(logarithm: bool) -> Converter:
 
 
 def _celu(a: Arguments) -> ops.Operation:
-    return ops.ELU(float(a["alpha"]), 1.0, 1 / float(a["alpha"]))
+    return ELU(float(a["alpha"]), 1.0, 1 / float(a["alpha"]))
 
 
 def _elu(a: Arguments) -> ops.Operation:
-    return ops.ELU(float(a["alpha"]), float(a["scale"]), float(a["input_scale"]))
+    return ELU(float(a["alpha"]), float(a["scale"]), float(a["input_scale"]))
 
 
 def _clamp(a: Arguments) -> ops.Operation:
@@ -324,9 +324,9 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.native_layer_norm": _layer_norm,
     "aten.adaptive_max_pool2d": _adaptive_max_pool,
     "aten.adaptive_max_pool3d": _adaptive_max_pool,
-    "aten.relu": lambda a: ops.ReLU(),
+    "aten.relu": lambda a: ReLU(),
     "aten.hardtanh": _hardtanh,
-    "aten.leaky_relu": lambda a: ops.LeakyReLU(float(a["negative_slope"])),
+    "aten.leaky_relu": lambda a: LeakyReLU(float(a["negative_slope"])),
     "aten.elu": _elu,
     "aten.celu": _celu,
     "aten.prelu": _prelu,
@@ -341,8 +341,8 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.mish": _curve("Mish", F.mish),
     "aten.softplus": _softplus,
     "aten.abs": _curve("absolute value", torch.abs),
-    "aten.sigmoid": lambda a: ops.Sigmoid(),
-    "aten.tanh": lambda a: ops.Tanh(),
+    "aten.sigmoid": lambda a: Sigmoid(),
+    "aten.tanh": lambda a: Tanh(),
     "aten._softmax": _softmax(False),
     "aten._log_softmax": _softmax(True),
     "aten.max_pool2d_with_indices": _max_pool(2),
