@@ -42,6 +42,7 @@ from ADAttributionLogic.graph.operations import (
 )
 from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
+from ADAttributionLogic.graph.upsampling import TransposedConvolution
 from ADAttributionLogic.method_options import Option
 
 
@@ -74,8 +75,8 @@ class Composite:
             operation = layer.operation
             if isinstance(operation, WeightedOperation) and operation.one_to_one:
                 rules[index] = self.scaling
-            elif isinstance(operation, (Convolution, Dense)):
-                kind = self.convolution if isinstance(operation, Convolution) else self.dense
+            elif isinstance(operation, (Convolution, Dense, TransposedConvolution)):
+                kind = self.dense if isinstance(operation, Dense) else self.convolution
                 rules[index] = _with_bounds(self.first, graph, layer.inputs[0], image) if index in reading else kind
             elif isinstance(operation, WeightedOperation):
                 rules[index] = self.sums

@@ -24,6 +24,7 @@ from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOve
 from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
 from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm
 from ADAttributionLogic.graph.rearranging import MaxOver
+from ADAttributionLogic.graph.upsampling import LinearUpsampling, TransposedConvolution
 
 
 def _spatial(values: Any, dimensions: int) -> tuple[int, ...]:
@@ -37,8 +38,6 @@ def _symmetric(values: Any, dimensions: int) -> ops.Padding:
 
 
 def _convolution(a: Arguments) -> ops.Operation:
-    if a["transposed"]:
-        raise a.unsupported("Transposed convolutions have no rule.")
     if "input" not in a.dynamic:
         raise a.unsupported("Its weight, not its input, depends on the image.")
     weight = a.constant("weight")
@@ -48,6 +47,10 @@ def _convolution(a: Arguments) -> ops.Operation:
             f"Convolutions of 1 to 3 dimensions on batches of images are supported, not on {a['input']}."
         )
     bias = None if a["bias"] is None else a.constant("bias")
+    if a["transposed"]:
+        stride, padding = _spatial(a["stride"], n), _spatial(a["padding"], n)
+        extra, dilation = _spatial(a["output_padding"], n), _spatial(a["dilation"], n)
+        return TransposedConvolution(weight, bias, stride, padding, extra, dilation, int(a["groups"]))
     return ops.Convolution(
         weight,
         bias,
@@ -110,6 +113,12 @@ def _adaptive_max_pool(a: Arguments) -> ops.Operation:
         raise a.unsupported(f"Its {sizes} windows must divide the size {given}.")
     kernel = tuple(size // wanted for size, wanted in zip(given, sizes, strict=True))
     return ops.MaxPool(kernel, kernel, ((0, 0),) * len(kernel), (1,) * len(kernel))
+
+
+def _linear_upsampling(a: Arguments) -> ops.Operation:
+    size = None if a["output_size"] is None else tuple(int(n) for n in a["output_size"])
+    factors = None if a["scale_factors"] is None else tuple(float(f) for f in a["scale_factors"])
+    return LinearUpsampling(coefficient(1.0), None, size, factors, bool(a["align_corners"]))
 
 
 def _max_pool(dimensions: int) -> Converter:
@@ -322,6 +331,9 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.native_group_norm": _group_norm,
     "aten.instance_norm": _instance_norm,
     "aten.native_layer_norm": _layer_norm,
+    "aten.upsample_linear1d.vec": _linear_upsampling,
+    "aten.upsample_bilinear2d.vec": _linear_upsampling,
+    "aten.upsample_trilinear3d.vec": _linear_upsampling,
     "aten.adaptive_max_pool2d": _adaptive_max_pool,
     "aten.adaptive_max_pool3d": _adaptive_max_pool,
     "aten.relu": lambda a: ReLU(),
