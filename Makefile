@@ -5,6 +5,8 @@
 #   make fuzz    5200 damaged files through every reader; a table of what became of them (INPUTS=500 for fewer)
 #   make lint    ruff and mypy
 #   make study   how well scans as acquired are recovered (an hour and more); tables in Testing/benchmarks/native_recovery
+#   make study-real  what changes the score of the real networks (QIU2022=folder with their authors' files); tables in
+#                    Testing/benchmarks/real_network
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
 # Everything is installed into .venv first, once.
 
@@ -18,7 +20,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study train clean
+.PHONY: demo test fuzz bench lint study study-real train clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -46,6 +48,11 @@ study: $(VENV)/developed
 	  $(BIN)/python Testing/benchmarks/study_native_recovery.py $$what affine 0 23 > $(STUDY)/$$what-affine.tsv || exit 1; done
 	$(BIN)/python Testing/benchmarks/study_native_recovery.py head deformable > $(STUDY)/head-deformable.tsv
 	$(BIN)/python Testing/benchmarks/study_native_recovery.py patients deformable 0 3 > $(STUDY)/patients-deformable.tsv
+
+REAL := Testing/benchmarks/real_network
+study-real: $(VENV)/developed
+	for what in preparation atrophy; do \
+	  $(BIN)/python Testing/benchmarks/study_real_network.py $$what > $(REAL)/$$what.tsv || exit 1; done
 
 train: $(VENV)/developed
 	$(BIN)/python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort
