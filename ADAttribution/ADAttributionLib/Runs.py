@@ -20,6 +20,7 @@ from ADAttributionLib.Overlays import OverlaySettings, applySettings, statistics
 from ADAttributionLib.Plots import addProfiles, addRegionChart
 from ADAttributionLib.TransformNodes import DIRECTIONS, addTransforms, transformOf
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
+from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_scan
 from ADAttributionLogic.preprocessing.space_transform import identity_transform
@@ -82,6 +83,11 @@ class Run:
     @property
     def gridScanNode(self):
         return next(iter(self._nodes("vtkMRMLScalarVolumeNode", "scan")), None)
+
+    @property
+    def spread(self):
+        """How far each class's probability moves with the scan's placement: what stands after ±."""
+        return spread_of(self.provenance)
 
     @property
     def space(self):

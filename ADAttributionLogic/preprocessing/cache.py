@@ -40,7 +40,7 @@ from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, res
 from ADAttributionLogic.volume import Volume, check_usable_scan
 
 #: To be raised whenever the same input would give another result.
-VERSION = 3
+VERSION = 4
 #: Entries kept; one takes 10 to 70 MB.
 MOST_ENTRIES = 20
 FOLDER_VARIABLE = "AD_ATTRIBUTION_CACHE"
