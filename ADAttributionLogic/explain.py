@@ -23,6 +23,7 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
+from ADAttributionLogic.registered_look import registered_look, warning_of
 from ADAttributionLogic.relevance.region_table import RegionTable, index_regions, region_table
 from ADAttributionLogic.volume import Volume, resample
 
@@ -112,6 +113,7 @@ def explain(
     replace_non_finite: float | None = None,
     mask: Volume | None = None,
     reference: Volume | None = None,
+    is_prepared: bool = False,
     monitor: Monitor | None = None,
 ) -> Explanation:
     """Explain a network's decision on a scan.
@@ -139,6 +141,8 @@ def explain(
     reference : Volume, optional
         A scan to compare with, such as a mean of controls, for occlusion with the fill ``reference``; it is prepared
         as the scan is.
+    is_prepared : bool
+        Its place was checked already; otherwise the result says when a scan does not look registered.
     monitor : Monitor, optional
         Progress and cancellation. What was finished when the user cancelled is kept (also an unfinished map that is
         usable), with a note that says so; if there is nothing, it is an error.
@@ -163,6 +167,7 @@ def explain(
     monitor.report(0.0, "preparing the scan")
     model_input = prepare(scan, model.grid, model.normalisation, replace_non_finite=replace_non_finite)
     _require_shape(model, model_input)
+    look = None if is_prepared else registered_look(model_input.unnormalised, model.grid)
     placed = None if atlas is None else atlas.on_grid(model_input.volume.grid)
     index = None if placed is None else index_regions(placed)
     companions = Companions(
@@ -205,8 +210,16 @@ def explain(
         "device": describe_device(evaluation.device),
         "threads": torch.get_num_threads(),
         "scan": provenance.describe_scan(model_input.scan),
+        "mask": None if mask is None else provenance.describe_scan(mask),
+        "reference": None if reference is None else provenance.describe_scan(reference),
         "preprocessing": list(model_input.steps),
-        "notes": [*model_input.notes, *(() if placed is None else placed.labels.notes), *notes],
+        "looks_registered": look,
+        "notes": [
+            *filter(None, (warning_of(look),)),
+            *model_input.notes,
+            *(() if placed is None else placed.labels.notes),
+            *notes,
+        ],
         "model": provenance.describe_model(model),
         "atlas": None if placed is None else provenance.describe_atlas(placed),
         "probabilities": probabilities,

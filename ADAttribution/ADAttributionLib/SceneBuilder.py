@@ -19,7 +19,7 @@ def addExplanation(scene, explanation, name="ADAttribution"):
     """Add all nodes of an explanation to a scene.
 
     Returns a dict: ``scan``, ``heatmaps`` (by name), ``colors`` (by name), ``segmentation`` (None without an atlas),
-    ``tables`` (by name), ``folder`` (subject hierarchy item).
+    ``tables`` (by name), ``notes`` (text node: what the user should know), ``folder`` (subject hierarchy item).
     """
     scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
     try:
@@ -44,9 +44,20 @@ def _addNodes(scene, explanation, name):
         nodes["heatmaps"][heatmap.name] = addHeatmap(scene, heatmap.volume, title, display, colorNode)
         if heatmap.table is not None:
             nodes["tables"][heatmap.name] = addRegionTable(scene, heatmap.table, f"{title} regions")
+    nodes["notes"] = _addNotes(scene, explanation, f"{name} - notes")
     if explanation.atlas is not None:
         nodes["segmentation"] = addAtlasSegmentation(scene, explanation.atlas, f"{name} atlas {explanation.atlas.name}")
     return nodes
+
+
+def _addNotes(scene, explanation, name):
+    """The notice and the warnings as a text node: they belong to the answer, wherever the scene goes."""
+    record = explanation.provenance
+    notes = [record["notice"], *record["notes"]]
+    notes += [f"{h.method.title}: {note}" for h in explanation.heatmaps for note in h.attribution.notes]
+    node = scene.AddNewNodeByClass("vtkMRMLTextNode", name)
+    node.SetText("\n\n".join(notes))
+    return node
 
 
 # ------------------------------------------------------------------------------------------------------------ volumes
@@ -228,7 +239,13 @@ def _groupInSubjectHierarchy(scene, nodes, name):
     if hierarchy is None:
         return 0
     folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
-    members = [nodes["scan"], *nodes["heatmaps"].values(), nodes["segmentation"], *nodes["tables"].values()]
+    members = [
+        nodes["scan"],
+        *nodes["heatmaps"].values(),
+        nodes["segmentation"],
+        *nodes["tables"].values(),
+        nodes["notes"],
+    ]
     for node in members:
         if node is None:
             continue

@@ -130,14 +130,13 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from ADAttributionLogic.explain_native import placement_notes
     from ADAttributionLogic.report.result_folder import FIGURE_FILE, SCENE_FILE, check_output_folder, write_explanation
 
     place = check_output_folder(options.out, options.overwrite)
     requests = _requests(options)
     with Progress() as monitor:
         explanation = _compute(options, requests, monitor)
-        for note in (*_notes(explanation), *placement_notes(explanation)):
+        for note in _notes(explanation):
             print(f"note: {note}", file=sys.stderr)
         # What was finished before the user cancelled is written all the same.
         is_cancelled = bool(explanation.provenance["is_cancelled"])

@@ -21,7 +21,7 @@ from ADAttributionLogic.volume import Volume, resample
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BACKGROUND, TEXT, MUTED = "#101014", "#f2f2f2", "#a8a8b0"
+BACKGROUND, TEXT, MUTED, WARNING = "#101014", "#f2f2f2", "#a8a8b0", "#ffb000"
 LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
 
 
@@ -49,7 +49,13 @@ class FigureRow:
 
 
 def write_figure(
-    path: str | os.PathLike[str], scan: Volume, rows: Sequence[FigureRow], headline: str, footnote: str, top: int = 8
+    path: str | os.PathLike[str],
+    scan: Volume,
+    rows: Sequence[FigureRow],
+    headline: str,
+    footnote: str,
+    top: int = 8,
+    warning: str = "",
 ) -> Path:
     """Draw one row of slices per heatmap: two coronal, two axial, one sagittal, colour bar and top regions.
 
@@ -65,6 +71,8 @@ def write_figure(
     headline, footnote : str
     top : int
         How many regions to list.
+    warning : str
+        What makes the result doubtful; below the headline.
 
     Raises
     ------
@@ -84,7 +92,10 @@ def write_figure(
     ratios = [*[grid.shape[0]] * 4, grid.shape[1], 0.3 * grid.shape[0]]
     if any(row.table is not None for row in rows):
         ratios.append(1.75 * grid.shape[0])
-    width, height = 2.45 * sum(ratios) / grid.shape[0], 3.1 * len(rows) + 1.25
+    width = 2.45 * sum(ratios) / grid.shape[0]
+    warned = textwrap.wrap(f"⚠ {warning}", int(width * 10)) if warning else []
+    room = 0.22 * len(warned)
+    height = 3.1 * len(rows) + 1.25 + room
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -95,7 +106,7 @@ def write_figure(
             "width_ratios": ratios,
             "left": 1.4 / width,
             "right": 1 - 0.19 / width,
-            "top": 1 - 0.75 / height,
+            "top": 1 - (0.75 + room) / height,
             "bottom": 0.5 / height,
             "wspace": 0.04,
             "hspace": 0.12,
@@ -104,6 +115,8 @@ def write_figure(
     for row, heatmap, cells in zip(rows, maps, axes, strict=True):
         _draw_row(row, brain, heatmap, slices, grid, cells, top)
     figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
+    warned_text = "\n".join(warned)
+    figure.text(0.012, 1 - 0.5 / height, warned_text, color=WARNING, fontsize=11, va="top", weight="bold")
     lines = textwrap.fill(footnote, int(width * 13))
     figure.text(0.012, 0.06 / height, lines, color=MUTED, fontsize=9, va="bottom")
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)

@@ -14,10 +14,19 @@ from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explain import Explanation
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.registered_look import warning_of
 from ADAttributionLogic.relevance.table_files import write_pair_table, write_region_table
 from ADAttributionLogic.report.figure import FigureRow, write_figure
 from ADAttributionLogic.report.overlay_display import OverlayDisplay
-from ADAttributionLogic.report.placing import Place, check_place, check_replacement, hashes_of, read_marked, writing
+from ADAttributionLogic.report.placing import (
+    Place,
+    check_place,
+    check_replacement,
+    hashes_of,
+    read_marked,
+    tidy_up,
+    writing,
+)
 from ADAttributionLogic.report.preprocessing_files import write_preprocessing
 from ADAttributionLogic.scan_files import write_volume
 
@@ -41,6 +50,8 @@ def check_output_folder(folder: str | os.PathLike[str], overwrite: bool) -> Plac
         It exists and `overwrite` is False, it is not a result of this program or holds other files than those that it
         wrote, or it cannot be written.
     """
+    for workplace in (Path(folder), Path(folder).absolute().parent):
+        tidy_up(workplace)
     earlier = earlier_result(Path(folder))
     if earlier is None and overwrite and Path(folder).is_dir() and any(Path(folder).iterdir()):
         raise OutputError(
@@ -154,4 +165,6 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
     chances = "   ".join(f"P({name}) = {p:.3f}" for name, p in explanation.probabilities.items())
     headline = f"{explanation.model.title}:   {chances}   ·   explained class: {explanation.target_class}"
     trained = explanation.provenance["model"].get("training", {}).get("data", "unknown data")
-    return write_figure(path, explanation.scan, rows, headline, f"{provenance.NOTICE} Trained on: {trained}")
+    footnote = f"{provenance.NOTICE} Trained on: {trained}"
+    warning = warning_of(explanation.provenance.get("looks_registered"))
+    return write_figure(path, explanation.scan, rows, headline, footnote, warning=warning)
