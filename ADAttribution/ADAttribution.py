@@ -4,7 +4,6 @@ This file holds the module, its widget, its logic and its self-test; everything 
 and all computation in the package ADAttributionLogic, which runs in a process of its own.
 """
 
-import tempfile
 from typing import Annotated, Optional
 
 import slicer
@@ -20,9 +19,11 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from ADAttributionLib import Dependencies, QtSeam, SelfTest
+from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
+from ADAttributionLib.MethodPresets import Preset, choose, presetOf
+from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Plots import placeOfPoint, regionOfPoint
@@ -41,6 +42,7 @@ from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import findRuns
 from ADAttributionLib.SampleScans import sampleSources
+from ADAttributionLib.SetupPanel import SetupPanel
 from ADAttributionLib.Signals import connect
 from ADAttributionLib.Views import jumpTo
 from ADAttributionLib.WorkerClient import WorkerClient
@@ -85,6 +87,9 @@ def addSimulatedSubject(label):
         return node
 
 
+#: What shows the dialog where a result is: any file of its folder does.
+RESULT_FILES = "Result or batch (provenance.json summary.csv)"
+
 # ---------------------------------------------------------------------------------------------------------- parameters
 
 
@@ -94,14 +99,14 @@ class MethodChoice:
 
     lrp: bool = True
     sensitivity: bool = False
-    gradientXInput: bool = True
-    guidedBackprop: bool = True
+    gradientXInput: bool = False
+    guidedBackprop: bool = False
     integratedGradients: bool = False
     smoothgrad: bool = False
     gradCam: bool = False
     occlusion: bool = False
     voxelOcclusion: bool = False
-    areaOcclusion: bool = False
+    areaOcclusion: bool = True
 
 
 @parameterNodeWrapper
@@ -134,7 +139,7 @@ class ADAttributionParameterNode:
 
 
 class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel. Each section is a class of its own; here they are connected."""
+    """The panel: three steps and a foot that is always in sight. Each section is a class of its own, connected here."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -151,11 +156,13 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ADAttribution.ui"))
-        self.layout.addWidget(uiWidget)
+        self.layout.addWidget(uiWidget, 1)  # fills the panel, so that each step scrolls by itself above the foot
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ADAttributionLogic()
         self._question = QuestionPanel(self.ui, QtSeam.listSetting("recentPackages"))
+        for preset in Preset:
+            self.ui.presetComboBox.addItem(preset.label(), preset.name)
         self._options = OptionsPanel(self.ui, QtSeam, self._describe)
         self._preparation = PreparationPanel(self.ui, QtSeam)
         self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
@@ -163,7 +170,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
         self._regions = RegionsPanel(self.ui)
-        self.ui.interpreterPathLineEdit.currentPath = QtSeam.setting("interpreter")
+        self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
         self._connectWidgets()
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -171,21 +178,20 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self._question.showModel()
         self.initializeParameterNode()
-        self.refreshDependencies()
         self.refreshRuns()
 
     def _connectWidgets(self):
         ui = self.ui
-        connect(ui.installButton, "clicked(bool)", self.onInstall)
-        connect(ui.interpreterPathLineEdit, "currentPathChanged(QString)", self.onInterpreter)
         connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
         connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
         connect(ui.brainSegmentComboBox, "activated(int)", self.onSegment)
         connect(ui.enlargeButton, "clicked(bool)", self._preparation.onEnlarge)
         connect(ui.checkButton, "clicked(bool)", self.onCheck)
+        connect(ui.presetComboBox, "activated(int)", self.onPreset)
         connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
         connect(ui.applyButton, "clicked(bool)", self.onApply)
         connect(ui.runComboBox, "activated(int)", self.onRunChosen)
+        connect(ui.openResultButton, "clicked(bool)", self.onOpenResult)
         connect(ui.chartButton, "clicked(bool)", self.onChart)
         connect(ui.copyTableButton, "clicked(bool)", lambda _checked: QtSeam.copyText(self._regions.text()))
         connect(ui.exportTableButton, "clicked(bool)", self.onExportTable)
@@ -240,59 +246,35 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._options.show(parameters)
         if parameters is None:
             return
+        ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData(presetOf(parameters.methods).name))
         self._preparation.show(parameters, self._question.card)
         if self._running.request is not None:
             ui.applyButton.text, ui.applyButton.enabled, ui.checkButton.enabled = _("Cancel"), True, False
             ui.applyButton.toolTip = _("Stop; the scene stays as it is")
+            self._running.showProblem("")
             return
         problem = self._problem()
         ui.checkButton.enabled = parameters.inputVolume is not None and self._question.card is not None
         ui.applyButton.text = _("Explain")
         ui.applyButton.enabled = ui.estimateButton.enabled = not problem
         ui.applyButton.toolTip = problem or _("Compute the chosen maps")
-        ui.statusLabel.text = problem
+        self._running.showProblem(problem)
         self._rest.start()
 
     def _problem(self):
         parameters = self._parameterNode
         return (
-            self._question.problem(parameters)
+            self._setup.problem()
+            or self._question.problem(parameters)
             or self._preparation.problem(parameters, self._question.card)
             or self._options.problem(parameters)
         )
 
-    # Setup.
-
-    def refreshDependencies(self):
-        missing = [] if self.logic.interpreter else Dependencies.missingPackages()
-        self.ui.setupLabel.text = Dependencies.describeMissing(missing)
-        self.ui.installButton.enabled = bool(missing)
-        self.ui.setupCollapsibleButton.collapsed = not missing
-
-    def onInterpreter(self, path):
-        QtSeam.setSetting("interpreter", path)
-        self.logic.restartWorker()
-        self.refreshDependencies()
-
-    def onInstall(self, _checked=False):
-        missing = Dependencies.missingPackages()
-        wheels = self.ui.wheelsPathLineEdit.currentPath
-        source = _("from the folder {folder}").format(folder=wheels) if wheels else _("from the internet (PyPI)")
-        question = _("Install {packages} into Slicer's Python, {source}?").format(
-            packages=", ".join(missing), source=source
-        )
-        if not slicer.util.confirmOkCancelDisplay(question):
-            return
-        message = _("The installation failed.")
-        with (
-            slicer.util.tryWithErrorDisplay(message, waitCursor=True),
-            tempfile.TemporaryDirectory(prefix="ad-attribution-") as folder,
-        ):
-            Dependencies.install(missing, QtSeam.pipInstall, QtSeam.installTorch, folder, wheels or None)
-        self.logic.restartWorker()
-        self.refreshDependencies()
-
     # Question.
+
+    def onSetupChanged(self):
+        self.logic.restartWorker()
+        self._checkCanApply()
 
     def onModel(self, _index):
         self._question.showModel()
@@ -304,6 +286,10 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             with slicer.util.tryWithErrorDisplay(_("This folder cannot be used."), waitCursor=False):
                 self._question.addModel(folder)
                 QtSeam.setSetting("recentPackages", self._question.recent)
+
+    def onPreset(self, _index):
+        with slicer.util.NodeModify(self._parameterNode):
+            choose(self._parameterNode.methods, Preset[self.ui.presetComboBox.currentData])
 
     def _describe(self, onEnd):
         return self.logic.explainer.client.request("describe", onEnd=onEnd)
@@ -376,15 +362,31 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._running.start(ask, self._onExplained)
 
     def _onExplained(self, request):
-        self.ui.logTextEdit.plainText = self.logic.explainer.client.log
         self._preparation.showReport(request.report)
-        self.refreshRuns(request.run)
+        self._showResult(request.run)
         return _("Done.")
+
+    def onOpenResult(self, _checked=False):
+        path = QtSeam.chooseFile(_("Open a result of the command line"), RESULT_FILES)
+        if path:
+            self._running.start(lambda **callbacks: self.logic.openResult(path, **callbacks), self._onOpened)
+
+    def _onOpened(self, request):
+        self._showResult(request.run)
+        return _("Opened.")
+
+    def _showResult(self, run):
+        """Open the step Result on a run, with the highest region outlined and the views at its peak."""
+        self.refreshRuns(run)
+        self.ui.stepTabWidget.setCurrentWidget(self.ui.resultScrollArea)
+        if self._display is not None:
+            self._display.showTopRegion()
 
     # Answer, overlay, regions.
 
     def refreshRuns(self, selected=None):
         """List the scene's runs, and show one: the given one, the shown one, or the last one."""
+        adoptOlderScenes(slicer.mrmlScene)
         runs = {run.identifier: run for run in findRuns(slicer.mrmlScene)}
         if selected is None and self._display is not None:
             selected = runs.get(self._display.run.identifier)
@@ -428,7 +430,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onChart(self, _checked=False):
         chart = None if self._display is None else self._overlay.chart()
         if chart is None:
-            self.ui.statusLabel.text = _("This run has no region table to plot.")
+            self._running.say(_("This run has no region table to plot."))
             return
         slicer.modules.plots.logic().ShowChartInLayout(chart)
         manager = slicer.app.layoutManager()
@@ -509,6 +511,10 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def prepare(self, volumeNode, *arguments, **options):
         """Register and check a scan, without explaining it; returns the PreparationReport, or a Request."""
         return self.explainer.prepare(volumeNode, *arguments, **options)
+
+    def openResult(self, path, *arguments, **options):
+        """Put a result of the command line, or a row of a batch, into the scene; see ADAttributionLib.ExplainLogic."""
+        return self.explainer.openResult(path, *arguments, **options)
 
     def explainFolder(self, inputFolder, outputFolder, **options):
         """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""

@@ -1,13 +1,22 @@
-"""The sections Answer and About this run. Reaches widgets through `ui` alone."""
+"""What a run found: the answer in the step Result and at the panel's foot, checks, and about the run.
+
+Reaches widgets through `ui` alone. How an answer reads is decided here, for all places.
+"""
 
 from __future__ import annotations
 
 import html
 import json
 
-from ADAttributionLib.QualityText import inPanelWords
+from ADAttributionLib.QualityText import checkLines, inPanelWords
 
 _BAR_CELLS = 24
+
+
+def answerLine(run):
+    """The answer in one line of rich text; what is explained is named."""
+    shares = " · ".join(f"{html.escape(name)} {value:.1%}" for name, value in run.probabilities.items())
+    return f"<b>{shares}</b> — explained: {html.escape(run.targetClass)}"
 
 
 def barsText(probabilities, targetClass):
@@ -23,15 +32,28 @@ def barsText(probabilities, targetClass):
     return f"<table>{''.join(rows)}</table>"
 
 
-def warningsText(run):
-    """The warnings that belong to an answer, in rich text."""
-    warnings = [run.provenance.get("notice", ""), *run.notes]
+def warnings(run):
+    """The warnings that belong to an answer; those of this run first."""
+    found = [*run.notes, run.provenance.get("notice", "")]
     model = run.provenance.get("model", {})
     if model.get("limitations"):
-        warnings.append(f"Limits of the network: {model['limitations']}")
+        found.append(f"Limits of the network: {model['limitations']}")
     if model.get("training", {}).get("data"):
-        warnings.append(f"The network was trained on: {model['training']['data']}")
-    return "<br>".join(f"• {html.escape(inPanelWords(text))}" for text in warnings if text)
+        found.append(f"The network was trained on: {model['training']['data']}")
+    return [inPanelWords(text) for text in found if text]
+
+
+def warningsText(run):
+    """The same in rich text."""
+    return "<br>".join(f"• {html.escape(text)}" for text in warnings(run))
+
+
+def checksText(run):
+    """The quality checks of a run's preparation, in rich text."""
+    quality = run.provenance.get("quality")
+    if not quality:
+        return "The scan was taken as it lay; nothing was registered, and nothing checked."
+    return "<br>".join(map(html.escape, checkLines(quality)))
 
 
 def aboutText(run):
@@ -94,9 +116,14 @@ class AnswerPanel:
         ui = self.ui
         if run is None:
             ui.answerLabel.text = "No run yet."
-            ui.warningsLabel.text = ""
+            ui.warningsLabel.text = ui.checksLabel.text = ui.footerAnswerLabel.text = ""
+            ui.footerAnswerLabel.visible = False
             ui.aboutTextEdit.plainText = ""
             return
         ui.answerLabel.text = barsText(run.probabilities, run.targetClass)
+        ui.footerAnswerLabel.text = answerLine(run)
+        ui.footerAnswerLabel.toolTip = run.name
+        ui.footerAnswerLabel.visible = True
         ui.warningsLabel.text = warningsText(run)
+        ui.checksLabel.text = checksText(run)
         ui.aboutTextEdit.plainText = aboutText(run)

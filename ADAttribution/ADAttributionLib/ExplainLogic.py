@@ -6,6 +6,7 @@ Slicer calls ``poll()`` from a timer; scripts wait.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import slicer
 
@@ -13,11 +14,12 @@ from ADAttributionLib.AtlasNodes import atlasFromSegmentation
 from ADAttributionLib.Overlays import forgetStatistics
 from ADAttributionLib.Preparation import Preparation
 from ADAttributionLib.RunDisplay import RunDisplay
-from ADAttributionLib.Runs import createRun
-from ADAttributionLib.SceneBuilder import addVolume
-from ADAttributionLib.VolumeNodes import volumeFromNode
+from ADAttributionLib.Runs import createRun, removeNode
+from ADAttributionLib.SceneBuilder import addScan, addVolume
+from ADAttributionLib.VolumeNodes import nodeOfVolume, scanName, volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
 from ADAttributionLogic.errors import ADAttributionError, GeometryError, UsageError
+from ADAttributionLogic.report.result_places import batch_rows, find_result
 
 DEFAULT_MODEL = "simulated-atrophy"
 
@@ -259,6 +261,55 @@ class ExplainLogic:
         self._requests.append(request)
         return self._waitFor(request).result if wait else request
 
+    def openResult(
+        self,
+        path,
+        name=None,
+        volumeNode=None,
+        wait=True,
+        show=True,
+        onProgress=None,
+        onDone=None,
+        onError=None,
+    ):
+        """Load a result that the command line or a batch wrote, as if it had been computed here.
+
+        Parameters
+        ----------
+        path : path-like
+            The result's folder, a file in it, or a batch's folder or ``summary.csv``.
+        name : str, optional
+            Which scan of a batch; ``resultsIn(path)`` lists them. Not needed where only one is done.
+        volumeNode : vtkMRMLScalarVolumeNode, optional
+            The scan that was explained, where its file is no longer where the result says.
+        wait, show, onProgress, onDone, onError
+            As for explain().
+
+        Returns
+        -------
+        Run, or with wait=False a Request.
+
+        Raises
+        ------
+        ADAttributionError
+            The path holds no result, the scan is gone or was changed, or a file is damaged. The scene is as before.
+        """
+        find_result(path, name)  # what is wrong with the path needs no worker to be said
+        request = Request(self, onProgress, onDone, onError)
+        scanId = None if volumeNode is None else volumeNode.GetID()
+
+        def onEnd(job):
+            self._finishOpening(request, job, scanId, show)
+
+        given = None if volumeNode is None else volumeFromNode(volumeNode)
+        request.job = self.client.open(Path(path).absolute(), name, given, request.progress, onEnd)
+        self._requests.append(request)
+        return self._waitFor(request).run if wait else request
+
+    def resultsIn(self, path):
+        """Names of the scans of a batch, and how each ended ("done", or why not); empty for a single result."""
+        return batch_rows(path)
+
     def addSimulatedSubject(self, label="AD", seed=20261121, name=None):
         """Add a scan with known, simulated atrophy ("AD") or without ("CN"), made from the ICBM152 brain.
 
@@ -306,15 +357,34 @@ class ExplainLogic:
             if job.result.preparation is not None:
                 request.report = job.result.preparation.report
                 self._prepared.add(question)
-            try:
-                run = self._addRun(job.result, scanId, drawnId, show)
-            except (ADAttributionError, RuntimeError, ValueError, KeyError, MemoryError) as cause:
-                error = (
-                    cause
-                    if isinstance(cause, ADAttributionError)
-                    else ADAttributionError(f"The result could not be shown: {type(cause).__name__}: {cause}")
-                )
+            run, error = _shown(lambda: self._addRun(job.result, scanId, drawnId, show))
         self._finish(request, job, run=run, error=error)
+
+    def _finishOpening(self, request, job, scanId, show):
+        run = error = None
+        if job.state == "done":
+            answer, scan = job.result
+            if answer.preparation is not None:
+                request.report = answer.preparation.report
+            run, error = _shown(lambda: self._addOpenedRun(answer, scan, scanId, show))
+        self._finish(request, job, run=run, error=error)
+
+    def _addOpenedRun(self, answer, scan, scanId, show):
+        scanNode = self.scene.GetNodeByID(scanId) if scanId else nodeOfVolume(self.scene, scan)
+        if scanId and scanNode is None:
+            raise UsageError("The scan was removed from the scene while its result was read.")
+        isNew = scanNode is None
+        if isNew:
+            scanNode = addScan(self.scene, scan, scanName(scan.source))
+        try:
+            run = createRun(self.scene, answer, scanNode)
+        except BaseException:
+            if isNew:
+                removeNode(self.scene, scanNode)
+            raise
+        if show:
+            RunDisplay(run).show()
+        return run
 
     def _addRun(self, answer, scanId, drawnId, show):
         scanNode = self.scene.GetNodeByID(scanId)
@@ -342,6 +412,16 @@ class ExplainLogic:
         """A closed scene takes its computations with it, the worker's process included."""
         forgetStatistics()
         self.client.close()
+
+
+def _shown(add):
+    """The run that a function adds to the scene and no error, or no run and the error."""
+    try:
+        return add(), None
+    except ADAttributionError as cause:
+        return None, cause
+    except (RuntimeError, ValueError, KeyError, MemoryError) as cause:
+        return None, ADAttributionError(f"The result could not be shown: {type(cause).__name__}: {cause}")
 
 
 def methodRequest(entry):

@@ -14,6 +14,9 @@ from ADAttributionLogic.errors import ADAttributionError, UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preparation import registration_advice
 
+#: Number of the step with the preparation, in the panel's tabs.
+SCAN_STEP = 0
+
 LEAST_COVERAGE, USUAL_COVERAGE = 0.25, 0.90
 
 
@@ -202,7 +205,7 @@ class PreparationPanel:
         if getattr(error, "quality", None) is not None:
             text = html.escape(str(error)).replace("\n", "<br>")
             self.ui.reportLabel.text = f"<span style='color:#d03020'>{text}</span>"
-            self.ui.preparationCollapsibleButton.collapsed = False
+            self.ui.stepTabWidget.setCurrentIndex(SCAN_STEP)
 
     def _showFigure(self, figure):
         self._figure = figure

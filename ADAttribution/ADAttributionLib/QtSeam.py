@@ -129,9 +129,24 @@ def chooseFolder(title):
     return qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title)
 
 
+def chooseFile(title, filters):
+    """Ask for a file to read; "" when the user cancels."""
+    return qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", filters)
+
+
 def chooseNewFile(title, filters):
     """Ask for a file to write (Qt asks before one is replaced); "" when the user cancels."""
     return qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, "", filters)
+
+
+def confirm(question):
+    """Ask before something is done."""
+    return slicer.util.confirmOkCancelDisplay(question)
+
+
+def reportingErrors(message):
+    """A context in which an error is shown to the user, with a wait cursor."""
+    return slicer.util.tryWithErrorDisplay(message, waitCursor=True)
 
 
 def onQuit(callback):

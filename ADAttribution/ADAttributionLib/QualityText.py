@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ADAttributionLogic.preprocessing.quality import Check
+
 #: What the logic layer's messages say to those who type commands, in words of the panel and the console.
 _WORDS = {
     "say --accept-qc": "tick “Go on although a check did not pass” in Preparation (console: acceptQuality=True)",
@@ -32,6 +34,15 @@ def failureText(quality):
     )
 
 
+def checkLines(quality):
+    """A run's checks as its provenance keeps them, those that did not pass first."""
+    checks = [Check(**check) for check in quality["checks"]]
+    failures = [check for check in checks if not check.passed]
+    verdict = "All checks passed." if not failures else f"{len(failures)} of {len(checks)} checks did not pass:"
+    ordered = sorted(checks, key=lambda check: check.passed)
+    return [verdict, *(f"{'✓' if check.passed else '✗'} {inPanelWords(str(check))}" for check in ordered)]
+
+
 def registeredText(report):
     """Whether the scan was registered already, with the numbers that say so."""
     because = report.because
@@ -51,12 +62,7 @@ def registeredText(report):
 
 def reportLines(report):
     """A report as lines: verdict, checks, what was done, notes."""
-    failures = report.quality.failures
-    count = len(report.quality.checks)
-    lines = ["All checks passed." if not failures else f"{len(failures)} of {count} checks did not pass:"]
-    for check in sorted(report.quality.checks, key=lambda check: check.passed):
-        lines.append(f"{'✓' if check.passed else '✗'} {inPanelWords(str(check))}")
-    lines.append(registeredText(report))
+    lines = [*checkLines(report.quality.describe()), registeredText(report)]
     if not report.already_registered:
         found = report.transform
         shift = sum(v * v for v in found["translation_mm"]) ** 0.5

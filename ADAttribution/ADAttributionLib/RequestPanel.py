@@ -1,12 +1,13 @@
-"""What is being computed: progress, cancelling, and why it failed. Reaches widgets through `ui` alone."""
+"""The panel's foot: what is being computed, the last message, and why it failed. Reaches widgets through `ui` alone."""
 
 from __future__ import annotations
 
 from ADAttributionLib.QuestionPanel import progressText
+from ADAttributionLib.Signals import connect
 
 
 class RequestPanel:
-    """Runs one request at a time.
+    """Runs one request at a time, and always shows how it stands.
 
     Parameters
     ----------
@@ -20,7 +21,9 @@ class RequestPanel:
     def __init__(self, ui, onChange, onFailure):
         self.ui = ui
         self.request = None
+        self._message, self._problem = "", ""
         self._onChange, self._onFailure = onChange, onFailure
+        connect(ui.detailsButton, "toggled(bool)", self.onDetails)
 
     def start(self, ask, onDone):
         """Start what `ask` asks for.
@@ -35,7 +38,7 @@ class RequestPanel:
 
         def done(request):
             self._end()
-            self.ui.statusLabel.text = onDone(request)
+            self.say(onDone(request))
 
         try:
             self.request = ask(wait=False, onProgress=self._progress, onDone=done, onError=self._fail)
@@ -45,28 +48,53 @@ class RequestPanel:
         self.ui.progressBar.value = 0
         self.ui.progressBar.visible = True
         self._onChange()
-        self.ui.statusLabel.text = "Starting…"
+        self.say("Starting…")
 
     def cancel(self):
         """Stop it; the scene stays as it is."""
-        self.ui.statusLabel.text = "Cancelling…"
+        self.say("Cancelling…")
         self.request.cancel()
 
+    def say(self, message):
+        """Show a message; it stays until the next one."""
+        self._message = message
+        self.showDetails("")
+        self._show()
+
+    def showProblem(self, problem):
+        """Show what has to be chosen before anything can start; "" shows the last message again."""
+        self._problem = problem
+        self._show()
+
     def showFailure(self, error):
-        """The real cause first, in the panel and in the log, which opens."""
-        details = getattr(error, "details", "")
-        self.ui.statusLabel.text = str(error)
-        self.ui.logTextEdit.plainText = f"{error}\n\n{details}".strip()
-        self.ui.logGroupBox.collapsed = False
+        """The real cause in a line; the rest is one click away."""
+        cause = str(error).partition("\n")[0].rstrip(":")
+        self.say(f"Failed: {cause}")
+        self.showDetails(f"{error}\n\n{getattr(error, 'details', '')}".strip())
+
+    def showDetails(self, text):
+        """Offer a text of many lines; "" offers nothing."""
+        ui = self.ui
+        ui.logTextEdit.plainText = text
+        ui.detailsButton.visible = bool(text)
+        if not text:
+            ui.detailsButton.checked = False
+
+    def onDetails(self, shown):
+        self.ui.logTextEdit.visible = shown
+
+    def _show(self):
+        # While something is computed, what it is doing; else what hinders the next run; else how the last one ended.
+        self.ui.statusLabel.text = self._message if self.request is not None else self._problem or self._message
 
     def _progress(self, request):
         self.ui.progressBar.value = int(1000 * request.job.fraction)
-        self.ui.statusLabel.text = progressText(request.job)
+        self.say(progressText(request.job))
 
     def _fail(self, request):
         self._end()
         if request.isCancelled:
-            self.ui.statusLabel.text = "Cancelled; nothing has changed."
+            self.say("Cancelled; nothing has changed.")
             return
         self.showFailure(request.error)
         self._onFailure(request.error)

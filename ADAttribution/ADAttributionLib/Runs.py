@@ -175,6 +175,29 @@ def createRun(scene, answer, scanNode, atlasNode=None):
     return run
 
 
+def adoptRun(scene, document, scanNode, mapNodes, tableNodes, atlasNode):
+    """Make a run of nodes that are there; `document` is what the about node of a run holds."""
+    identifier = uuid.uuid4().hex
+    about = scene.AddNewNodeByClass("vtkMRMLTextNode", f"{document['name']} - about")
+    about.SetText(json.dumps(document, indent=1, ensure_ascii=False))
+    _tag(about, identifier, "about")
+    about.SetNodeReferenceID(_SCAN, scanNode.GetID())
+    if atlasNode is not None:
+        _tag(atlasNode, identifier, "atlas")
+        about.SetNodeReferenceID(_ATLAS, atlasNode.GetID())
+    for role, nodes in (("map", mapNodes), ("table", tableNodes)):
+        for name, node in nodes.items():
+            _tag(node, identifier, role, name)
+    for node in tableNodes.values():
+        SceneBuilder.rankAnew(node)
+    for name, node in mapNodes.items():
+        _tag(node.GetDisplayNode().GetColorNode(), identifier, "colors", name)
+        applySettings(node, OverlaySettings())
+    run = Run(scene, about)
+    _group(run)
+    return run
+
+
 def findRuns(scene):
     """All runs in a scene, oldest first; what cannot be read is left alone."""
     runs = []
@@ -249,7 +272,7 @@ def _transformOf(run, modelGrid, scanGrid):
 
 def _isAdditive(run, name):
     """Whether a map's values add up to the score; then they still do on another grid."""
-    return bool(run.provenance["methods"][name].get("is_conserving"))
+    return bool(run.provenance.get("methods", {}).get(name, {}).get("is_conserving"))
 
 
 def setFilteredMap(run, name, array):
@@ -428,6 +451,11 @@ def _allNodes(scene):
 
 def _nodeIds(scene):
     return {node.GetID() for node in _allNodes(scene)}
+
+
+def removeNode(scene, node):
+    """Remove a node, its item, and the display and storage nodes that belong to it alone."""
+    _removeAll(scene, {node.GetID()})
 
 
 def _removeAll(scene, ids):

@@ -1,4 +1,4 @@
-"""An explanation as MRML nodes: scan, overlays with their colours, atlas segmentation, region tables. Needs no Qt.
+"""Values of the logic layer as MRML nodes: scan, overlay, colours, atlas segmentation, region table. Needs no Qt.
 
 Runs inside 3D Slicer and on the slicer-core wheel. All geometry is RAS mm; arrays are indexed (i, j, k).
 """
@@ -12,53 +12,8 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from ADAttributionLogic.report.overlay_display import COLOUR_COUNT, OverlayDisplay, two_sided_colours
-
-
-def addExplanation(scene, explanation, name="ADAttribution"):
-    """Add all nodes of an explanation to a scene.
-
-    Returns a dict: ``scan``, ``heatmaps`` (by name), ``colors`` (by name), ``segmentation`` (None without an atlas),
-    ``tables`` (by name), ``notes`` (text node: what the user should know), ``folder`` (subject hierarchy item).
-    """
-    scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
-    try:
-        nodes = _addNodes(scene, explanation, name)
-    finally:
-        scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
-    nodes["folder"] = _groupInSubjectHierarchy(scene, nodes, name)
-    return nodes
-
-
-def _addNodes(scene, explanation, name):
-    scanNode = addVolume(scene, explanation.scan, f"{name} scan")
-    _showInGray(scanNode, explanation.scan.array)
-    nodes = {"scan": scanNode, "heatmaps": {}, "colors": {}, "tables": {}, "segmentation": None}
-    for heatmap in explanation.heatmaps:
-        title = f"{name} - {heatmap.method.title} - {explanation.target_class}"
-        if heatmap.name != heatmap.method.name:
-            title += f" ({heatmap.name})"
-        display = OverlayDisplay.for_heatmap(heatmap.volume.array)
-        colorNode = addOverlayColors(scene, f"{title} colors", display)
-        nodes["colors"][heatmap.name] = colorNode
-        nodes["heatmaps"][heatmap.name] = addHeatmap(scene, heatmap.volume, title, display, colorNode)
-        if heatmap.table is not None:
-            nodes["tables"][heatmap.name] = addRegionTable(scene, heatmap.table, f"{title} regions")
-    nodes["notes"] = _addNotes(scene, explanation, f"{name} - notes")
-    if explanation.atlas is not None:
-        nodes["segmentation"] = addAtlasSegmentation(scene, explanation.atlas, f"{name} atlas {explanation.atlas.name}")
-    return nodes
-
-
-def _addNotes(scene, explanation, name):
-    """The notice and the warnings as a text node: they belong to the answer, wherever the scene goes."""
-    record = explanation.provenance
-    notes = [record["notice"], *record["notes"]]
-    notes += [f"{h.method.title}: {note}" for h in explanation.heatmaps for note in h.attribution.notes]
-    node = scene.AddNewNodeByClass("vtkMRMLTextNode", name)
-    node.SetText("\n\n".join(notes))
-    return node
-
+from ADAttributionLogic.relevance.region_table import rank_columns
+from ADAttributionLogic.report.overlay_display import COLOUR_COUNT, two_sided_colours
 
 # ------------------------------------------------------------------------------------------------------------ volumes
 
@@ -97,7 +52,15 @@ def vtkMatrix(affine):
     return matrix
 
 
-def _showInGray(node, array):
+def addScan(scene, volume, name):
+    """Add a scan, shown in grey."""
+    node = addVolume(scene, volume, name)
+    showInGray(node, volume.array)
+    return node
+
+
+def showInGray(node, array):
+    """Show a scan in grey, from 0 to nearly its largest intensity."""
     node.CreateDefaultDisplayNodes()
     displayNode = node.GetDisplayNode()
     displayNode.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
@@ -136,22 +99,13 @@ def addOverlayColors(scene, name, display):
     node.SetNumberOfColors(COLOUR_COUNT)
     node.GetLookupTable().SetRange(-display.maximum, display.maximum)
     scene.AddNode(node)
-    updateOverlayColors(node, display)
+    for index, (red, green, blue, alpha) in enumerate(two_sided_colours(display).tolist()):
+        value = display.maximum * (2 * index / (COLOUR_COUNT - 1) - 1)
+        node.SetColor(index, f"{value:.4g}", red, green, blue, alpha)
     node.AddDefaultStorageNode()
     # Newer versions would write CSV, which Slicer 5.8 does not read.
     node.GetStorageNode().SetDefaultWriteFileExtension("ctbl")
     return node
-
-
-def updateOverlayColors(node, display):
-    """Rewrite a heatmap's colour table for another range or threshold."""
-    modified = node.StartModify()
-    try:
-        for index, (red, green, blue, alpha) in enumerate(two_sided_colours(display).tolist()):
-            value = display.maximum * (2 * index / (COLOUR_COUNT - 1) - 1)
-            node.SetColor(index, f"{value:.4g}", red, green, blue, alpha)
-    finally:
-        node.EndModify(modified)
 
 
 # -------------------------------------------------------------------------------------------------------------- atlas
@@ -221,6 +175,16 @@ def addRegionTable(scene, table, name):
     return node
 
 
+def rankAnew(node):
+    """Rank the regions of a table node by today's rule; earlier versions ranked regions of a single voxel."""
+    table = node.GetTable()
+    given = {name: table.GetColumnByName(name) for name in ("sum", "density", "volume_mm3")}
+    for name, values in rank_columns({k: numpy_support.vtk_to_numpy(v) for k, v in given.items()}).items():
+        for row, value in enumerate(values.tolist()):
+            table.GetColumnByName(name).SetValue(row, value)
+    table.Modified()
+
+
 def _vtkColumn(column, values):
     array = {str: vtk.vtkStringArray, int: vtk.vtkIntArray, float: vtk.vtkDoubleArray}[column.kind]()
     array.SetName(column.name)
@@ -228,30 +192,3 @@ def _vtkColumn(column, values):
     for index, value in enumerate(values):
         array.SetValue(index, math.nan if value is None else column.kind(value))
     return array
-
-
-# -------------------------------------------------------------------------------------------------- subject hierarchy
-
-
-def _groupInSubjectHierarchy(scene, nodes, name):
-    """Put all nodes of a run into one folder."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    if hierarchy is None:
-        return 0
-    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
-    members = [
-        nodes["scan"],
-        *nodes["heatmaps"].values(),
-        nodes["segmentation"],
-        *nodes["tables"].values(),
-        nodes["notes"],
-    ]
-    for node in members:
-        if node is None:
-            continue
-        item = hierarchy.GetItemByDataNode(node)
-        if item:
-            hierarchy.SetItemParent(item, folder)
-        else:  # outside Slicer no plugin creates items by itself
-            hierarchy.CreateItem(folder, node)
-    return folder

@@ -11,11 +11,13 @@ from pathlib import Path
 import slicer
 import vtk
 
-from ADAttributionLib.SceneBuilder import addExplanation
-from ADAttributionLib.TransformNodes import addTransforms
+from ADAttributionLib.RunDisplay import RunDisplay
+from ADAttributionLib.Runs import createRun
+from ADAttributionLib.SceneBuilder import addScan
+from ADAttributionLib.VolumeNodes import scanName
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.owned_folders import temporary_folder
-from ADAttributionLogic.scan_files import ITK_SUFFIXES, NIBABEL_SUFFIXES, file_suffix
+from ADAttributionLogic.service.answer import answer_of
 
 
 def newScene():
@@ -43,16 +45,21 @@ def closeScene(scene):
 def writeScene(explanation, path):
     """Write an explanation as a Slicer scene (.mrb) that shows the first heatmap over the scan.
 
+    The scene holds a run as the module makes it, so that the panel goes on with it.
+
     Raises OutputError when the MRML libraries report a problem.
     """
     # MRML refuses relative paths.
     target = Path(path).absolute()
     scene = newScene()
     try:
-        nodes = addExplanation(scene, explanation, scanName(explanation))
-        if explanation.preprocessed is not None:
-            addTransforms(scene, explanation.preprocessed.transform, scanName(explanation))
-        showOverlay(scene, nodes["scan"], next(iter(nodes["heatmaps"].values())))
+        _addViews(scene)
+        answer, prepared = answer_of(explanation), explanation.preprocessed
+        scan = answer.scan if prepared is None else prepared.scan
+        name = scanName(explanation.provenance["scan"]["source"])
+        display = RunDisplay(createRun(scene, answer, addScan(scene, scan, name)))
+        display.show()
+        display.showTopRegion()
         # MRML writes silently to nowhere when a folder is missing.
         if not target.parent.is_dir():
             raise OutputError(f"The folder {target.parent} does not exist.")
@@ -62,13 +69,6 @@ def writeScene(explanation, path):
     finally:
         closeScene(scene)
     return target
-
-
-def scanName(explanation):
-    """Name of the scan for its nodes: the file's name without its suffix."""
-    source = Path(explanation.model_input.scan.source)
-    suffix = file_suffix(source, NIBABEL_SUFFIXES + ITK_SUFFIXES)
-    return source.name[: len(source.name) - len(suffix)] or "scan"
 
 
 def readScene(path):
@@ -97,18 +97,13 @@ def readScene(path):
     return scene
 
 
-def showOverlay(scene, scanNode, heatmapNode, opacity=0.85):
-    """Show a heatmap over a scan in all slice views of the scene, which are created where there are none."""
+def _addViews(scene):
+    """Composite nodes of Slicer's three slice views, so that a scene opens with its overlay."""
     for color in ("Red", "Yellow", "Green"):
-        composite = scene.GetNodeByID(f"vtkMRMLSliceCompositeNode{color}")
-        if composite is None:
-            composite = slicer.vtkMRMLSliceCompositeNode()
-            composite.SetLayoutName(color)
-            composite.SetSingletonTag(color)
-            composite = scene.AddNode(composite)
-        composite.SetBackgroundVolumeID(scanNode.GetID())
-        composite.SetForegroundVolumeID(heatmapNode.GetID())
-        composite.SetForegroundOpacity(opacity)
+        composite = slicer.vtkMRMLSliceCompositeNode()
+        composite.SetLayoutName(color)
+        composite.SetSingletonTag(color)
+        scene.AddNode(composite)
 
 
 def _errorsOf(action):

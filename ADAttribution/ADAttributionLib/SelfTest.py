@@ -223,6 +223,7 @@ def checkPanel(case, widget):
     ui.inputSelector.setCurrentNode(scan)
     widget._question.addModel(SMALL_NETWORK)
     ui.preparationComboBox.setCurrentIndex(0)  # already registered
+    ui.areaOcclusionCheckBox.checked = False  # needs an atlas
     ui.atlasComboBox.setCurrentIndex(ui.atlasComboBox.count - 1)  # none
     slicer.app.processEvents()
     case.assertTrue(ui.applyButton.enabled, ui.applyButton.toolTip)
@@ -234,6 +235,8 @@ def checkPanel(case, widget):
             case.fail(ui.logTextEdit.plainText)
         slicer.app.processEvents()
     case.assertIn("%", ui.answerLabel.text)
+    case.assertIn("%", ui.footerAnswerLabel.text)
+    case.assertEqual(ui.stepTabWidget.currentIndex, 2, "the step Result opens by itself")
     case.assertGreater(ui.mapListWidget.count, 0)
     ui.thresholdSlider.value = 99.0
     slicer.app.processEvents()

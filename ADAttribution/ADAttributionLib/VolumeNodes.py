@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import slicer
 import vtk
 from vtk.util import numpy_support
 
 from ADAttributionLogic.errors import GeometryError, ScanError
+from ADAttributionLogic.scan_files import ITK_SUFFIXES, NIBABEL_SUFFIXES, file_suffix
 from ADAttributionLogic.volume import Volume
 
 
@@ -63,6 +66,28 @@ def sourceOf(node):
     if name and not node.GetModifiedSinceRead():
         return name
     return node.GetName() or "scan"
+
+
+def scanName(source):
+    """Name of a scan for its nodes: that of its file without suffix."""
+    path = Path(source)
+    suffix = file_suffix(path, NIBABEL_SUFFIXES + ITK_SUFFIXES)
+    return path.name[: len(path.name) - len(suffix)] or "scan"
+
+
+def nodeOfVolume(scene, volume):
+    """The first volume of the scene with these voxels at this place; None if there is none."""
+    for node in nodesOfClass(scene, "vtkMRMLScalarVolumeNode"):
+        image = node.GetImageData()
+        if image is None or image.GetDimensions() != volume.array.shape or image.GetNumberOfScalarComponents() != 1:
+            continue
+        try:
+            found = volumeFromNode(node)
+        except ScanError:  # under a transform that is not linear, for example
+            continue
+        if found.grid.is_same(volume.grid) and np.array_equal(found.array, volume.array):
+            return node
+    return None
 
 
 def nodesOfClass(scene, className):

@@ -203,6 +203,22 @@ class WorkerClient:
 
         return self._requestWith(arrays, "prepare", {"model": os.fspath(model)}, onProgress, onEnd)
 
+    def open(self, path, name=None, scan=None, onProgress=None, onEnd=None):
+        """Ask for a result that was written earlier; the Job's result is the Answer and the scan as acquired.
+
+        Parameters
+        ----------
+        path, name : str
+            See ADAttributionLogic.report.result_places.
+        scan : Volume, optional
+            Where it is not any more what the result names.
+        """
+
+        def arrays(prefix):
+            return {"scan": None if scan is None else save_volume(scan, self._folder, f"{prefix}-scan")}
+
+        return self._requestWith(arrays, "open", {"path": os.fspath(path), "name": name}, onProgress, onEnd)
+
     def _preparationEntry(self, preparation, mask, prefix):
         if preparation is None:
             return {}
@@ -373,6 +389,9 @@ class WorkerClient:
                 result = event["result"]
                 if job.command == "explain":
                     result = load_answer(result, self._folder)
+                elif job.command == "open":
+                    answer, own = load_answer(result["answer"], self._folder), result["scan"]
+                    result = answer, answer.scan if own is None else load_volume(own, self._folder)
                 elif job.command == "prepare":
                     result = load_report(result, self._folder)
                 elif job.command == "simulate":

@@ -16,7 +16,7 @@ from torch import Tensor
 from ADAttributionLogic.errors import GridMismatchError, NetworkError
 from ADAttributionLogic.graph.operations import Affine, Convolution, Dense, Operation, Sigmoid, Softmax
 
-Head = Literal["softmax", "sigmoid"]
+Head = Literal["softmax", "sigmoid", "score"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,10 @@ class LayerGraph:
     ----------
     layers : tuple of Layer
         ``layers[0]`` is the input; every layer comes after its inputs; the last layer gives the logits (N, classes).
-    head : {"softmax", "sigmoid"}
-        How logits become probabilities: softmax over classes, or the sigmoid of a single logit.
+    head : {"softmax", "sigmoid", "score"}
+        How logits become probabilities: softmax over classes, or the sigmoid of a single logit; a score is none. Where
+        the network itself does not end with that function, what it is must be declared
+        (:func:`ADAttributionLogic.networks.output.head_of`).
     head_was_traced : bool
         Whether the network itself ended with that function (which is then not among the layers).
     """
@@ -134,7 +136,9 @@ class LayerGraph:
 
 
 def class_probabilities(logits: Tensor, head: Head) -> Tensor:
-    """Turn logits (N, K) into class probabilities: (N, K), or (N, 2) for a sigmoid head with one logit."""
+    """Turn logits (N, K) into class probabilities: (N, K), or (N, 2) for a sigmoid head with one logit; not a score."""
+    if head == "score":
+        raise ValueError("A score is no probability.")
     if head == "softmax":
         return torch.softmax(logits, dim=1)
     return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)

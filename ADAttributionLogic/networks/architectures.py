@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError
+from ADAttributionLogic.networks import qiu2022
+from ADAttributionLogic.networks.output import OutputKind
 
 Shape = tuple[int, int, int]
 
@@ -182,26 +184,29 @@ class Architecture:
     name, title : str
     build : callable
         Makes the network for a grid.
-    blocks : tuple of (int, int)
-        Number of 3×3×3 valid convolutions and size of the max pool, per block.
+    windows : tuple of (int, int)
+        Kernel and stride of every convolution and pool before the first dense layer, in order; none is padded.
     channels : int
         Feature maps after the last block.
     first_dense : str
         Key of the weight whose second axis is the flattened size.
+    output : {"softmax", "sigmoid", "score"}
+        What its outputs are.
     """
 
     name: str
     title: str
     build: Callable[[Shape], nn.Module]
-    blocks: tuple[tuple[int, int], ...]
+    windows: tuple[tuple[int, int], ...]
     channels: int
     first_dense: str
+    output: OutputKind = "softmax"
 
     def flattened_size(self, shape: Shape) -> int:
         """Number of features after the last block, 0 when the grid is too small."""
         sizes = list(shape)
-        for convolutions, pool in self.blocks:
-            sizes = [max((n - 2 * convolutions) // pool, 0) for n in sizes]
+        for kernel, stride in self.windows:
+            sizes = [max((n - kernel) // stride + 1, 0) for n in sizes]
         return self.channels * sizes[0] * sizes[1] * sizes[2]
 
     def shapes_for(self, flattened: int) -> tuple[Shape, ...]:
@@ -211,12 +216,26 @@ class Architecture:
     def smallest_shape(self) -> Shape:
         """The smallest grid that leaves one feature per map."""
         n = 1
-        for convolutions, pool in reversed(self.blocks):
-            n = n * pool + 2 * convolutions
+        for kernel, stride in reversed(self.windows):
+            n = (n - 1) * stride + kernel
         return n, n, n
 
 
-_FOUR_BLOCKS = ((1, 2), (1, 3), (1, 2), (1, 3))
+def _blocks(*blocks: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Windows of blocks that each have a number of 3×3×3 convolutions and a max pool of a size."""
+    return tuple(window for convolutions, pool in blocks for window in [(3, 1)] * convolutions + [(pool, pool)])
+
+
+def _qiu2022(task: str, title: str, hidden: int, outputs: int, kind: OutputKind) -> Architecture:
+    name = f"qiu2022-{task}"
+
+    def build(shape: Shape) -> nn.Module:
+        return qiu2022.Qiu2022(_flattened(name, shape), hidden, outputs)
+
+    return Architecture(name, title, build, qiu2022.WINDOWS, qiu2022.CHANNELS, "mlp.dense1.1.weight", kind)
+
+
+_FOUR_BLOCKS = _blocks((1, 2), (1, 3), (1, 2), (1, 3))
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     a.name: a
@@ -226,8 +245,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "boehle2019", "Böhle et al. 2019, Eitel & Ritter 2019", Boehle2019, _FOUR_BLOCKS, 64, "dense_1.weight"
         ),
         Architecture(
-            "korolev2017", "Korolev et al. 2017", Korolev2017, ((2, 2), (2, 2), (3, 2), (4, 3)), 64, "fc.0.weight"
+            "korolev2017",
+            "Korolev et al. 2017",
+            Korolev2017,
+            _blocks((2, 2), (2, 2), (3, 2), (4, 3)),
+            64,
+            "fc.0.weight",
+            "sigmoid",
         ),
+        _qiu2022("impairment", "Qiu et al. 2022, COG", 100, 1, "score"),
+        _qiu2022("alzheimers", "Qiu et al. 2022, ADD", 30, 2, "softmax"),
     )
 }
 

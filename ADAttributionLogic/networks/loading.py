@@ -15,6 +15,7 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, Shape
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.network import Network, explainable
+from ADAttributionLogic.networks.output import Output, OutputKind
 from ADAttributionLogic.networks.packages import (
     MODEL_FILE,
     Model,
@@ -44,6 +45,7 @@ def load_model(
     normalisation: Normalisation | None = None,
     classes: Sequence[str] | None = None,
     gives_probabilities: bool = False,
+    output: Output | OutputKind | None = None,
 ) -> Model:
     """Load a model.
 
@@ -60,6 +62,9 @@ def load_model(
         For bare files.
     gives_probabilities : bool
         For bare ``.pt2`` files: what they return, where it cannot be seen.
+    output : Output or {"softmax", "sigmoid", "score"}, optional
+        For bare files: what their outputs are. A single output that is neither of a published network nor the
+        network's own sigmoid must be declared.
 
     Raises
     ------
@@ -83,8 +88,8 @@ def load_model(
         )
     refuse_torchscript(path)
     if suffix == ".pt2":
-        return _from_pt2(path, shape, normalisation, classes, gives_probabilities)
-    return _from_state_dict(path, suffix, shape, normalisation, classes)
+        return _from_pt2(path, shape, normalisation, classes, gives_probabilities, output)
+    return _from_state_dict(path, suffix, shape, normalisation, classes, output)
 
 
 def _say_that_it_can_be_installed(name: str) -> None:
@@ -102,6 +107,7 @@ def model_from_module(
     positive_class: int = 1,
     name: str = "",
     allow_opaque: bool = False,
+    output: Output | OutputKind | None = None,
 ) -> Model:
     """Make a model of a network that was constructed in code.
 
@@ -116,10 +122,18 @@ def model_from_module(
         What is known about it.
     allow_opaque : bool
         Accept operations without a rule; then only gradients and occlusion explain it.
+    output : Output or {"softmax", "sigmoid", "score"}, optional
+        What its outputs are; a single one must be declared unless the network itself ends with a sigmoid.
+
+    Raises
+    ------
+    NetworkError
+        A single output of which nobody says what it is, among others.
     """
     name = name or type(network).__name__
-    traced = explainable(network, (1, *shape), allow_opaque=allow_opaque, name=name)
-    return _bare(name, traced, shape, grid, normalisation, classes, "", {"source": "passed in code"}, positive_class)
+    traced = explainable(network, (1, *shape), output=_kind(output), allow_opaque=allow_opaque, name=name)
+    card = {"source": "passed in code"}
+    return _bare(name, traced, shape, grid, normalisation, classes, "", card, positive_class, output)
 
 
 def _from_pt2(
@@ -128,6 +142,7 @@ def _from_pt2(
     normalisation: Normalisation | None,
     classes: Sequence[str] | None,
     gives_probabilities: bool,
+    output: Output | OutputKind | None,
 ) -> Model:
     from ADAttributionLogic.networks.exported_file import read_exported_network
 
@@ -137,22 +152,28 @@ def _from_pt2(
     own = (exported[1], exported[2], exported[3])
     if shape is not None and shape != own:
         raise NetworkError(f"{path.name} was exported for {own} voxels, not for {shape}.")
-    network = network_from_pt2(path, own, gives_probabilities, path.stem)
-    return _bare(
-        path.stem, network, own, _space_of(own), normalisation, classes, file_sha256(path), {"file": str(path)}
-    )
+    network = network_from_pt2(path, own, gives_probabilities, path.stem, _kind(output))
+    card = {"file": str(path)}
+    space = _space_of(own)
+    return _bare(path.stem, network, own, space, normalisation, classes, file_sha256(path), card, output=output)
 
 
 def _from_state_dict(
-    path: Path, suffix: str, shape: Shape | None, normalisation: Normalisation | None, classes: Sequence[str] | None
+    path: Path,
+    suffix: str,
+    shape: Shape | None,
+    normalisation: Normalisation | None,
+    classes: Sequence[str] | None,
+    output: Output | OutputKind | None,
 ) -> Model:
     state = _read_safetensors(path) if suffix == ".safetensors" else read_state_dict(path)
     module, known, fitted = network_from_state_dict(state, shape)
     if normalisation is None:
         normalisation = Normalisation("min-max" if known.name == "boehle2019" else "none")
-    network = explainable(module, (1, *fitted), name=known.name)
+    network = explainable(module, (1, *fitted), output=_kind(output) or known.output, name=known.name)
     card = {"file": str(path), "architecture": known.name, "title": known.title}
-    return _bare(known.name, network, fitted, _space_of(fitted), normalisation, classes, file_sha256(path), card)
+    space, sha256 = _space_of(fitted), file_sha256(path)
+    return _bare(known.name, network, fitted, space, normalisation, classes, sha256, card, output=output)
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
@@ -179,7 +200,13 @@ def _bare(
     sha256: str,
     card: Mapping[str, Any],
     positive_class: int = 1,
+    output: Output | OutputKind | None = None,
 ) -> Model:
+    described = output if isinstance(output, Output) else Output(network.head, "score" if _is_score(network) else "")
+    if described.is_score and classes is not None:
+        raise NetworkError(f"{name} gives a score, which has no classes; leave out {', '.join(classes)}.")
+    if described.is_score:
+        classes, positive_class = (described.name,), 0
     names = tuple(classes) if classes is not None else _default_classes(network.class_count)
     if len(names) != network.class_count:
         raise NetworkError(
@@ -200,7 +227,16 @@ def _bare(
         positive_class,
         sha256,
         {**unknown, **card},
+        described,
     )
+
+
+def _kind(output: Output | OutputKind | None) -> OutputKind | None:
+    return output.kind if isinstance(output, Output) else output
+
+
+def _is_score(network: Network) -> bool:
+    return network.head == "score"
 
 
 def _default_classes(count: int) -> tuple[str, ...]:

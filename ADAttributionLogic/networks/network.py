@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,19 @@ from torch import Tensor, nn
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
 from ADAttributionLogic.graph.layer_graph import Head, LayerGraph, fold_batch_norm
 from ADAttributionLogic.graph.tracing import shell_copy, trace
+from ADAttributionLogic.networks.output import OutputKind, head_of
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A classifier of images.
+    """A network that takes images: a classifier, or one whose output is a score.
 
     Attributes
     ----------
     input_shape : tuple of int
         Channels and spatial size.
-    head : {"softmax", "sigmoid"}
-        How logits become probabilities.
+    head : {"softmax", "sigmoid", "score"}
+        What the logits are.
     graph : LayerGraph or None
         Its layers as traced, batch normalisation not folded; None when it could not be decomposed.
     module : nn.Module or None
@@ -30,6 +31,7 @@ class Network:
     why_opaque : str
         Without a graph: the reason.
     class_count : int
+        1 for a score.
     name : str
     """
 
@@ -70,7 +72,12 @@ class Network:
 
 
 def explainable(
-    network: nn.Module, input_shape: Sequence[int], *, allow_opaque: bool = False, name: str = ""
+    network: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    output: OutputKind | None = None,
+    allow_opaque: bool = False,
+    name: str = "",
 ) -> Network:
     """Make any PyTorch module explainable.
 
@@ -81,6 +88,8 @@ def explainable(
         only read.
     input_shape : sequence of int
         Channels and spatial size; 1D, 2D or 3D.
+    output : {"softmax", "sigmoid", "score"}, optional
+        What its outputs are; needed for a single one that is not the network's own sigmoid.
     allow_opaque : bool
         Accept operations without a rule: then only gradient methods and occlusion work, and logits are assumed.
     name : str
@@ -95,14 +104,25 @@ def explainable(
     except UnsupportedOperationError as cause:
         if not allow_opaque:
             raise
-        return opaque(network, input_shape, str(cause), name=name)
-    return from_graph(graph, name)
+        return opaque(network, input_shape, str(cause), output=output, name=name)
+    return from_graph(graph, name, output)
 
 
-def from_graph(graph: LayerGraph, name: str) -> Network:
-    """Make a network of traced layers."""
+def from_graph(graph: LayerGraph, name: str, output: OutputKind | None = None) -> Network:
+    """Make a network of traced layers, whose outputs are declared where the layers do not say what they are.
+
+    Raises
+    ------
+    NetworkError
+        See :func:`~.output.head_of`.
+    """
     outputs = graph.layers[-1].shape[0]
-    return Network(graph.input_shape, graph.head, max(outputs, 2), graph, name=name)
+    head = head_of(outputs, graph.head if graph.head_was_traced else None, output, name)
+    return Network(graph.input_shape, head, _class_count(outputs, head), replace(graph, head=head), name=name)
+
+
+def _class_count(outputs: int, head: Head) -> int:
+    return 2 if head == "sigmoid" else outputs
 
 
 class LogitsOf(nn.Module):
@@ -130,7 +150,13 @@ class LogitsOf(nn.Module):
 
 
 def opaque(
-    module: nn.Module, input_shape: Sequence[int], why: str, *, gives_probabilities: bool = False, name: str = "network"
+    module: nn.Module,
+    input_shape: Sequence[int],
+    why: str,
+    *,
+    gives_probabilities: bool = False,
+    output: OutputKind | None = None,
+    name: str = "network",
 ) -> Network:
     """Make a network of which only the outputs are known.
 
@@ -143,6 +169,8 @@ def opaque(
         Why its layers are not known.
     gives_probabilities : bool
         Whether the scores are probabilities.
+    output : {"softmax", "sigmoid", "score"}, optional
+        What the outputs are; needed for a single one that is no probability.
 
     Raises
     ------
@@ -161,5 +189,8 @@ def opaque(
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise NetworkError(f"{name} must return class scores (N, K), but returns {found} for one image.")
     outputs = scores.shape[1]
-    head: Head = "sigmoid" if outputs == 1 else "softmax"
-    return Network(tuple(input_shape), head, max(outputs, 2), None, LogitsOf(shell, gives_probabilities), why, name)
+    # Whoever says that a single output is a probability says that it is a sigmoid's.
+    traced: Head | None = ("sigmoid" if outputs == 1 else "softmax") if gives_probabilities else None
+    head = head_of(outputs, traced, output, name)
+    logits = LogitsOf(shell, gives_probabilities)
+    return Network(tuple(input_shape), head, _class_count(outputs, head), None, logits, why, name)

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ADAttributionLogic.networks.architectures import architecture, build_networ
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.network import Network, explainable, opaque
+from ADAttributionLogic.networks.output import Output, OutputKind, check_thresholds, read_output
 from ADAttributionLogic.networks.state_dicts import flattened_size, require_fit
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.resources import resources_folder
@@ -30,24 +32,51 @@ MAX_MODEL_JSON_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
+class Member:
+    """One network of an ensemble.
+
+    Attributes
+    ----------
+    name : str
+    sha256 : str
+        Of its weights.
+    load : callable
+        Reads it anew, so that only those in use need memory.
+    thresholds : tuple of float
+        Its own, between the levels of a score; () where those of the ensemble hold.
+    """
+
+    name: str
+    sha256: str
+    load: Callable[[], Network] = field(repr=False)
+    thresholds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A network with all that is known about it.
+    """A network, or an ensemble of networks of one architecture, with all that is known about it.
 
     Attributes
     ----------
     name, title : str
     network : Network
+        Of an ensemble, the first member.
     shape : tuple of int
         Voxels of the network's grid.
     grid : Grid or None
         None when the network knows no space: then any scan of this shape is taken as it is.
     normalisation : Normalisation
     classes : tuple of str
+        Of a score, its name alone.
     positive_class : int
     weights_sha256 : str
-        "" for a network passed in code.
+        "" for a network passed in code; of an ensemble, the hash of its members' hashes.
     card : mapping
         The whole model.json: training, licence, intended use, limitations.
+    output : Output
+        What its outputs are.
+    members : tuple of Member
+        All networks of an ensemble; () for a single network.
     """
 
     name: str
@@ -60,6 +89,8 @@ class Model:
     positive_class: int
     weights_sha256: str
     card: Mapping[str, Any]
+    output: Output = Output("softmax")  # noqa: RUF009 (frozen)
+    members: tuple[Member, ...] = ()
 
 
 def available_models() -> tuple[Path, ...]:
@@ -89,15 +120,38 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if _mapping(_mapping(card).get("network")).get("format") == "torchscript":
         refuse_torchscript(f"{Path(folder).name}.ts")
     schema = json.loads((resources_folder() / "Models" / "model.schema.json").read_text(encoding="utf-8"))
-    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(card), key=lambda e: list(map(str, e.path)))
+    # The deepest one says most: an entry of another kind often lacks what its own kind needs as well.
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(card), key=lambda e: (-len(e.path), list(map(str, e.path)))
+    )
     if errors:
         where = "/".join(map(str, errors[0].path)) or "the top level"
         raise NetworkError(f"{path} is not a valid model card, at {where}: {errors[0].message}")
-    if not 0 <= card["positive_class"] < len(card["classes"]):
+    _check_output(card, path)
+    if "classes" in card and not 0 <= card["positive_class"] < len(card["classes"]):
         raise NetworkError(
             f"{path}: positive_class {card['positive_class']} is not among the {len(card['classes'])} classes."
         )
     return dict(card)
+
+
+def _check_output(card: Mapping[str, Any], path: Path) -> None:
+    """Thresholds must fit the levels, those of each member as well; names and files of members must differ."""
+    try:
+        output = read_output(card["output"]) if "output" in card else None
+        for member in card.get("members", ()):
+            if "thresholds" in member:
+                check_thresholds(() if output is None else output.levels, member["thresholds"], member["name"])
+    except NetworkError as cause:
+        raise NetworkError(f"{path} is not a valid model card: {cause}") from cause
+    if output is not None and output.is_score and not card.keys().isdisjoint(("classes", "positive_class")):
+        raise NetworkError(
+            f"{path}: {output.name} is a score, which has no classes; leave out classes, positive_class."
+        )
+    for key in ("name", "file"):
+        found = [member[key] for member in card.get("members", ())]
+        if len(set(found)) != len(found):
+            raise NetworkError(f"{path}: the members' {key}s are not all different: {', '.join(found)}.")
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -116,22 +170,36 @@ def load_package(folder: str | os.PathLike[str]) -> Model:
     """
     folder = Path(folder)
     card = read_card(folder)
-    weights = _checked(folder, card["weights"]["file"], card["weights"]["sha256"], card["weights"]["bytes"])
+    entries = card.get("members") or [card["weights"]]
+    for entry in entries:
+        _checked(folder, entry["file"], entry["sha256"], entry["bytes"])
     i, j, k = card["grid"]["shape"]
     shape = (int(i), int(j), int(k))
     affine = card["grid"]["affine"]
+    network = _network(card, folder, entries[0], shape)
+    output = read_output(card["output"]) if "output" in card else Output(network.head)
+    members = tuple(
+        Member(e["name"], e["sha256"], partial(_network, card, folder, e, shape), tuple(e.get("thresholds", ())))
+        for e in card.get("members", ())
+    )
     return Model(
         name=card["name"],
         title=card["title"],
-        network=_network(card, weights, shape),
+        network=network,
         shape=shape,
         grid=None if affine is None else Grid(shape, np.array(affine, dtype=np.float64)),
         normalisation=_normalisation(folder, card["normalisation"]),
-        classes=tuple(card["classes"]),
-        positive_class=card["positive_class"],
-        weights_sha256=card["weights"]["sha256"],
+        classes=(output.name,) if output.is_score else tuple(card["classes"]),
+        positive_class=card.get("positive_class", 0),
+        weights_sha256=_joint_sha256(members) if members else entries[0]["sha256"],
         card=card,
+        output=output,
+        members=members,
     )
+
+
+def _joint_sha256(members: tuple[Member, ...]) -> str:
+    return hashlib.sha256("".join(f"{m.name} {m.sha256}\n" for m in members).encode()).hexdigest()
 
 
 def _checked(folder: Path, name: str, sha256: str, size: int | None = None) -> Path:
@@ -160,14 +228,20 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _network(card: Mapping[str, Any], weights: Path, shape: tuple[int, int, int]) -> Network:
-    kind = card["network"]
+def _network(card: Mapping[str, Any], folder: Path, entry: Mapping[str, Any], shape: tuple[int, int, int]) -> Network:
+    """The network of an entry of the card with its weights: the only one, or a member of an ensemble."""
+    weights = _checked(folder, entry["file"], entry["sha256"], entry["bytes"])
+    kind, name = card["network"], card["name"] + (f" ({entry['name']})" if "name" in entry else "")
+    declared: OutputKind | None = card["output"]["kind"] if "output" in card else None
+    gives_probabilities = kind.get("output", "logits") == "probabilities"
     network: Network
     if "architecture" in kind:
-        network = explainable(_known_network(kind["architecture"], weights, shape), (1, *shape), name=card["name"])
+        known = architecture(kind["architecture"])
+        module = _known_network(known.name, weights, shape)
+        network = explainable(module, (1, *shape), output=declared or known.output, name=name)
     else:
-        network = network_from_pt2(weights, shape, kind.get("output", "logits") == "probabilities", card["name"])
-    if network.class_count != len(card["classes"]):
+        network = network_from_pt2(weights, shape, gives_probabilities, name, declared)
+    if network.head != "score" and network.class_count != len(card["classes"]):
         names = ", ".join(card["classes"])
         raise NetworkError(
             f"{card['name']} has {network.class_count} classes, but its card names {len(card['classes'])}: {names}."
@@ -195,7 +269,9 @@ def _known_network(name: str, weights: Path, shape: tuple[int, int, int]) -> nn.
     return network.eval()
 
 
-def network_from_pt2(path: Path, shape: tuple[int, ...], gives_probabilities: bool, name: str) -> Network:
+def network_from_pt2(
+    path: Path, shape: tuple[int, ...], gives_probabilities: bool, name: str, output: OutputKind | None = None
+) -> Network:
     """Make a network of an exported file: with its layers if they are all known, else by its outputs only.
 
     Raises
@@ -205,14 +281,18 @@ def network_from_pt2(path: Path, shape: tuple[int, ...], gives_probabilities: bo
     refuse_torchscript(path)
     module = read_exported_network(path)
     try:
-        return explainable(module, (1, *shape), name=name)
+        return explainable(module, (1, *shape), output=output, name=name)
     except UnsupportedOperationError as cause:
-        return opaque(module, (1, *shape), str(cause), gives_probabilities=gives_probabilities, name=name)
+        return opaque(
+            module, (1, *shape), str(cause), gives_probabilities=gives_probabilities, output=output, name=name
+        )
 
 
 def _normalisation(folder: Path, entry: Mapping[str, Any]) -> Normalisation:
     if entry["kind"] != "voxelwise":
-        return Normalisation(entry["kind"], entry.get("mask", "all"))
+        low, high = entry.get("clip") or (None, None)
+        clip = None if low is None or high is None else (float(low), float(high))
+        return Normalisation(entry["kind"], entry.get("mask", "all"), clip=clip)
     from safetensors.numpy import load_file
 
     tensors = load_file(_checked(folder, entry["file"], entry["sha256"]))
@@ -223,7 +303,12 @@ def _normalisation(folder: Path, entry: Mapping[str, Any]) -> Normalisation:
     return Normalisation("voxelwise", "all", tensors["mean"].astype(np.float32), tensors["std"].astype(np.float32))
 
 
-def save_package(folder: str | os.PathLike[str], card: Mapping[str, Any], network: nn.Module) -> Path:
+def save_package(
+    folder: str | os.PathLike[str],
+    card: Mapping[str, Any],
+    network: nn.Module | Mapping[str, nn.Module],
+    files: Mapping[str, bytes] | None = None,
+) -> Path:
     """Write a model package of a known architecture; the folder appears only when it is complete.
 
     Parameters
@@ -231,8 +316,12 @@ def save_package(folder: str | os.PathLike[str], card: Mapping[str, Any], networ
     folder : path-like
         Must not exist.
     card : mapping
-        Contents of model.json except ``weights``, which is filled in.
-    network : nn.Module
+        Contents of model.json except ``weights``, which is filled in; of an ensemble, what is known of its members
+        (by ``name``, e.g. their thresholds), to which the files are added.
+    network : nn.Module, or mapping of str to nn.Module
+        The network, or the members of an ensemble by name, in their order.
+    files : mapping of str to bytes, optional
+        What else belongs into the folder, such as the licence, by file name.
 
     Raises
     ------
@@ -241,8 +330,6 @@ def save_package(folder: str | os.PathLike[str], card: Mapping[str, Any], networ
     NetworkError
         The card is not as the schema says.
     """
-    from safetensors.torch import save
-
     target = Path(folder)
     if target.exists():
         raise OutputError(f"{target} exists; nothing is overwritten. Choose another name.")
@@ -250,14 +337,28 @@ def save_package(folder: str | os.PathLike[str], card: Mapping[str, Any], networ
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as temporary:
         unfinished = Path(temporary) / "package"
         unfinished.mkdir()
-        weights = unfinished / "weights.safetensors"
-        state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        # Not save_file: it leaves the file unreadable for everybody but its owner.
-        weights.write_bytes(save({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}))
-        size = weights.stat().st_size
-        complete = {**card, "weights": {"file": weights.name, "sha256": file_sha256(weights), "bytes": size}}
+        for name, content in (files or {}).items():
+            (unfinished / name).write_bytes(content)
+        if isinstance(network, nn.Module):
+            complete = {**card, "weights": _write_weights(network, unfinished / "weights.safetensors")}
+        else:
+            known = {entry["name"]: entry for entry in card.get("members", ())}
+            complete = {**card, "members": [
+                {"name": name, **known.get(name, {}), **_write_weights(member, unfinished / f"{name}.safetensors")}
+                for name, member in network.items()
+            ]}  # fmt: skip
         text = json.dumps(complete, indent=2, ensure_ascii=False) + "\n"
         (unfinished / MODEL_FILE).write_text(text, encoding="utf-8")
         read_card(unfinished)
         os.replace(unfinished, target)
     return target
+
+
+def _write_weights(network: nn.Module, path: Path) -> dict[str, Any]:
+    """Write a network's weights, and return their entry of the card."""
+    from safetensors.torch import save
+
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    # Not save_file: it leaves the file unreadable for everybody but its owner.
+    path.write_bytes(save({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}))
+    return {"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}

@@ -128,19 +128,34 @@ def identify(state: Mapping[str, Tensor]) -> Architecture:
         None of them; says which keys are missing and which are too many for the nearest.
     """
     best, best_difference = "", None
+    fitting: list[Architecture] = []
     for name, architecture in ARCHITECTURES.items():
         expected = set(build_network(name, architecture.smallest_shape()).state_dict())
         # Files of PyTorch < 0.4.1 have no batch counters.
         difference = {k for k in expected ^ set(state) if not k.endswith("num_batches_tracked")}
         if not difference:
-            return architecture
+            fitting.append(architecture)
+            continue
         if best_difference is None or len(difference) < len(best_difference):
             best, best_difference = name, difference
+    if fitting:
+        # Two heads of one network have the same keys.
+        return next((known for known in fitting if _same_sizes(state, known)), fitting[0])
     listed = ", ".join(sorted(best_difference or ())[:6])
     raise NetworkError(
         f"These weights belong to none of the known networks ({', '.join(ARCHITECTURES)}). Nearest is {best}, with "
         f"{len(best_difference or ())} keys missing or unexpected: {listed} … Give your own network as an exported "
         ".pt2 file, or pass the constructed module in Python."
+    )
+
+
+def _same_sizes(state: Mapping[str, Tensor], architecture: Architecture) -> bool:
+    """Whether all weights have the architecture's shapes, whatever the grid."""
+    own = build_network(architecture.name, architecture.smallest_shape()).state_dict()
+    return all(
+        value.shape == state[key].shape
+        for key, value in own.items()
+        if key in state and key != architecture.first_dense
     )
 
 

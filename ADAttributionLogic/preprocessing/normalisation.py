@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ADAttributionLogic.errors import NetworkError, ScanError
 
-Kind = Literal["none", "min-max", "z-score", "voxelwise"]
+Kind = Literal["none", "min-max", "z-score", "mean", "voxelwise"]
 Mask = Literal["all", "nonzero"]
 
 FloatArray = npt.NDArray[np.float32]
@@ -22,9 +22,10 @@ class Normalisation:
 
     Attributes
     ----------
-    kind : {"none", "min-max", "z-score", "voxelwise"}
+    kind : {"none", "min-max", "z-score", "mean", "voxelwise"}
         * ``min-max``: the smallest value becomes 0, the largest 1 (Böhle et al. 2019, after the brain mask);
         * ``z-score``: mean 0 and standard deviation 1 over the mask, background stays 0;
+        * ``mean``: divided by the mean, of the whole volume with its zeros where the mask is ``all`` (Qiu et al. 2022);
         * ``voxelwise``: minus the mean, divided by the standard deviation of the training scans, voxel by voxel (Rieke
           et al. 2018); 0 where they did not vary.
     mask : {"all", "nonzero"}
@@ -32,12 +33,15 @@ class Normalisation:
         makes no difference to scans with background 0.
     mean, std : ndarray or None
         For ``voxelwise``, on the network's grid.
+    clip : (float, float) or None
+        What the values are limited to afterwards.
     """
 
     kind: Kind = "none"
     mask: Mask = "all"
     mean: FloatArray | None = field(default=None, repr=False)
     std: FloatArray | None = field(default=None, repr=False)
+    clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind) or self.mask not in get_args(Mask):
@@ -47,6 +51,8 @@ class Normalisation:
             )
         if self.kind == "voxelwise" and (self.mean is None or self.std is None):
             raise NetworkError("Voxelwise normalisation needs the mean and standard deviation of the training scans.")
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise NetworkError(f"Normalised values cannot be limited to {self.clip[0]:g} to {self.clip[1]:g}.")
 
     def apply(self, scan: npt.NDArray[Any]) -> tuple[FloatArray, dict[str, float]]:
         """Normalise a scan on the network's grid.
@@ -62,7 +68,14 @@ class Normalisation:
         ScanError
             Nothing to normalise by: an empty mask or a constant scan.
         """
-        values = scan.astype(np.float32)
+        normalised, figures = self._normalised(scan.astype(np.float32))
+        if self.clip is None:
+            return normalised, figures
+        low, high = self.clip
+        beyond = float(((normalised < low) | (normalised > high)).mean())
+        return np.clip(normalised, np.float32(low), np.float32(high)), {**figures, "share_clipped": beyond}
+
+    def _normalised(self, values: FloatArray) -> tuple[FloatArray, dict[str, float]]:
         if self.kind == "none":
             return values, {}
         if self.kind == "voxelwise":
@@ -73,6 +86,8 @@ class Normalisation:
         chosen = values[inside].astype(np.float64)
         if self.kind == "min-max":
             return self._min_max(values, inside, chosen)
+        if self.kind == "mean":
+            return _by_mean(values, float(chosen.mean()))
         mean, std = float(chosen.mean()), float(chosen.std())
         if std == 0:
             raise ScanError("On the network's grid the scan is constant; it cannot be normalised.")
@@ -98,3 +113,11 @@ class Normalisation:
             raise NetworkError(f"The normalisation is for {self.mean.shape} voxels, but the grid has {values.shape}.")
         varies = self.std > 1e-6 * max(float(self.std.max()), 1e-30)
         return np.where(varies, (values - self.mean) / np.where(varies, self.std, 1), 0).astype(np.float32)
+
+
+def _by_mean(values: FloatArray, mean: float) -> tuple[FloatArray, dict[str, float]]:
+    if mean <= 0:
+        raise ScanError(
+            f"On the network's grid the mean of the scan is {mean:g}; it can only be divided by a mean above 0."
+        )
+    return (values / np.float32(mean)).astype(np.float32), {"mean": mean}

@@ -163,6 +163,48 @@ def restore_transform(document: Mapping[str, Any], folder: str | os.PathLike[str
     return SpaceTransform(document["kind"], np.array(document["matrix"]), *warps)
 
 
+def read_transform(described: Mapping[str, Any] | None, folder: str | os.PathLike[str]) -> SpaceTransform:
+    """What :meth:`SpaceTransform.write` wrote, with what :meth:`SpaceTransform.describe` said of it.
+
+    Parameters
+    ----------
+    described : mapping or None
+        None is the identity.
+    folder : path-like
+        Where the files are; only a warp is read from them.
+
+    Raises
+    ------
+    UsageError
+        A warp cannot be read.
+    """
+    if described is None:
+        return identity_transform()
+    matrix = np.array(described["matrix_model_to_scan_ras_mm"], dtype=np.float64)
+    if described["kind"] != "deformable":
+        return SpaceTransform(described["kind"], matrix)
+    warps = [_warp_in(Path(folder) / f"{name}.h5") for name in (SCAN_TO_MODEL, MODEL_TO_SCAN)]
+    return SpaceTransform("deformable", matrix, *warps)
+
+
+def _warp_in(path: Path) -> Any:
+    """The displacement field among the transforms of a file."""
+    import SimpleITK as sitk
+
+    try:
+        found = sitk.ReadTransform(os.fspath(path))
+    except RuntimeError as cause:
+        raise UsageError(f"The transform {path} cannot be read: {str(cause).strip().splitlines()[-1]}") from cause
+    parts = [found]
+    if found.GetName() == "CompositeTransform":
+        composite = sitk.CompositeTransform(found)
+        parts = [composite.GetNthTransform(n) for n in range(composite.GetNumberOfTransforms())]
+    fields = [part for part in parts if part.GetName() == "DisplacementFieldTransform"]
+    if len(fields) != 1:
+        raise UsageError(f"{path} holds {len(fields)} displacement fields; a deformable registration has one.")
+    return sitk.DisplacementFieldTransform(fields[0].Downcast())
+
+
 def identity_transform() -> SpaceTransform:
     """The transform of a scan that already is in model space."""
     return SpaceTransform("identity", np.eye(4))

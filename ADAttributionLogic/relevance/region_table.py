@@ -214,10 +214,7 @@ def region_table(
     columns["volume_mm3"] = columns["voxels"] * heatmap.grid.voxel_volume_mm3
     columns["density"] = _divide(columns["sum"], columns["volume_mm3"])
     columns["share"] = np.append(_divide(sums["sum"], np.full(count, sums["sum"].sum())), np.nan)
-    # The volume of an oblique voxel is a determinant, which rounds.
-    is_ranked = columns["volume_mm3"][:-1] >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
-    columns["rank"] = np.append(_ranks(sums["sum"], is_ranked), 0)
-    columns["density_rank"] = np.append(_ranks(columns["density"][:-1], is_ranked), 0)
+    columns |= rank_columns(columns)
     places = np.append(peak_at, outside["peak_at"]).astype(np.int64)
     columns["peak"] = np.where(places >= 0, flat[places].astype(np.float64), np.nan)
     position = heatmap.grid.to_ras(np.stack(np.unravel_index(np.maximum(places, 0), heatmap.array.shape), axis=1))
@@ -228,6 +225,14 @@ def region_table(
     if drops is not None:
         described[DROP.name] = np.array([drops.get(r.label, np.nan) for r in index.regions] + [np.nan])
     return RegionTable(described, index.atlas.name, method)
+
+
+def rank_columns(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.int64]]:
+    """The columns :data:`RANKS` from sum, density and volume; the last row is the one outside the atlas."""
+    # The volume of an oblique voxel is a determinant, which rounds.
+    is_ranked = columns["volume_mm3"][:-1] >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+    by = {"rank": "sum", "density_rank": "density"}
+    return {name: np.append(_ranks(columns[by[name]][:-1], is_ranked), 0) for name in RANKS}
 
 
 def _names(regions: tuple[Region, ...]) -> dict[str, npt.NDArray[Any]]:

@@ -28,15 +28,14 @@ from ADAttributionLogic.report.placing import (
     writing,
 )
 from ADAttributionLogic.report.preprocessing_files import write_preprocessing
+from ADAttributionLogic.report.result_places import (
+    FIGURE_FILE,
+    KIND,
+    PREPROCESSING_FOLDER,
+    PROVENANCE_FILE,
+    SCENE_FILE,
+)
 from ADAttributionLogic.scan_files import write_volume
-
-PROVENANCE_FILE = "provenance.json"
-FIGURE_FILE = "overview.png"
-SCENE_FILE = "scene.mrb"
-PREPROCESSING_FOLDER = "preprocessing"
-
-#: Marks a folder as one that this program wrote, and may replace when told to overwrite.
-KIND = "ad-attribution/explanation/1"
 
 SceneWriter = Callable[[Explanation, Path], None]
 
@@ -147,7 +146,7 @@ def _write_files(
         scene_writer(explanation, folder / SCENE_FILE)
     document: dict[str, Any] = {"kind": KIND, **explanation.provenance, "files": hashes_of(folder)}
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
+    (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
     monitor.report(1.0, "written")
 
 

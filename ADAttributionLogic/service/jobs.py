@@ -120,6 +120,21 @@ def _refuse_strangers(job: Mapping[str, Any], known: tuple[str, ...]) -> None:
             raise UnknownNameError("key of this request", key, known)
 
 
+def open_job(job: Mapping[str, Any], folder: Path, monitor: Monitor, prefix: str) -> dict[str, Any]:
+    """Read a result that was written earlier; the scan comes beside the answer where it is not what the maps lie on."""
+    from ADAttributionLogic.report.result_places import find_result
+    from ADAttributionLogic.report.result_reading import read_result
+    from ADAttributionLogic.service.answer import load_volume, save_answer, save_volume
+
+    _refuse_strangers(job, ("path", "name", "scan"))
+    monitor.report(0.0, "reading the result")
+    given = None if job.get("scan") is None else load_volume(job["scan"], folder)
+    answer, scan = read_result(find_result(_required(job, "path"), job.get("name")), given)
+    monitor.report(0.8, "handing over the result")
+    own = None if scan is answer.scan else save_volume(scan, folder, f"{prefix}-own-scan")
+    return {"answer": save_answer(answer, folder, prefix), "scan": own}
+
+
 def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """How long a question will take."""
     from ADAttributionLogic.device import choose_device, describe_device
@@ -148,8 +163,9 @@ def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monit
         job.get("replace_non_finite"),
         bool(job.get("figure", False)),
         wanted_preparation(given, job.get("replace_non_finite")),
+        private=bool(job.get("private", False)),
     )
-    scans = find_scans(_required(job, "input"))
+    scans = find_scans(_required(job, "input"), without=[_required(job, "output")])
     model = store.model(_required(job, "model"))
     atlas = _atlas(job.get("atlas"), folder)
     result = explain_batch(scans, model, options, _required(job, "output"), atlas=atlas, monitor=monitor)

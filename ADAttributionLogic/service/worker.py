@@ -3,8 +3,8 @@
 One JSON object per line. Requests come in on stdin, events go out on stdout; whatever anything else prints lands on
 stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this connection alone and is removed with it.
 
-Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``batch``, ``simulate``, ``estimate``,
-``describe`` and ``cancel``.
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``batch``, ``simulate``,
+``estimate``, ``describe`` and ``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error`` (that of a scan whose quality
 checks failed holds them as ``quality``).
@@ -31,7 +31,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ADAttributionLogic import __version__
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError
-from ADAttributionLogic.service.jobs import batch_job, describe, estimate_job, explain_job, prepare_job, simulate_job
+from ADAttributionLogic.service.jobs import (
+    batch_job,
+    describe,
+    estimate_job,
+    explain_job,
+    open_job,
+    prepare_job,
+    simulate_job,
+)
 from ADAttributionLogic.service.store import Store
 
 if TYPE_CHECKING:
@@ -170,6 +178,7 @@ class Worker:
         commands: dict[str, Callable[[Any, Monitor], dict[str, Any]]] = {
             "explain": lambda job, monitor: explain_job(job, self._folder, self._store, monitor, prefix),
             "prepare": lambda job, monitor: prepare_job(job, self._folder, self._store, monitor, prefix),
+            "open": lambda job, monitor: open_job(job, self._folder, monitor, prefix),
             "estimate": lambda job, monitor: estimate_job(job, self._store),
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),
             "simulate": lambda job, monitor: simulate_job(job, self._folder, prefix),

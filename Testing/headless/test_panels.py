@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import unittest.mock
@@ -14,10 +15,12 @@ import pytest
 
 from ADAttributionLib import AnswerPanel, Dependencies, ModelCards, PreparationPanel, QuestionPanel, Runs
 from ADAttributionLib.MethodOptions import parseOptions
-from ADAttributionLib.QuestionPanel import AtlasChoice, LrpRule, atlasOf, methodsOf
+from ADAttributionLib.MethodPresets import CHOSEN, Preset, choose, presetOf
+from ADAttributionLib.QuestionPanel import METHODS, AtlasChoice, LrpRule, atlasOf, methodsOf
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLogic.errors import OutputError, UsageError
+from ADAttributionLogic.preprocessing.quality import Check, QualityReport
 from ADAttributionLogic.volume import Volume
 
 
@@ -104,6 +107,41 @@ def test_answer_and_about(scene, scanNode, answer) -> None:
     about = AnswerPanel.aboutText(run)
     for word in ("weights sha256", "voxels sha256", "torch ", "peak memory", "cpu", "lrp: ", '"beta": 1.0'):
         assert word in about, word
+
+
+def test_the_answer_in_a_line_and_the_checks_of_its_preparation() -> None:
+    run = SimpleNamespace(probabilities={"C<N": 0.25, "AD": 0.75}, targetClass="AD", provenance={})
+    assert AnswerPanel.answerLine(run) == "<b>C&lt;N 25.0% · AD 75.0%</b> — explained: AD"
+    assert "nothing checked" in AnswerPanel.checksText(run)
+    quality = QualityReport(
+        (Check("similarity", 0.62, "at least 0.35", True, ""), Check("over<lap", 0.5, "at least 0.85", False, "Look."))
+    )
+    run.provenance = json.loads(json.dumps({"quality": quality.describe()}))
+    lines = AnswerPanel.checksText(run).split("<br>")
+    assert lines[0] == "1 of 2 checks did not pass:" and lines[1].startswith(
+        "✗ over&lt;lap: 0.5 (needed: at least 0.85)"
+    )
+    assert lines[2] == "✓ similarity: 0.62 (needed: at least 0.35)"
+
+
+@pytest.mark.parametrize("preset", Preset)
+def test_presets_tick_their_methods_and_are_recognised(preset) -> None:
+    methods = parameters(methods={"smoothgrad": True, "lrp": True}).methods
+    before = dict(vars(methods))
+    assert presetOf(methods) is Preset.OWN
+    choose(methods, preset)
+    assert presetOf(methods) is preset
+    if preset is Preset.OWN:
+        assert vars(methods) == before
+    else:
+        assert methodsOf(SimpleNamespace(**{**vars(parameters()), "methods": methods}))
+
+
+def test_the_presets_are_what_they_say() -> None:
+    assert {METHODS[field] for field in CHOSEN[Preset.QUICK]} == {"lrp", "area-occlusion"}
+    four = {"lrp", "guided-backprop", "gradient-x-input", "occlusion"}
+    assert {METHODS[field] for field in CHOSEN[Preset.PAPERS]} == four, "of Eitel & Ritter 2019"
+    assert CHOSEN[Preset.ALL] == set(METHODS) and len({preset.label() for preset in Preset}) == 4
 
 
 def test_copy_and_export(scene, scanNode, answer, tmp_path: Path) -> None:

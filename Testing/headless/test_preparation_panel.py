@@ -191,11 +191,12 @@ def test_a_failure_names_the_box_to_tick(section, ui) -> None:
     from ADAttributionLib.QualityText import failureText
 
     quality = QualityReport((GOOD, BAD))
+    ui.stepTabWidget.setCurrentIndex(1)
     section.showFailure(WorkerError("another one"))
-    assert ui.reportLabel.text == ""
+    assert ui.reportLabel.text == "" and ui.stepTabWidget.currentIndex == 1
     section.showFailure(WorkerError(failureText(quality), "QualityError", quality=quality))
     assert ui.acceptCheckBox.text in ui.reportLabel.text and "0.5 (needed: at least 0.85)" in ui.reportLabel.text
-    assert "1 of 2" in ui.reportLabel.text and ui.preparationCollapsibleButton.collapsed is False
+    assert "1 of 2" in ui.reportLabel.text and ui.stepTabWidget.currentIndex == 0, "the step with the box opens"
 
 
 def test_the_estimate_says_that_the_preparation_is_in_it(ui) -> None:
@@ -242,11 +243,35 @@ def test_a_request_from_start_to_end(ui, ending) -> None:
     else:
         asked.isCancelled, asked.error = ending == "cancelled", WorkerError("no luck", details="line 3")
         asked.onError(asked)
-    expected = {"done": "Found it.", "cancelled": "Cancelled; nothing has changed.", "failed": "no luck"}
+    expected = {"done": "Found it.", "cancelled": "Cancelled; nothing has changed.", "failed": "Failed: no luck"}
     assert ui.statusLabel.text == expected[ending] and ui.progressBar.visible is False
     assert running.request is None and changes == [asked, None]
     assert failures == ([asked.error] if ending == "failed" else [])
-    assert ("line 3" in str(ui.logTextEdit.plainText)) == (ending == "failed")
+    assert ("line 3" in str(ui.logTextEdit.plainText)) == (ending == "failed") == ui.detailsButton.visible
+
+
+def test_a_failure_stays_at_the_foot_with_its_details_until_the_next_message(ui) -> None:
+    running = RequestPanel(ui, lambda: None, lambda error: None)
+    running.showFailure(WorkerError("2 of 9 checks did not pass:\n✗ overlap\n✗ contrast", details="line 3"))
+    assert ui.statusLabel.text == "Failed: 2 of 9 checks did not pass", "one line"
+    assert "✗ contrast\n\nline 3" in ui.logTextEdit.plainText and ui.logTextEdit.visible is False
+    ui.detailsButton.checked = True
+    assert ui.logTextEdit.visible is True
+    running.showProblem("Choose a scan.")
+    assert ui.statusLabel.text == "Choose a scan."
+    running.showProblem("")
+    assert ui.statusLabel.text == "Failed: 2 of 9 checks did not pass" and ui.detailsButton.visible is True
+    running.say("Done.")
+    assert ui.statusLabel.text == "Done." and not ui.detailsButton.visible and ui.logTextEdit.visible is False
+
+
+def test_what_is_missing_does_not_hide_what_is_running(ui) -> None:
+    running = RequestPanel(ui, lambda: running.showProblem("Choose a scan."), lambda error: None)
+    asked = Asked()
+    running.start(asked, lambda request: "Found it.")
+    assert ui.statusLabel.text == "Starting…"
+    asked.onDone(asked)
+    assert ui.statusLabel.text == "Choose a scan."
 
 
 def test_what_cannot_be_asked_is_a_message(ui) -> None:
@@ -256,4 +281,4 @@ def test_what_cannot_be_asked_is_a_message(ui) -> None:
         raise UsageError("choose the one that is the brain")
 
     running.start(ask, lambda request: "")
-    assert ui.statusLabel.text == "choose the one that is the brain" and running.request is None
+    assert ui.statusLabel.text == "Failed: choose the one that is the brain" and running.request is None

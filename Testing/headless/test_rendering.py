@@ -56,7 +56,7 @@ def shown(template: Volume):
     answer = Answer({"CN": 0.2, "AD": 0.8}, "AD", template, (found,), atlas, record)
     scene = SceneFile.newScene()
     scan = SceneBuilder.addVolume(scene, template, "template")
-    SceneBuilder._showInGray(scan, template.array)
+    SceneBuilder.showInGray(scan, template.array)
     views = {
         name: SliceView(scene, color, name, centre, PIXELS, 200.0)
         for color, name in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal"))

@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 MODULE = HERE.parents[1] / "ADAttribution"
 UI_FILE = MODULE / "Resources" / "UI" / "ADAttribution.ui"
 DYNAMIC_PROPERTIES = {"SlicerParameterName"}
+PAGE_ATTRIBUTES = {"title", "toolTip"}
 
 #: What methods return, where it matters: (class, method) → class.
 RETURNS = {
@@ -109,6 +110,9 @@ def _check_properties(
     if kind not in api.classes:
         report.problems.append(f"{name}: the class {kind} is unknown")
         return
+    for element in widget.findall("attribute"):  # of a page, in the widget that holds it
+        if element.get("name") not in PAGE_ATTRIBUTES:
+            report.problems.append(f"{name}: a page has no {element.get('name')}")
     for element in widget.findall("property"):
         report.checked += 1
         key = element.get("name", "")

@@ -49,13 +49,14 @@ def test_the_checker_sees_most_of_what_is_used(api: Api) -> None:
     widgets = widgets_in_ui(UI_FILE)
     counts = {p.name: check_source(p.read_text(encoding="utf-8"), api, widgets).checked for p in FILES}
     for name, least in (
-        ("ADAttribution.py", 80),
+        ("ADAttribution.py", 70),
         ("ComparePanel.py", 12),
         ("OptionsPanel.py", 12),
         ("OverlayPanel.py", 60),
         ("QuestionPanel.py", 20),
         ("PreparationPanel.py", 15),
         ("RequestPanel.py", 10),
+        ("SetupPanel.py", 8),
         ("QtSeam.py", 20),
     ):
         assert counts[name] >= least, counts
@@ -72,7 +73,10 @@ def test_every_widget_that_can_be_used_is_used() -> None:
 def test_every_widget_that_can_be_used_says_what_it_does() -> None:
     from xml.etree import ElementTree
 
-    silent = ("QLabel", "QFrame", "QProgressBar", "ctkCollapsibleButton", "ctkCollapsibleGroupBox", "qMRMLWidget")
+    silent = (
+        *("QLabel", "QFrame", "QProgressBar", "QWidget", "QScrollArea", "QTabWidget"),
+        *("ctkCollapsibleButton", "ctkCollapsibleGroupBox", "qMRMLWidget"),
+    )
     for widget in ElementTree.fromstring(PANEL).iter("widget"):
         if widget.get("class") not in silent:
             assert any(p.get("name") == "toolTip" for p in widget.findall("property")), widget.get("name")
@@ -90,7 +94,8 @@ def _is_bound(name: str) -> bool:
     ("right", "wrong", "message"),
     [
         ('name="nodeTypes"', 'name="nodeType"', "no writable property nodeType"),
-        ('name="toolTip"', 'name="tooltip"', "no writable property tooltip"),
+        ('<property name="toolTip"', '<property name="tooltip"', "no writable property tooltip"),
+        ('<attribute name="title"', '<attribute name="tittle"', "a page has no tittle"),
         ('class="ctkSliderWidget"', 'class="ctkSlider"', "the class ctkSlider is unknown"),
         ("<string>lrpBeta</string>", "<string>lrpBata</string>", "the parameter node has no lrpBata"),
         ("<string>methods.lrp</string>", "<string>method.lrp</string>", "the parameter node has no method.lrp"),

@@ -157,3 +157,25 @@ def test_a_localiser_is_no_quality_matter(small_model: Model) -> None:
     with pytest.raises(Exception, match="localiser") as raised:
         explain_native(slab, small_model, ["lrp"], Options())
     assert not isinstance(raised.value, QualityError)
+
+
+def test_a_written_result_is_read_back_as_it_was(explanation: Explanation, native: NativeScan, tmp_path: Path) -> None:
+    """With the transform, the checks, and the atlas carried onto the scan again."""
+    from ADAttributionLogic.report.result_folder import write_explanation
+    from ADAttributionLogic.report.result_reading import read_result
+
+    folder = write_explanation(explanation, tmp_path / "result", figure=False)
+    answer, scan = read_result(folder, native.scan)
+    assert scan is native.scan and answer.scan is scan and answer.preparation is not None
+    assert answer.preparation.space == "native" and answer.preparation.report.quality.passed
+    assert explanation.preprocessed is not None and explanation.atlas is not None and answer.atlas is not None
+    np.testing.assert_allclose(answer.preparation.transform.matrix, explanation.preprocessed.transform.matrix)
+    np.testing.assert_allclose(answer.preparation.brain.array, explanation.preprocessed.brain.array, rtol=1e-6)
+    assert (answer.atlas.labels.array != explanation.atlas.labels.array).mean() < 1e-3, "but for voxels on a border"
+    assert [r.name for r in answer.atlas.regions] == [r.name for r in explanation.atlas.regions]
+    for found, heatmap in zip(answer.maps, explanation.heatmaps, strict=True):
+        np.testing.assert_array_equal(found.volume.array, heatmap.volume.array)
+        assert found.table is not None and heatmap.table is not None
+        for name, column in heatmap.table.columns.items():
+            np.testing.assert_array_equal(found.table.columns[name], column)
+    assert answer.provenance["probabilities"] == explanation.probabilities

@@ -1,0 +1,63 @@
+"""The section Setup: what is missing, installing it, and which Python computes. Reaches widgets through `ui` alone."""
+
+from __future__ import annotations
+
+import tempfile
+
+from ADAttributionLib import Dependencies
+from ADAttributionLib.Signals import connect
+
+
+class SetupPanel:
+    """Says what is missing, and installs it when the user agrees.
+
+    Parameters
+    ----------
+    ui : namespace of widgets
+    seam : module or object
+        setting, setSetting, pipInstall, installTorch, confirm and reportingErrors: see QtSeam.
+    interpreter : callable
+        The Python that computes; "" for Slicer's own.
+    onChange : callable
+        Called when another Python is chosen, or something was installed.
+    """
+
+    def __init__(self, ui, seam, interpreter, onChange):
+        self.ui = ui
+        self._seam, self._interpreter, self._onChange = seam, interpreter, onChange
+        ui.interpreterPathLineEdit.currentPath = seam.setting("interpreter")
+        connect(ui.interpreterPathLineEdit, "currentPathChanged(QString)", self.onInterpreter)
+        connect(ui.installButton, "clicked(bool)", self.onInstall)
+        self.refresh()
+
+    def refresh(self):
+        """Show what is missing; the section opens when something is."""
+        # What another Python lacks is its own business: the worker says it.
+        self.missing = missing = [] if self._interpreter() else Dependencies.missingPackages()
+        self.ui.setupLabel.text = Dependencies.describeMissing(missing)
+        self.ui.installButton.enabled = bool(missing)
+        self.ui.setupCollapsibleButton.collapsed = not missing
+
+    def problem(self):
+        """What hinders every computation; "" when nothing does."""
+        return f"Install {', '.join(self.missing)} first: Setup, at the end of step 1." if self.missing else ""
+
+    def onInterpreter(self, path):
+        self._seam.setSetting("interpreter", path)
+        self._changed()
+
+    def onInstall(self, _checked=False):
+        missing, wheels = self.missing, self.ui.wheelsPathLineEdit.currentPath
+        source = f"from the folder {wheels}" if wheels else "from the internet (PyPI)"
+        if not self._seam.confirm(f"Install {', '.join(missing)} into Slicer's Python, {source}?"):
+            return
+        with (
+            self._seam.reportingErrors("The installation failed."),
+            tempfile.TemporaryDirectory(prefix="ad-attribution-") as folder,
+        ):
+            Dependencies.install(missing, self._seam.pipInstall, self._seam.installTorch, folder, wheels or None)
+        self._changed()
+
+    def _changed(self):
+        self.refresh()
+        self._onChange()
