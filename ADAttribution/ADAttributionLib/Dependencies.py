@@ -13,6 +13,8 @@ from ADAttributionLogic.errors import ADAttributionError
 PIP_PACKAGES = {
     "scipy": "scipy>=1.10",
     "nibabel": "nibabel>=5",
+    "nrrd": "pynrrd>=1",
+    "pydicom": "pydicom>=2.4",  # Slicer brings it along
     "safetensors": "safetensors>=0.4",
     "jsonschema": "jsonschema>=4.18",
     "platformdirs": "platformdirs>=3",
@@ -96,7 +98,8 @@ def requireWheels(missing, wheels):
     InstallError
     """
     names = [path.name.lower().replace("_", "-") for path in Path(wheels).glob("*.whl")]
-    lacking = [name for name in missing if not any(file.startswith(f"{name.lower()}-") for file in names)]
+    projects = [PIP_PACKAGES.get(name, name).split(">=")[0] for name in missing]
+    lacking = [name for name in projects if not any(file.startswith(f"{name.lower()}-") for file in names)]
     if lacking:
         raise InstallError(
             f"The folder {wheels} has {len(names)} wheels, but none of {', '.join(lacking)}. Get them on a computer "

@@ -36,11 +36,12 @@ def test_the_logic_layer_knows_no_slicer(path: Path) -> None:
 #: Which rooms a room may look into.
 ROOMS = {
     "graph": {"graph"},
-    "networks": {"networks", "graph", "preprocessing"},
+    "networks": {"networks", "graph", "preprocessing", "store"},
     "attribution": {"attribution", "graph", "networks"},
     "atlas": {"atlas"},
     "relevance": {"relevance", "atlas"},
     "preprocessing": {"preprocessing"},
+    "reading": {"reading"},
     "simulation": {"simulation", "atlas"},
 }
 
