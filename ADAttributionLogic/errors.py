@@ -112,7 +112,15 @@ class Cancelled(ADAttributionError):
 
 
 #: How torch, oneDNN, ITK and C++ say that memory ran out.
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to allocate")
+_MEMORY_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "failed to allocate",
+    "failed to map segment",
+    "can't start new thread",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -121,7 +129,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _MEMORY_WORDS)
+    return isinstance(error, RuntimeError | ImportError) and any(words in str(error).lower() for words in _MEMORY_WORDS)
 
 
 def sentence_of(error: BaseException) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from ADAttributionLogic.commands.preparation_options import (
     preprocessing_options,
     wants_preprocessing,
 )
-from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     from ADAttributionLogic.explain import MethodRequest
@@ -78,7 +80,7 @@ def _batch(options: argparse.Namespace) -> int:
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)
-    with cache_folder(options.no_cache) as cache:
+    with cache_folder(options.no_cache) as cache, _going_on_later():
         result = explain_batch(
             scans,
             load_model(options.model),
@@ -89,6 +91,14 @@ def _batch(options: argparse.Namespace) -> int:
         )
     print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}")
     return SOME_FAILED if result.failed else 0
+
+
+@contextmanager
+def _going_on_later() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as cause:
+        raise Cancelled("Cancelled; the results that are complete are kept. Start it again to go on.") from cause
 
 
 def parse_method(text: str) -> MethodRequest:
