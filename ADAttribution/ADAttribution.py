@@ -23,6 +23,7 @@ from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.MethodPresets import Preset, choose, presetOf
+from ADAttributionLib.NetworksPanel import NetworksPanel
 from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
@@ -166,6 +167,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._options = OptionsPanel(self.ui, QtSeam, self._describe)
         self._preparation = PreparationPanel(self.ui, QtSeam)
         self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
+        self._networks = NetworksPanel(self.ui, QtSeam, self._question, self._running, self.logic.installNetwork)
         self._answer = AnswerPanel(self.ui)
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
@@ -353,7 +355,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 methods=methodsOf(parameters),
                 atlas=atlasOf(parameters),
                 target=self._question.target,
-                start=parameters.start.value,
+                start=parameters.start.quantity(),
                 device=parameters.device.value,
                 **preparationOf(parameters),
                 **callbacks,
@@ -523,6 +525,10 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def addSimulatedSubject(self, label="AD"):
         """Add a simulated patient ("AD") or control ("CN") to the scene."""
         return self.explainer.addSimulatedSubject(label)
+
+    def installNetwork(self, name, source=None, **options):
+        """Install a registered network (it downloads: ask before); see ADAttributionLib.ExplainLogic."""
+        return self.explainer.installNetwork(name, source, **options)
 
     def restartWorker(self):
         """Use another Python, or one in which something was installed, from now on."""

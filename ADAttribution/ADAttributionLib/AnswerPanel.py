@@ -8,15 +8,35 @@ from __future__ import annotations
 import html
 import json
 
+from ADAttributionLib.AnswerScale import outcomeText
 from ADAttributionLib.QualityText import checkLines, inPanelWords
+from ADAttributionLogic.outcome import read_outcome
 
 _BAR_CELLS = 24
 
 
 def answerLine(run):
     """The answer in one line of rich text; what is explained is named."""
+    outcome = outcomeOf(run)
+    if outcome is not None and (outcome.output.is_score or outcome.members):
+        explained = "" if outcome.output.is_score else f" — explained: {html.escape(run.targetClass)}"
+        return f"<b>{html.escape(outcome.headline())}</b>{explained}"
     shares = " · ".join(f"{html.escape(name)} {value:.1%}" for name, value in run.probabilities.items())
     return f"<b>{shares}</b> — explained: {html.escape(run.targetClass)}"
+
+
+def outcomeOf(run):
+    """What the network said, with each member of an ensemble; None for runs of version 0.1, which have bars only."""
+    return read_outcome(run.provenance["outcome"]) if run.provenance.get("outcome") else None
+
+
+def answerText(run):
+    """The answer in rich text: bars of classes, or a score and every network's value on its scale."""
+    outcome = outcomeOf(run)
+    if outcome is None or not (outcome.output.is_score or outcome.members):
+        return barsText(run.probabilities, run.targetClass)
+    bars = "" if outcome.output.is_score else barsText(run.probabilities, run.targetClass)
+    return bars + outcomeText(outcome, run.targetClass)
 
 
 def barsText(probabilities, targetClass):
@@ -120,7 +140,7 @@ class AnswerPanel:
             ui.footerAnswerLabel.visible = False
             ui.aboutTextEdit.plainText = ""
             return
-        ui.answerLabel.text = barsText(run.probabilities, run.targetClass)
+        ui.answerLabel.text = answerText(run)
         ui.footerAnswerLabel.text = answerLine(run)
         ui.footerAnswerLabel.toolTip = run.name
         ui.footerAnswerLabel.visible = True

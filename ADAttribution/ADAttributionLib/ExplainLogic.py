@@ -95,7 +95,7 @@ class ExplainLogic:
         methods=("lrp",),
         atlas="aal",
         target="positive",
-        start="probability",
+        start=None,
         device="auto",
         wait=True,
         show=True,
@@ -225,7 +225,7 @@ class ExplainLogic:
         methods=("lrp",),
         atlas="aal",
         target="positive",
-        start="probability",
+        start=None,
         device="auto",
         wait=True,
         onProgress=None,
@@ -257,6 +257,29 @@ class ExplainLogic:
         }
         request.job = self.client.request(
             "batch", job, request.progress, lambda j: self._finish(request, j, result=j.result)
+        )
+        self._requests.append(request)
+        return self._waitFor(request).result if wait else request
+
+    def installNetwork(self, name, source=None, registry=None, wait=True, onProgress=None, onDone=None, onError=None):
+        """Install a registered network into the user's folder of networks. Downloads it: ask the user before.
+
+        Parameters
+        ----------
+        name : str
+            As ``ad-attribution models`` lists it.
+        source : path-like, optional
+            A folder with the files of its authors; nothing is then downloaded.
+        registry : path-like, optional
+            Another registry than the one that ships.
+
+        Returns a dict with ``folder``; or a Request, which can be cancelled: the next call goes on from there.
+        """
+        request = Request(self, onProgress, onDone, onError)
+        given = {"source": source, "registry": registry}
+        job = {"name": name, **{key: os.fspath(path) for key, path in given.items() if path is not None}}
+        request.job = self.client.request(
+            "install", job, request.progress, lambda j: self._finish(request, j, result=j.result)
         )
         self._requests.append(request)
         return self._waitFor(request).result if wait else request
@@ -383,7 +406,9 @@ class ExplainLogic:
                 removeNode(self.scene, scanNode)
             raise
         if show:
-            RunDisplay(run).show()
+            display = RunDisplay(run)
+            display.show()
+            display.showLegend()
         return run
 
     def _addRun(self, answer, scanId, drawnId, show):
@@ -395,7 +420,9 @@ class ExplainLogic:
         drawn = self.scene.GetNodeByID(drawnId) if drawnId and not moved else None
         run = createRun(self.scene, answer, scanNode, drawn)
         if show:
-            RunDisplay(run).show()
+            display = RunDisplay(run)
+            display.show()
+            display.showLegend()
         return run
 
     def _finish(self, request, job, run=None, result=None, error=None):

@@ -71,6 +71,8 @@ class OverlayPanel:
         if display is not None:
             where = "network's" if display.run.space == "native" else "scan's"
             ui.nativeButton.text = f"Add the map on the {where} grid"
+            if display.isShown:
+                display.showLegend(ui.legendCheckBox.checked)
             self.fill()
 
     def fill(self):

@@ -1,4 +1,4 @@
-"""How a map is laid over the scan: threshold, sign, opacity, colours, legend. Needs no Qt.
+"""How a map is laid over the scan: threshold, sign, opacity, colours. Needs no Qt.
 
 The threshold is in the colour table's alpha: display nodes keep one band of values only, which would lose a signed
 map's negative side. So a change rewrites 256 table entries and touches no voxel.
@@ -11,7 +11,6 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import slicer
 from vtk.util import numpy_support
 
 from ADAttributionLib.VolumeNodes import nodesOfClass
@@ -87,7 +86,7 @@ class MapStatistics:
         99.9th percentile of the magnitude: the brightest colour.
     largest : float
         Largest magnitude.
-    hasNegative : bool
+    hasPositive, hasNegative : bool
     """
 
     #: Percentiles that are kept; between them is interpolated.
@@ -95,6 +94,7 @@ class MapStatistics:
 
     def __init__(self, array):
         values = array[array != 0]
+        self.hasPositive = bool(values.size and values.max() > 0)
         self.hasNegative = bool(values.size and values.min() < 0)
         magnitude = np.abs(values)
         if magnitude.size == 0:
@@ -232,19 +232,3 @@ def shownMap(scene, mapNodes):
         if composite.GetForegroundVolumeID() in byId:
             return byId[composite.GetForegroundVolumeID()]
     return None
-
-
-def showLegend(mapNode, visible, otherMaps=()):
-    """Show the colour legend of one map, and of no other."""
-    logic = slicer.vtkSlicerColorLogic
-    for other in otherMaps:
-        legend = logic.GetColorLegendDisplayNode(other)
-        if legend is not None and other is not mapNode:
-            legend.SetVisibility(False)
-    legend = logic.GetColorLegendDisplayNode(mapNode)
-    if legend is None and visible:
-        legend = logic.AddDefaultColorLegendDisplayNode(mapNode)
-    if legend is not None:
-        legend.SetTitleText("Relevance")
-        legend.SetVisibility(visible)
-    return legend

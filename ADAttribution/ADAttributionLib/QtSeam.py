@@ -139,9 +139,9 @@ def chooseNewFile(title, filters):
     return qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, "", filters)
 
 
-def confirm(question):
-    """Ask before something is done."""
-    return slicer.util.confirmOkCancelDisplay(question)
+def confirm(question, details=""):
+    """Ask before something is done; ``details`` is one click away."""
+    return slicer.util.confirmOkCancelDisplay(question, detailedText=details)
 
 
 def reportingErrors(message):

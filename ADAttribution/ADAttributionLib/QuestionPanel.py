@@ -56,9 +56,19 @@ class Start(enum.Enum):
     PROBABILITY = "probability"
     LOGIT = "logit"
     UNIT = "unit"
+    DISTANCE = "distance"
 
     def label(self):
-        return self.value
+        return {
+            "probability": "probability, or score",
+            "logit": "logit (of a class)",
+            "unit": "unit",
+            "distance": "distance from the reference (of a score)",
+        }[self.value]
+
+    def quantity(self):
+        """What explain() takes: the first one is the network's own answer, whatever its kind."""
+        return None if self is Start.PROBABILITY else self.value
 
 
 class AtlasChoice(enum.Enum):
@@ -144,8 +154,15 @@ class QuestionPanel:
 
     @property
     def model(self):
-        """Folder of the chosen package; None when there is none."""
-        return self.ui.modelComboBox.currentData
+        """Folder of the chosen package; None when there is none, or it is not installed."""
+        return None if self.toInstall is not None else self.ui.modelComboBox.currentData
+
+    @property
+    def toInstall(self):
+        """The chosen network when it is one that can be installed first (RegisteredNetwork), else None."""
+        chosen = str(self.ui.modelComboBox.currentData or "")
+        name = chosen.removeprefix(ModelCards.TO_INSTALL)
+        return None if name == chosen else next((n for n in ModelCards.networksToInstall() if n.name == name), None)
 
     @property
     def card(self):
@@ -161,11 +178,13 @@ class QuestionPanel:
         return self.ui.targetComboBox.currentData or "positive"
 
     def fillModels(self, select=None):
-        """List the packages that ship and those used before."""
+        """List the packages that ship, are installed or were used before, then those that can be installed."""
         ui = self.ui
         ui.modelComboBox.clear()
         for title, folder in ModelCards.choices(self.recent):
             ui.modelComboBox.addItem(title, folder)
+        for network in ModelCards.networksToInstall():
+            ui.modelComboBox.addItem(f"Get: {network.title}", f"{ModelCards.TO_INSTALL}{network.name}")
         if select:
             ui.modelComboBox.setCurrentIndex(ui.modelComboBox.findData(str(select)))
 
@@ -183,8 +202,12 @@ class QuestionPanel:
 
     def showModel(self):
         """Show the chosen package's card and classes."""
-        ui, card = self.ui, self.card
+        ui, card, network = self.ui, self.card, self.toInstall
         ui.targetComboBox.clear()
+        ui.installNetworkButton.visible = ui.installNetworkFolderButton.visible = network is not None
+        if network is not None:
+            ui.modelCardLabel.text = ModelCards.describeNetwork(network)
+            return
         if card is None:
             ui.modelCardLabel.text = (
                 "No network yet. Networks that ship are listed here; a model package of your own is a folder with "
@@ -199,6 +222,8 @@ class QuestionPanel:
         """Why nothing can be explained yet; "" when it can."""
         if parameters.inputVolume is None:
             return "Choose a scan."
+        if self.toInstall is not None:
+            return "This network is not installed yet: install it, or choose another."
         if self.card is None:
             return "Choose a network."
         try:

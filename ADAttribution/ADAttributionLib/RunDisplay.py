@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ADAttributionLib import AtlasNodes, Overlays, Views
+from ADAttributionLib import AtlasNodes, Legend, Overlays, Views
 from ADAttributionLib.Clusters import Clusters
 from ADAttributionLib.Runs import setFilteredMap, tableRows
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
@@ -74,12 +74,18 @@ class RunDisplay:
         ids = {self.mapNode.GetID(), self.shownNode.GetID()}
         views = [v for v in nodesOfClass(self.scene, "vtkMRMLSliceCompositeNode") if v.GetForegroundVolumeID() in ids]
         Overlays.applySettings(self.mapNode, settings, views)
+        self._updateLegend(settings)
         return settings
 
-    def showLegend(self, visible):
-        """Show the colour legend of the shown map."""
+    def showLegend(self, visible=True):
+        """Show the colour legend of the shown map, which then follows threshold, sign and colours."""
         others = [*self.run.mapNodes.values(), *self.run.filteredNodes.values()]
-        Overlays.showLegend(self.shownNode, visible, others)
+        Legend.showLegend(self.shownNode, visible, others)
+        self._updateLegend(self.settings)
+
+    def _updateLegend(self, settings):
+        method = self.run.provenance.get("methods", {}).get(self.mapName, {}).get("method", self.mapName)
+        Legend.updateLegend(self.shownNode, settings, self.statistics, Legend.meaningOf(method, self.run.targetClass))
 
     def compare(self, mapNames, orientation="Coronal"):
         """Show up to four maps side by side."""

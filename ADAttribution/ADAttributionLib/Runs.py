@@ -15,6 +15,7 @@ import vtk
 
 from ADAttributionLib import SceneBuilder
 from ADAttributionLib.AtlasNodes import addAtlas
+from ADAttributionLib.Legend import legendColors
 from ADAttributionLib.Overlays import OverlaySettings, applySettings, statisticsOf
 from ADAttributionLib.Plots import addProfiles, addRegionChart
 from ADAttributionLib.TransformNodes import DIRECTIONS, addTransforms, transformOf
@@ -491,7 +492,9 @@ def _partsOf(node):
         parts.append(node.GetStorageNode())
     if node.IsA("vtkMRMLDisplayableNode"):
         displays = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
-        parts += [display for display in displays if display is not None]
+        displays = [display for display in displays if display is not None]
+        colors = [found for found in map(legendColors, displays) if found is not None]
+        parts += [*displays, *colors, *[found.GetStorageNode() for found in colors]]
     return parts
 
 

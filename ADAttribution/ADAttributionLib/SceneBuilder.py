@@ -102,10 +102,15 @@ def addOverlayColors(scene, name, display):
     for index, (red, green, blue, alpha) in enumerate(two_sided_colours(display).tolist()):
         value = display.maximum * (2 * index / (COLOUR_COUNT - 1) - 1)
         node.SetColor(index, f"{value:.4g}", red, green, blue, alpha)
+    addColorStorage(node)
+    return node
+
+
+def addColorStorage(node):
+    """Let a colour table be saved in a way that all versions read."""
     node.AddDefaultStorageNode()
     # Newer versions would write CSV, which Slicer 5.8 does not read.
     node.GetStorageNode().SetDefaultWriteFileExtension("ctbl")
-    return node
 
 
 # -------------------------------------------------------------------------------------------------------------- atlas

@@ -59,6 +59,7 @@ def writeScene(explanation, path):
         name = scanName(explanation.provenance["scan"]["source"])
         display = RunDisplay(createRun(scene, answer, addScan(scene, scan, name)))
         display.show()
+        display.showLegend()
         display.showTopRegion()
         # MRML writes silently to nowhere when a folder is missing.
         if not target.parent.is_dir():

@@ -187,7 +187,7 @@ def _lrp(job: Job) -> MapResult:
     recording = _recording(job)
     rules = composite(job.options, job.evaluation.image).assign(recording.graph)
     start = torch.zeros_like(recording.logits)
-    neuron = 0 if job.decision.head == "sigmoid" else job.decision.class_index
+    neuron = 0 if job.decision.head != "softmax" else job.decision.class_index
     start[0, neuron] = job.decision.start_relevance
     sums: dict[str, float] = {}
 
@@ -197,7 +197,8 @@ def _lrp(job: Job) -> MapResult:
     relevance = walk_back(recording, start, RelevanceRule(rules), observe=observe, check=job.monitor.check)
     notes: tuple[str, ...] = ()
     if job.options["rule"] == "b-rule" and job.options["beta"] == 0 and job.decision.start_relevance < 0:
-        notes = ("The start relevance is negative: the map shows what speaks for the class, with a negative sign.",)
+        what = "raises the score" if job.decision.head == "score" else "speaks for the class"
+        notes = (f"The start relevance is negative: the map shows what {what}, with a negative sign.",)
     return MapResult(relevance[0], job.decision.start_relevance, notes, sums)
 
 

@@ -265,7 +265,7 @@ def _finish(
         relevance_sum=relevance_sum,
         unattributed=to_attribute - relevance_sum,
         is_conserving=method.is_conserving,
-        probabilities=tuple(float(p) for p in decision.probabilities[0]),
+        probabilities=() if decision.head == "score" else tuple(float(p) for p in decision.outputs[0]),
         device=describe_device(evaluation.device),
         seconds=seconds,
         notes=notes + result.notes,

@@ -46,7 +46,8 @@ class Attribution:
     class_index : int
         The explained class.
     start : str
-        The explained quantity: ``"probability"``, ``"logit"``, ``"margin"`` or ``"unit"`` (:class:`~.target.Target`).
+        The explained quantity: ``"probability"``, ``"logit"``, ``"margin"``, ``"score"``, ``"distance"`` or ``"unit"``
+        (:class:`~.target.Target`).
     score : float
         Its value for this image (for ``unit``: the logit).
     to_attribute : float
@@ -59,7 +60,7 @@ class Attribution:
     is_conserving : bool
         Whether the method aims at ``unattributed = 0``; for others the number says little.
     probabilities : tuple of float
-        The network's probability of each class.
+        The network's probability of each class; () for a score.
     device : str
     seconds : float
     notes : tuple of str
@@ -71,6 +72,10 @@ class Attribution:
     region_pairs : tuple of RegionPair
     is_partial : bool
         Whether the method was stopped, by the user or a budget of time, before the map was complete.
+    members : mapping of str to mapping, or None
+        Of the mean over an ensemble: each member's score, sum of relevance and what was not attributed, by its name.
+    agreement : mapping of str to float, or None
+        Of the mean over an ensemble, with an atlas: how far the members agree on the regions.
     """
 
     values: npt.NDArray[np.float32]
@@ -91,6 +96,8 @@ class Attribution:
     region_drops: Mapping[int, float] | None = None
     region_pairs: tuple[RegionPair, ...] = ()
     is_partial: bool = False
+    members: Mapping[str, Mapping[str, float]] | None = None
+    agreement: Mapping[str, float | None] | None = None
 
     @property
     def heatmap(self) -> npt.NDArray[np.float32]:
@@ -115,6 +122,8 @@ class Attribution:
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),
             **({"is_partial": True} if self.is_partial else {}),
+            **({"agreement": dict(self.agreement)} if self.agreement else {}),
+            **({"members": {name: dict(m) for name, m in self.members.items()}} if self.members else {}),
             **({"relevance_by_layer": dict(self.relevance_by_layer)} if self.relevance_by_layer else {}),
             **({"region_drops": {str(k): v for k, v in self.region_drops.items()}} if self.region_drops else {}),
             **({"region_pairs": [asdict(pair) for pair in self.region_pairs]} if self.region_pairs else {}),

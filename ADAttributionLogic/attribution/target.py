@@ -1,4 +1,4 @@
-"""What is explained: a class, and which quantity of it."""
+"""What is explained: a class and which quantity of it, or a score."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch import Tensor
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.graph.layer_graph import Head, class_probabilities
 
-Start = Literal["probability", "logit", "margin", "unit"]
+Start = Literal["probability", "logit", "margin", "score", "distance", "unit"]
 STARTS: tuple[Start, ...] = get_args(Start)
+#: Of a network that gives a score; the others are of classes, ``unit`` of both.
+SCORE_STARTS: tuple[Start, ...] = ("score", "distance", "unit")
+CLASS_STARTS: tuple[Start, ...] = ("probability", "logit", "margin", "unit")
 
 
 @dataclass(frozen=True)
@@ -22,22 +25,29 @@ class Target:
     Attributes
     ----------
     class_index : int or None
-        None: the class that the network finds most probable.
-    start : {"probability", "logit", "margin", "unit"}
+        None: the class that the network finds most probable. A score is a target of its own, number 0.
+    start : {"probability", "logit", "margin", "score", "distance", "unit"}, optional
+        By default the probability of a class, or the score.
+
         * ``probability``: the class's probability. LRP starts with it (so that ΣR ≤ P(class), as published, and a
           scan that the network thinks unlikely gets little relevance); gradients and occlusion are of it.
         * ``logit``: the class's score before the softmax, which does not saturate.
         * ``margin``: the class's logit minus the largest other one, which says by how much it wins. LRP starts with it
           at the class's own logit; gradients and occlusion are of the difference.
-        * ``unit``: as the logit, but with a start relevance of 1 (LRP) or scaled to Σ|R| = 1 (other methods), so that
-          maps of different scans and networks can be compared whatever the scores were.
+        * ``score``: the score of a regression. LRP starts with it; gradients and occlusion are of it, in its unit.
+        * ``distance``: the score minus a reference value, with sign: what makes it differ from, say, a threshold.
+        * ``unit``: as the logit or the score, but with a start relevance of 1 (LRP) or scaled to Σ|R| = 1 (other
+          methods), so that maps of different scans and networks can be compared whatever the scores were.
+    reference : float or None
+        The value that ``distance`` measures from, in the unit of the score.
     """
 
     class_index: int | None = None
-    start: Start = "probability"
+    start: Start | None = None
+    reference: float | None = None
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS:
+        if self.start is not None and self.start not in STARTS:
             raise UsageError(f"The start must be one of {', '.join(STARTS)}, not {self.start!r}.")
 
 
@@ -48,20 +58,23 @@ class Decision:
     Attributes
     ----------
     logits : Tensor, shape (1, K)
-    head : {"softmax", "sigmoid"}
+    head : {"softmax", "sigmoid", "score"}
     class_index : int
-    start : {"probability", "logit", "margin", "unit"}
+    start : {"probability", "logit", "margin", "score", "distance", "unit"}
+    reference : float
+        Subtracted from the score where the start is ``distance``.
     """
 
     logits: Tensor
     head: Head
     class_index: int
     start: Start
+    reference: float = 0.0
 
     @property
-    def probabilities(self) -> Tensor:
-        """Class probabilities (1, classes)."""
-        return class_probabilities(self.logits, self.head)
+    def outputs(self) -> Tensor:
+        """What the network answers: class probabilities (1, classes), or the score (1, 1)."""
+        return self.logits if self.head == "score" else class_probabilities(self.logits, self.head)
 
     @property
     def is_negated(self) -> bool:
@@ -69,7 +82,9 @@ class Decision:
         return self.head == "sigmoid" and self.class_index == 0
 
     def score_of(self, logits: Tensor) -> Tensor:
-        """The explained quantity (N,) for other logits (N, K); that of ``unit`` is the logit."""
+        """The explained quantity (N,) for other logits (N, K); that of ``unit`` is the logit, or the score."""
+        if self.head == "score":
+            return logits[:, 0] - (self.reference if self.start == "distance" else 0.0)
         if self.start == "probability":
             return class_probabilities(logits, self.head)[:, self.class_index]
         if self.head == "sigmoid":
@@ -97,6 +112,8 @@ class Decision:
 
     def gradient_at_logits(self, logits: Tensor) -> Tensor:
         """Derivative of the explained quantity with respect to the logits (N, K), in closed form."""
+        if self.head == "score":
+            return torch.ones_like(logits)
         if self.head == "sigmoid":
             sign = -1.0 if self.is_negated else 1.0
             if self.start == "probability":
@@ -118,8 +135,15 @@ def decide(logits: Tensor, head: Head, target: Target, class_count: int) -> Deci
     Raises
     ------
     UsageError
-        A class that the network does not have.
+        A class that the network does not have, a start that it cannot have, or a distance from nothing.
     """
+    start = _start_of(target, head)
+    if head == "score":
+        if target.class_index not in (None, 0):
+            raise UsageError(f"The network gives a score; there is no class {target.class_index} to explain.")
+        if start == "distance" and target.reference is None:
+            raise UsageError("The start distance needs a value to measure from; say --start-reference VALUE.")
+        return Decision(logits, head, 0, start, target.reference or 0.0)
     if target.class_index is None:
         index = int(class_probabilities(logits, head)[0].argmax())
     elif 0 <= target.class_index < class_count:
@@ -128,4 +152,13 @@ def decide(logits: Tensor, head: Head, target: Target, class_count: int) -> Deci
         raise UsageError(
             f"The network has {class_count} classes (0 to {class_count - 1}); there is no class {target.class_index}."
         )
-    return Decision(logits, head, index, target.start)
+    return Decision(logits, head, index, start)
+
+
+def _start_of(target: Target, head: Head) -> Start:
+    allowed, kind = (SCORE_STARTS, "a score") if head == "score" else (CLASS_STARTS, "probabilities of classes")
+    if target.start is None:
+        return allowed[0]
+    if target.start not in allowed:
+        raise UsageError(f"The network gives {kind}: the start must be {', '.join(allowed)}, not {target.start}.")
+    return target.start

@@ -32,6 +32,7 @@ from ADAttributionLogic.attribution.occlusion_checkpoint import Checkpoint, iden
 from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
 from ADAttributionLogic.attribution.occlusion_mask import BRAIN_MASK, mask_of
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.target import Decision
 from ADAttributionLogic.errors import Cancelled
 from ADAttributionLogic.graph.reach import Places
 from ADAttributionLogic.method_options import Option
@@ -170,15 +171,15 @@ def _checkpoint(job: Job, fill: torch.Tensor, mask: npt.NDArray[np.bool_]) -> Ch
     if path is None:
         return None
     decision = job.decision
-    identity = identify(
-        job.evaluation, fill=fill, mask=mask, target=decision.class_index, start=_quantity(decision.start)
-    )
+    identity = identify(job.evaluation, fill=fill, mask=mask, target=decision.class_index, start=_quantity(decision))
     return Checkpoint(Path(path).absolute(), identity)
 
 
-def _quantity(start: str) -> str:
-    """The quantity that drops are of: the start ``unit`` only scales the map of logits afterwards."""
-    return "logit" if start == "unit" else start
+def _quantity(decision: Decision) -> str:
+    """The quantity that drops are of: ``unit`` only scales the map afterwards, ``distance`` shifts the score."""
+    if decision.head == "score":
+        return "score"
+    return "logit" if decision.start == "unit" else decision.start
 
 
 register(

@@ -16,6 +16,7 @@ from ADAttributionLogic.commands.preparation_options import (
     preprocessing_options,
     wants_preprocessing,
 )
+from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def add(commands: Any) -> None:
     command.add_argument("--atlas", default="aal", help="as for explain (default: %(default)s)")
     command.add_argument("--grouping", metavar="NAME", help="as for explain")
     command.add_argument("--target", default="positive", help="as for explain (default: %(default)s)")
-    command.add_argument(
-        "--start", default="probability", choices=("probability", "logit", "unit"), help="as for explain"
-    )
+    add_start_options(command, "as for explain")
     command.add_argument("--device", default="auto", help="as for explain (default: %(default)s)")
     command.add_argument("--out", required=True, metavar="DIR", help="new folder, or one of an interrupted batch")
     command.add_argument("--no-figure", action="store_true", help="write no figures")
@@ -73,6 +72,8 @@ def _batch(options: argparse.Namespace) -> int:
         [parse_method(text) for text in options.methods or ["lrp"]],
         options.target,
         options.start,
+        options.start_reference,
+        options.member_sd,
         options.device,
         figure=not options.no_figure,
         preparation=preparation,

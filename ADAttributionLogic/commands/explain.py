@@ -17,6 +17,7 @@ from ADAttributionLogic.commands.preparation_options import (
     wants_preprocessing,
 )
 from ADAttributionLogic.commands.progress import Progress
+from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
@@ -65,12 +66,7 @@ def add(commands: Any, with_method_options: bool = True) -> None:
         default="positive",
         help="class to explain: positive, predicted, a name or number (default: %(default)s)",
     )
-    command.add_argument(
-        "--start",
-        default="probability",
-        choices=("probability", "logit", "margin", "unit"),
-        help="quantity to explain (default: %(default)s)",
-    )
+    add_start_options(command, "quantity to explain (default: the probability, or the score)")
     command.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")
     command.add_argument("--out", required=True, metavar="DIR", help="folder for the results; must not exist")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier result of this program")
@@ -101,6 +97,11 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     bare.add_argument("--normalisation", choices=("none", "min-max", "z-score"), help="of the intensities")
     bare.add_argument(
         "--gives-probabilities", action="store_true", help="a .pt2 network returns probabilities, not logits"
+    )
+    bare.add_argument(
+        "--output",
+        choices=("softmax", "sigmoid", "score"),
+        help="what the network's outputs are; a single one must be declared",
     )
     if with_method_options:
         _add_method_options(command)
@@ -191,7 +192,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     if options.atlas != "none":
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
     common: dict[str, Any] = {"atlas": atlas, "target": options.target, "start": options.start}
-    common["device"] = options.device
+    common |= {"device": options.device, "start_reference": options.start_reference, "member_sd": options.member_sd}
     with monitor.stage(0.05, 0.8) as part:
         if native is None:
             mask, reference = (None if f is None else read_scan(f) for f in (options.mask, options.reference))
@@ -242,7 +243,11 @@ def _load_model(options: argparse.Namespace) -> Model:
         shape = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
     normalisation = Normalisation(options.normalisation) if options.normalisation else None
     return load_model(
-        options.model, shape=shape, normalisation=normalisation, gives_probabilities=options.gives_probabilities
+        options.model,
+        shape=shape,
+        normalisation=normalisation,
+        gives_probabilities=options.gives_probabilities,
+        output=options.output,
     )
 
 
@@ -270,14 +275,20 @@ def _print_result(explanation: Explanation, top: int) -> None:
     from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3
 
     head = f"region (from {SMALLEST_RANKED_MM3:g} mm³ on)"
-    chances = ", ".join(f"P({name}) = {p:.4f}" for name, p in explanation.probabilities.items())
-    print(f"{explanation.model.title}: {chances}; explained class: {explanation.target_class}")
+    outcome = explanation.outcome
+    explained = "" if outcome.output.is_score else f"; explained class: {explanation.target_class}"
+    print(f"{explanation.model.title}: {outcome.headline()}{explained}")
+    for member in outcome.members:
+        verdict = f"  {member.verdict}" if member.verdict else ""
+        print(f"  {member.name:12} {member.values[explanation.target_class]:.3f}{verdict}")
     for heatmap in explanation.heatmaps:
         result = heatmap.attribution
         line = f"\n{heatmap.method.title}: Σ relevance {result.relevance_sum:.4g}"
         if result.is_conserving:
             line += f" of {result.to_attribute:.4g} (unattributed {result.unattributed:.3g})"
         print(f"{line}, {result.seconds:.1f} s on {result.device}")
+        if heatmap.agreement is not None and heatmap.agreement.sentence():
+            print(f"  {heatmap.agreement.sentence()}")
         if heatmap.table is None:
             continue
         print(f"  {'rank':>4}  {head:40} {'density/mm³':>12} {'sum':>10} {'share':>7}")

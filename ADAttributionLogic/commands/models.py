@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
+from ADAttributionLogic.commands import models_create
 from ADAttributionLogic.commands.listing import print_entry, print_json
 from ADAttributionLogic.commands.progress import Progress
 from ADAttributionLogic.errors import NetworkError, UnknownNameError, UsageError
@@ -25,6 +26,7 @@ def add(commands: Any) -> None:
     command.set_defaults(run=_list, registry=None)
     own = command.add_subparsers(title="commands", metavar="COMMAND")
     own.add_parser("list", help="list the networks").set_defaults(run=_list)
+    models_create.add(own)
     show = own.add_parser("show", help="show a network's card")
     show.add_argument("name", metavar="NAME", help="of a network that ships or is installed, or a package folder")
     show.add_argument("--json", action="store_true", help="as JSON")
@@ -80,12 +82,15 @@ def _state(folder: Path, shipped: tuple[Path, ...]) -> str:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.networks.card_text import card_parts
     from ADAttributionLogic.networks.packages import read_card
 
     card = read_card(_package(options.name))
     if options.json:
         return print_json(card)
-    print(json.dumps(card, indent=2, ensure_ascii=False))
+    print(f"{card['title']} ({card['name']})\n")
+    for heading, text in card_parts(card):
+        print(textwrap.fill(text, 110, initial_indent=f"{heading:14}", subsequent_indent=" " * 14))
     return 0
 
 

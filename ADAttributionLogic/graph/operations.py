@@ -349,6 +349,8 @@ class LeakyReLU(Activation):
     """x for x > 0, slope·x below."""
 
     slope: float = 0.01
+    #: A rectifier as well: what arrives negative is not let through, and the slope is the forward pass's.
+    is_relu = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs

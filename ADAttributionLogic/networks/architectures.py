@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError
-from ADAttributionLogic.networks import qiu2022
+from ADAttributionLogic.networks import clinicadl, qiu2022
 from ADAttributionLogic.networks.output import OutputKind
 
 Shape = tuple[int, int, int]
@@ -25,6 +26,7 @@ ICBM152_SHAPE: Shape = (193, 229, 193)
 COMMON_SHAPES: dict[Shape, str] = {
     (193, 229, 193): "ICBM152 2009c, 1 mm",
     (182, 218, 182): "MNI152 of FSL, 1 mm",
+    (169, 208, 179): "MNI152NLin2009cSym, 1 mm, cropped by Clinica",
     (181, 217, 181): "MNI305/SPM, 1 mm",
     (121, 145, 121): "SPM DARTEL, 1.5 mm",
     (96, 112, 96): "ICBM152, 2 mm",
@@ -192,6 +194,8 @@ class Architecture:
         Key of the weight whose second axis is the flattened size.
     output : {"softmax", "sigmoid", "score"}
         What its outputs are.
+    flatten : callable, optional
+        The flattened size of a grid, where the windows do not give it.
     """
 
     name: str
@@ -201,9 +205,12 @@ class Architecture:
     channels: int
     first_dense: str
     output: OutputKind = "softmax"
+    flatten: Callable[[Shape], int] | None = None
 
     def flattened_size(self, shape: Shape) -> int:
         """Number of features after the last block, 0 when the grid is too small."""
+        if self.flatten is not None:
+            return self.flatten(shape)
         sizes = list(shape)
         for kernel, stride in self.windows:
             sizes = [max((n - kernel) // stride + 1, 0) for n in sizes]
@@ -235,6 +242,33 @@ def _qiu2022(task: str, title: str, hidden: int, outputs: int, kind: OutputKind)
     return Architecture(name, title, build, qiu2022.WINDOWS, qiu2022.CHANNELS, "mlp.dense1.1.weight", kind)
 
 
+def _clinicadl() -> tuple[Architecture, ...]:
+    """ClinicaDL's CNNs with two classes, and for a regression those that can be trained for one."""
+    found = []
+    for kind, outputs in (("softmax", 2), ("score", 1)):
+        suffix = "-score" if kind == "score" else ""
+        for name, build in clinicadl.DENSE.items():
+            title = f"ClinicaDL's {name}" + (" for a regression" if suffix else "")
+            found.append(
+                Architecture(
+                    f"clinicadl-{name.lower().replace('_', '-')}{suffix}",
+                    title,
+                    partial(build, outputs=outputs),
+                    (),
+                    clinicadl.CHANNELS,
+                    "fc.2.weight",
+                    "score" if suffix else "softmax",
+                    clinicadl.halved,
+                )
+            )
+    for name, gated, first in (("resnet3d", False, "fc.1.weight"), ("se-cnn", True, "fc.2.weight")):
+        build_residual = partial(clinicadl.residual, gated=gated)
+        title = "ClinicaDL's " + ("SqueezeExcitationCNN" if gated else "ResNet3D")
+        windows = ((3, 2),) * 5
+        found.append(Architecture(f"clinicadl-{name}", title, build_residual, windows, clinicadl.CHANNELS, first))
+    return tuple(found)
+
+
 _FOUR_BLOCKS = _blocks((1, 2), (1, 3), (1, 2), (1, 3))
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -255,6 +289,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         _qiu2022("impairment", "Qiu et al. 2022, COG", 100, 1, "score"),
         _qiu2022("alzheimers", "Qiu et al. 2022, ADD", 30, 2, "softmax"),
+        *_clinicadl(),
     )
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.geometry import Grid
@@ -24,7 +24,7 @@ from ADAttributionLogic.networks.packages import (
     load_package,
     network_from_pt2,
 )
-from ADAttributionLogic.networks.state_dicts import network_from_state_dict, read_state_dict, unwrap
+from ADAttributionLogic.networks.state_dicts import network_from_state_dict, read_weights
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.scan_files import file_suffix
 from ADAttributionLogic.store.places import installed_packages
@@ -89,7 +89,7 @@ def load_model(
     refuse_torchscript(path)
     if suffix == ".pt2":
         return _from_pt2(path, shape, normalisation, classes, gives_probabilities, output)
-    return _from_state_dict(path, suffix, shape, normalisation, classes, output)
+    return _from_state_dict(path, shape, normalisation, classes, output)
 
 
 def _say_that_it_can_be_installed(name: str) -> None:
@@ -160,13 +160,12 @@ def _from_pt2(
 
 def _from_state_dict(
     path: Path,
-    suffix: str,
     shape: Shape | None,
     normalisation: Normalisation | None,
     classes: Sequence[str] | None,
     output: Output | OutputKind | None,
 ) -> Model:
-    state = _read_safetensors(path) if suffix == ".safetensors" else read_state_dict(path)
+    state = read_weights(path)
     module, known, fitted = network_from_state_dict(state, shape)
     if normalisation is None:
         normalisation = Normalisation("min-max" if known.name == "boehle2019" else "none")
@@ -174,16 +173,6 @@ def _from_state_dict(
     card = {"file": str(path), "architecture": known.name, "title": known.title}
     space, sha256 = _space_of(fitted), file_sha256(path)
     return _bare(known.name, network, fitted, space, normalisation, classes, sha256, card, output=output)
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return unwrap(load_file(path))
-    except (SafetensorError, OSError) as cause:
-        raise NetworkError(f"{path.name} is not a safetensors file, or is damaged: {cause}") from cause
 
 
 def _space_of(shape: Shape) -> Grid | None:

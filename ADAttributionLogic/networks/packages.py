@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -306,7 +307,7 @@ def _normalisation(folder: Path, entry: Mapping[str, Any]) -> Normalisation:
 def save_package(
     folder: str | os.PathLike[str],
     card: Mapping[str, Any],
-    network: nn.Module | Mapping[str, nn.Module],
+    network: nn.Module | Mapping[str, nn.Module] | Path,
     files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a model package of a known architecture; the folder appears only when it is complete.
@@ -318,8 +319,8 @@ def save_package(
     card : mapping
         Contents of model.json except ``weights``, which is filled in; of an ensemble, what is known of its members
         (by ``name``, e.g. their thresholds), to which the files are added.
-    network : nn.Module, or mapping of str to nn.Module
-        The network, or the members of an ensemble by name, in their order.
+    network : nn.Module, mapping of str to nn.Module, or Path
+        The network, the members of an ensemble by name, in their order, or an exported program (``.pt2``) to copy.
     files : mapping of str to bytes, optional
         What else belongs into the folder, such as the licence, by file name.
 
@@ -339,7 +340,9 @@ def save_package(
         unfinished.mkdir()
         for name, content in (files or {}).items():
             (unfinished / name).write_bytes(content)
-        if isinstance(network, nn.Module):
+        if isinstance(network, Path):
+            complete = {**card, "weights": _copy_program(network, unfinished / "network.pt2")}
+        elif isinstance(network, nn.Module):
             complete = {**card, "weights": _write_weights(network, unfinished / "weights.safetensors")}
         else:
             known = {entry["name"]: entry for entry in card.get("members", ())}
@@ -361,4 +364,16 @@ def _write_weights(network: nn.Module, path: Path) -> dict[str, Any]:
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     # Not save_file: it leaves the file unreadable for everybody but its owner.
     path.write_bytes(save({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}))
+    return _entry(path)
+
+
+def _copy_program(program: Path, path: Path) -> dict[str, Any]:
+    try:
+        shutil.copyfile(program, path)
+    except OSError as cause:
+        raise NetworkError(f"{program} cannot be read: {cause.strerror}.") from cause
+    return _entry(path)
+
+
+def _entry(path: Path) -> dict[str, Any]:
     return {"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}

@@ -53,6 +53,10 @@ _SHA256 = {
     ),
 }
 
+_HEADS = {"qiu2022-impairment": "COG", "qiu2022-alzheimers": "ADD"}
+#: The packages that can be made.
+NAMES = tuple(_HEADS)
+
 
 @dataclass(frozen=True)
 class SourceFile:
@@ -123,10 +127,9 @@ def convert(name: str, source: str | os.PathLike[str], target: str | os.PathLike
 
 
 def _head(name: str) -> str:
-    heads = {"qiu2022-impairment": "COG", "qiu2022-alzheimers": "ADD"}
-    if name not in heads:
-        raise UnknownNameError("network of Qiu et al. 2022", name, heads)
-    return heads[name]
+    if name not in _HEADS:
+        raise UnknownNameError("network of Qiu et al. 2022", name, NAMES)
+    return _HEADS[name]
 
 
 def _file(part: str, fold: int) -> SourceFile:
@@ -190,6 +193,9 @@ _COMMON: dict[str, Any] = {
     "citation": (
         "Qiu S, Miller MI, Joshi PS, et al. Multimodal deep learning for Alzheimer's disease dementia assessment. "
         "Nature Communications 13:3404 (2022). doi:10.1038/s41467-022-31037-5"
+    ),
+    "problems": (
+        f"with the conversion or the maps: issues of ADAttribution's repository; with the weights: {ADDRESS}/issues"
     ),
     "references": ["doi:10.1038/s41467-022-31037-5", f"{ADDRESS} at commit {COMMIT}"],
     "source": {"address": ADDRESS, "commit": COMMIT, "converted_by": "ADAttribution"},

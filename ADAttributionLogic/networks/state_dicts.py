@@ -66,6 +66,24 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
     return unwrap(_find_weights(content, file.name))
 
 
+def read_weights(path: str | os.PathLike[str]) -> StateDict:
+    """Read a file of weights of either kind, ``.safetensors`` or PyTorch's own.
+
+    Raises
+    ------
+    NetworkError, UnsafeFileError
+    """
+    if not str(path).endswith(".safetensors"):
+        return read_state_dict(path)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return unwrap(load_file(path))
+    except (SafetensorError, OSError) as cause:
+        raise NetworkError(f"{Path(path).name} is not a safetensors file, or is damaged: {cause}") from cause
+
+
 def _load_file(file: Path) -> Any:
     if not zipfile.is_zipfile(file):
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -190,7 +208,7 @@ def network_from_state_dict(
         shape = ICBM152_SHAPE if ICBM152_SHAPE in fitting else fitting[0]
     require_fit(architecture, flattened, shape)
     network = build_network(architecture.name, shape)
-    _load(network, state, architecture)
+    load_into(network, state, architecture.title)
     return network, architecture, shape
 
 
@@ -226,12 +244,22 @@ def require_fit(architecture: Architecture, flattened: int, shape: Shape) -> Non
     )
 
 
-def _load(network: nn.Module, state: Mapping[str, Tensor], architecture: Architecture) -> None:
+def load_into(network: nn.Module, state: Mapping[str, Tensor], title: str) -> None:
+    """Load weights into a network, and put it into evaluation mode.
+
+    Raises
+    ------
+    NetworkError
+        Weights that are missing or too many, of another shape, or not finite.
+    """
     own = network.state_dict()
+    different = sorted(k for k in set(own) ^ set(state) if not k.endswith("num_batches_tracked"))
+    if different:
+        raise NetworkError(f"The weights do not belong to {title}: {', '.join(different[:6])} missing or unexpected.")
     for key, value in state.items():
         if key in own and own[key].shape != value.shape:
             raise NetworkError(
-                f"Weight {key} has shape {tuple(value.shape)}, but {architecture.title} needs {tuple(own[key].shape)}."
+                f"Weight {key} has shape {tuple(value.shape)}, but {title} needs {tuple(own[key].shape)}."
             )
     if not all(bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
         raise NetworkError("The weights contain NaN or infinite values; the file is damaged or the training diverged.")

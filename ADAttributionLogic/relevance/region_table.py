@@ -83,6 +83,41 @@ DROP = Column(
 )
 
 
+#: Only in the tables of ensembles.
+MEMBER_SD = Column(
+    "member_sd",
+    "Sum, sd",
+    "relevance",
+    "Standard deviation (n − 1) of the sum over the networks of an ensemble, on the network's grid; missing outside",
+    float,
+)
+MEMBER_TOP_TEN = Column(
+    "member_top_ten",
+    "In top ten of",
+    "networks",
+    "How many networks of an ensemble have the region among their ten largest densities; missing outside",
+    float,
+)
+
+#: All columns that a table may have.
+ALL_COLUMNS = (*COLUMNS, DROP, MEMBER_SD, MEMBER_TOP_TEN)
+
+
+@dataclass(frozen=True)
+class RegionSpread:
+    """How a region's sum differs between the networks of an ensemble.
+
+    Attributes
+    ----------
+    sd : float
+    top_ten : int
+        On how many networks it is among the ten largest densities.
+    """
+
+    sd: float
+    top_ten: int
+
+
 @dataclass(frozen=True, eq=False)
 class RegionTable:
     """A region table: columns of equal length, one row per region and a last one for what lies outside the atlas.
@@ -90,7 +125,7 @@ class RegionTable:
     Attributes
     ----------
     columns : mapping of str to ndarray
-        In the order of :data:`COLUMNS`; :data:`DROP` last, if there is one. Ranks of 0 mean "not ranked".
+        In the order of :data:`ALL_COLUMNS`, of which the last three may be missing. Ranks of 0 mean "not ranked".
     atlas, method : str
         What it was computed from.
     """
@@ -105,7 +140,7 @@ class RegionTable:
     @property
     def described(self) -> tuple[Column, ...]:
         """What the columns are, in their order."""
-        return tuple(column for column in (*COLUMNS, DROP) if column.name in self.columns)
+        return tuple(column for column in ALL_COLUMNS if column.name in self.columns)
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows as plain values, in the order of the labels."""
@@ -170,7 +205,11 @@ def index_regions(atlas: Atlas) -> RegionIndex:
 
 
 def region_table(
-    heatmap: Volume, atlas: Atlas | RegionIndex, method: str = "", drops: Mapping[int, float] | None = None
+    heatmap: Volume,
+    atlas: Atlas | RegionIndex,
+    method: str = "",
+    drops: Mapping[int, float] | None = None,
+    spread: Mapping[int, RegionSpread] | None = None,
 ) -> RegionTable:
     """Summarise a heatmap by atlas region.
 
@@ -186,6 +225,8 @@ def region_table(
         Written into the table.
     drops : mapping of int to float, optional
         By label, how much the score falls when the region is covered: an additional column.
+    spread : mapping of int to RegionSpread, optional
+        By label, how the networks of an ensemble differ: two additional columns.
 
     Raises
     ------
@@ -224,7 +265,21 @@ def region_table(
     described = {c.name: columns[c.name] for c in COLUMNS}
     if drops is not None:
         described[DROP.name] = np.array([drops.get(r.label, np.nan) for r in index.regions] + [np.nan])
+    if spread is not None:
+        nothing = RegionSpread(np.nan, 0)
+        found = [spread.get(r.label, nothing) for r in index.regions]
+        known = [r.label in spread for r in index.regions]
+        described[MEMBER_SD.name] = np.array([s.sd for s in found] + [np.nan])
+        tops = [float(s.top_ten) if k else np.nan for s, k in zip(found, known, strict=True)]
+        described[MEMBER_TOP_TEN.name] = np.array([*tops, np.nan])
     return RegionTable(described, index.atlas.name, method)
+
+
+def region_sums(heatmap: npt.NDArray[Any], index: RegionIndex) -> npt.NDArray[np.float64]:
+    """Σ relevance per region of an index, in float64."""
+    values = np.ascontiguousarray(heatmap).ravel()[index.order].astype(np.float64)
+    sums: npt.NDArray[np.float64] = np.add.reduceat(values, index.starts)
+    return sums
 
 
 def rank_columns(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.int64]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,9 @@ from ADAttributionLogic.volume import Volume, resample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+#: Height of the answer's scale, and of a line of warnings.
+SCALE_INCHES, WARNING_INCHES = 0.85, 0.22
 
 BACKGROUND, TEXT, MUTED, WARNING = "#101014", "#f2f2f2", "#a8a8b0", "#ffb000"
 LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
@@ -55,6 +58,7 @@ def write_figure(
     headline: str,
     footnote: str,
     top: int = 8,
+    scale: Callable[[Axes], None] | None = None,
     warning: str = "",
 ) -> Path:
     """Draw one row of slices per heatmap: two coronal, two axial, one sagittal, colour bar and top regions.
@@ -71,6 +75,8 @@ def write_figure(
     headline, footnote : str
     top : int
         How many regions to list.
+    scale : callable, optional
+        Draws the answer on its scale, below the headline.
     warning : str
         What makes the result doubtful; below the headline.
 
@@ -94,8 +100,8 @@ def write_figure(
         ratios.append(1.75 * grid.shape[0])
     width = 2.45 * sum(ratios) / grid.shape[0]
     warned = textwrap.wrap(f"⚠ {warning}", int(width * 10)) if warning else []
-    room = 0.22 * len(warned)
-    height = 3.1 * len(rows) + 1.25 + room
+    warning_room, scale_room = WARNING_INCHES * len(warned), SCALE_INCHES if scale else 0.0
+    height = 3.1 * len(rows) + 1.25 + warning_room + scale_room
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -106,7 +112,7 @@ def write_figure(
             "width_ratios": ratios,
             "left": 1.4 / width,
             "right": 1 - 0.19 / width,
-            "top": 1 - (0.75 + room) / height,
+            "top": 1 - (0.75 + warning_room + scale_room) / height,
             "bottom": 0.5 / height,
             "wspace": 0.04,
             "hspace": 0.12,
@@ -117,6 +123,9 @@ def write_figure(
     figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
     warned_text = "\n".join(warned)
     figure.text(0.012, 1 - 0.5 / height, warned_text, color=WARNING, fontsize=11, va="top", weight="bold")
+    if scale:
+        bottom = 1 - (0.55 + warning_room + SCALE_INCHES) / height
+        scale(figure.add_axes((0.02, bottom, 0.5, 0.9 * SCALE_INCHES / height)))
     lines = textwrap.fill(footnote, int(width * 13))
     figure.text(0.012, 0.06 / height, lines, color=MUTED, fontsize=9, va="bottom")
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)

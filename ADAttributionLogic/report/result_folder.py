@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ADAttributionLogic.report.result_places import (
     PROVENANCE_FILE,
     SCENE_FILE,
 )
+from ADAttributionLogic.report.score_scale import draw_scale, has_scale
 from ADAttributionLogic.scan_files import write_volume
 
 SceneWriter = Callable[[Explanation, Path], None]
@@ -158,12 +160,29 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
         subtitle = f"Σ {result.relevance_sum:.3g}"
         if result.is_conserving:
             subtitle += f", unattributed {result.unattributed:.2g}"
-        quantity = "share" if result.start == "unit" else result.start
+        if result.agreement and result.agreement.get("top_ten_overlap_density") is not None:
+            subtitle += f"\ntop ten shared {result.agreement['top_ten_overlap_density']:.0%}"
+        quantity = "share" if result.start == "unit" else _quantity(explanation, result.start)
         display = OverlayDisplay.for_heatmap(heatmap.volume.array)
         rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
-    chances = "   ".join(f"P({name}) = {p:.3f}" for name, p in explanation.probabilities.items())
-    headline = f"{explanation.model.title}:   {chances}   ·   explained class: {explanation.target_class}"
+    headline = f"{explanation.model.title}:   {explanation.outcome.headline()}"
+    if not explanation.outcome.output.is_score:
+        headline += f"   ·   explained class: {explanation.target_class}"
     trained = explanation.provenance["model"].get("training", {}).get("data", "unknown data")
     footnote = f"{provenance.NOTICE} Trained on: {trained}"
+    for heading, key in (("Not for", "not_for"), ("Cite", "citation")):
+        if explanation.model.card.get(key):
+            footnote = f"{footnote.rstrip('.')}. {heading}: {explanation.model.card[key]}"
     warning = warning_of(explanation.provenance.get("looks_registered"))
-    return write_figure(path, explanation.scan, rows, headline, footnote, warning=warning)
+    scale = partial(draw_scale, outcome=explanation.outcome, target=explanation.target_class)
+    with_scale = scale if has_scale(explanation.outcome) else None
+    return write_figure(path, explanation.scan, rows, headline, footnote, scale=with_scale, warning=warning)
+
+
+def _quantity(explanation: Explanation, start: str) -> str:
+    """What the colours mean: of a score its name and unit."""
+    output = explanation.outcome.output
+    if not output.is_score:
+        return start
+    name = f"{output.name} − reference" if start == "distance" else output.name
+    return f"{name} ({output.unit})" if output.unit else name

@@ -19,7 +19,7 @@ from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
-from ADAttributionLogic.relevance.region_table import COLUMNS, DROP, RegionTable
+from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, RegionTable
 from ADAttributionLogic.volume import Volume
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class Answer:
     Attributes
     ----------
     probabilities : mapping of str to float
-        By class name, 0–1.
+        By class name, 0–1; {} for a score. The outcome, with what each network of an ensemble says, is in the
+        provenance (:func:`ADAttributionLogic.outcome.read_outcome`).
     target_class : str
         What all maps explain.
     scan : Volume
@@ -324,5 +325,5 @@ def _table_from(entry: Mapping[str, Any]) -> RegionTable:
     types: dict[type, Any] = {str: object, int: np.int64, float: np.float64}
     given = entry["columns"]
     # JSON's null becomes NaN.
-    columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in (*COLUMNS, DROP) if c.name in given}
+    columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in ALL_COLUMNS if c.name in given}
     return RegionTable(columns, entry["atlas"], entry["method"])

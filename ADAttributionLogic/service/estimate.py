@@ -143,10 +143,12 @@ def estimate(
     """
     if registration not in PREPARATION_SECONDS:
         raise UnknownNameError("registration", registration, PREPARATION_SECONDS)
-    seconds = [_seconds(request, model, pass_seconds, regions) for request in requests]
+    # Every network of an ensemble answers and is explained.
+    networks = max(len(model.members), 1)
+    seconds = [networks * _seconds(request, model, pass_seconds, regions) for request in requests]
     named = [{"name": r.name, "seconds": round(s, 3)} for r, s in zip(requests, seconds, strict=True)]
     preparation = PREPARATION_SECONDS[registration]
-    total = sum(seconds) + pass_seconds + preparation
+    total = sum(seconds) + networks * pass_seconds + preparation
     return {"methods": named, "preparation": preparation, "seconds": round(total, 3)}
 
 

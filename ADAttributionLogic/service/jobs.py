@@ -36,7 +36,9 @@ def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
     common: dict[str, Any] = {
         "atlas": _atlas(job.get("atlas"), folder),
         "target": job.get("target", "positive"),
-        "start": job.get("start", "probability"),
+        "start": job.get("start"),
+        "start_reference": job.get("start_reference"),
+        "member_sd": bool(job.get("member_sd", False)),
         "device": job.get("device", "auto"),
     }
     if asked is None:
@@ -158,7 +160,9 @@ def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monit
     options = BatchOptions(
         _requests(job),
         job.get("target", "positive"),
-        job.get("start", "probability"),
+        job.get("start"),
+        job.get("start_reference"),
+        bool(job.get("member_sd", False)),
         job.get("device", "auto"),
         job.get("replace_non_finite"),
         bool(job.get("figure", False)),
@@ -182,6 +186,16 @@ def simulate_job(job: Mapping[str, Any], folder: Path, prefix: str) -> dict[str,
     label = PATIENT if _required(job, "label") == "AD" else CONTROL
     subject = simulate_subject(icbm152_anatomy(), draw_parameters(label, int(job.get("seed", 1))))
     return save_volume(subject.scan, folder, f"{prefix}-simulated")
+
+
+def install_job(job: Mapping[str, Any], monitor: Monitor) -> dict[str, Any]:
+    """Install a registered network; the user has agreed."""
+    from ADAttributionLogic.store.installation import install_registered
+    from ADAttributionLogic.store.registry import find_registered
+
+    _refuse_strangers(job, ("name", "source", "registry"))
+    network = find_registered(str(_required(job, "name")), job.get("registry"))
+    return {"folder": str(install_registered(network, job.get("source"), monitor=monitor))}
 
 
 def describe() -> dict[str, Any]:

@@ -3,6 +3,8 @@
 One JSON object per line. Requests come in on stdin, events go out on stdout; whatever anything else prints lands on
 stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this connection alone and is removed with it.
 
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``batch``, ``simulate``, ``estimate``,
+``install``, ``describe`` and ``cancel``.
 Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``batch``, ``simulate``,
 ``estimate``, ``describe`` and ``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
@@ -39,6 +41,7 @@ from ADAttributionLogic.service.jobs import (
     describe,
     estimate_job,
     explain_job,
+    install_job,
     open_job,
     prepare_job,
     simulate_job,
@@ -195,6 +198,7 @@ class Worker:
             "estimate": lambda job, monitor: estimate_job(job, self._store),
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),
             "simulate": lambda job, monitor: simulate_job(job, self._folder, prefix),
+            "install": lambda job, monitor: install_job(job, monitor),
             "describe": lambda job, monitor: describe(),
         }
         if request["command"] not in commands:

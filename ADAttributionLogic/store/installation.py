@@ -7,12 +7,14 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ADAttributionLogic.errors import NetworkError, OutputError, UnknownNameError
 from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.networks import qiu2022_package
 from ADAttributionLogic.networks.packages import file_sha256, load_package, read_card
 from ADAttributionLogic.store.download import DownloadError, download
 from ADAttributionLogic.store.places import CARD_FILE, installed_packages, models_folder
@@ -25,7 +27,7 @@ _DOWNLOADS = ".downloads"
 _ROOM = 3
 
 #: How the files of a registered network become a model package: (folder of the files, folder to write) → None.
-Conversion = Callable[[Path, Path], None]
+Conversion = Callable[[Path, Path], object]
 
 
 def install_registered(
@@ -234,7 +236,9 @@ def _is_right(path: Path, file: RegisteredFile) -> bool:
 
 
 def _conversion(network: RegisteredNetwork) -> Conversion:
-    conversions: Mapping[str, Conversion] = {"package": _copy_package}
+    conversions: dict[str, Conversion] = {"package": _copy_package}
+    for name in qiu2022_package.NAMES:
+        conversions[name] = partial(qiu2022_package.convert, name)
     if network.form not in conversions:
         raise NetworkError(
             f"{network.name} is of the form {network.form!r}, which this version cannot convert. It knows "

@@ -7,7 +7,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-_MANAGERS = ("vtkMRMLSegmentationsDisplayableManager2D",)
+_MANAGERS = ("vtkMRMLSegmentationsDisplayableManager2D", "vtkMRMLColorLegendDisplayableManager")
 
 
 class SliceView:
@@ -42,6 +42,10 @@ class SliceView:
         self.node.SetFieldOfView(millimetres, millimetres, 1)
         self.node.JumpSliceByCentering(*centre)
         self._logic.SetSliceNode(self.node)
+        # The colour legend asks the application which volumes a view shows.
+        self._logics = vtk.vtkCollection()
+        self._logics.AddItem(self._logic)
+        self._application.SetSliceLogics(self._logics)
         self.composite = self._logic.GetSliceCompositeNode()
         self._window = vtk.vtkRenderWindow()
         self._window.SetOffScreenRendering(1)
@@ -80,6 +84,13 @@ class SliceView:
         image = capture.GetOutput()
         width, height, _ = image.GetDimensions()
         return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1)[..., :3].copy()
+
+    def close(self) -> None:
+        """Let go of the scene, before it is closed."""
+        self._group.SetMRMLDisplayableNode(None)
+        self._application.SetSliceLogics(None)
+        for part in (self._logic, self._application):
+            part.SetMRMLScene(None)
 
     def places(self) -> np.ndarray:
         """RAS of every pixel (row from the bottom, column, 3)."""

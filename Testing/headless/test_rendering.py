@@ -67,6 +67,8 @@ def shown(template: Volume):
     segmentId = AtlasNodes.segmentIdOf(display.run.atlasNode, region.label)
     display.run.atlasNode.GetSegmentation().GetSegment(segmentId).SetColor(0.2, 1.0, 0.2)
     yield display, views, segmentId, region
+    for view in views.values():
+        view.close()
     views.clear()
     Overlays.forgetStatistics()
     SceneFile.closeScene(scene)

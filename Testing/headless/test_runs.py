@@ -205,17 +205,6 @@ def answerless() -> Volume:
     return Volume(np.ones((2, 2, 2), np.uint8), np.eye(4))
 
 
-def test_one_legend_at_a_time(display) -> None:
-    display.showLegend(True)
-    first = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(display.mapNode)
-    assert first.GetVisibility()
-    display.show("gradient-x-input")
-    display.showLegend(True)
-    assert not first.GetVisibility()
-    display.showLegend(False)
-    assert not slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(display.mapNode).GetVisibility()
-
-
 # ----------------------------------------------------------------------------------------------------------- clusters
 
 

@@ -13,7 +13,7 @@ slicer = pytest.importorskip("slicer", reason="needs the slicer-core wheel (extr
 import vtk  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
-from ADAttributionLib import AtlasNodes, Runs, SceneFile  # noqa: E402
+from ADAttributionLib import AtlasNodes, Legend, Runs, SceneFile  # noqa: E402
 from ADAttributionLib.RunDisplay import RunDisplay  # noqa: E402
 from ADAttributionLogic.atlas.library import load_atlas  # noqa: E402
 from ADAttributionLogic.errors import OutputError  # noqa: E402
@@ -103,7 +103,7 @@ def test_overlays_have_a_two_sided_threshold(scene, explanation: Explanation) ->
 
 def test_color_tables_are_stored_so_that_older_slicers_read_them(saved: Path) -> None:
     with zipfile.ZipFile(saved) as archive:
-        assert sum(name.endswith(".ctbl") for name in archive.namelist()) == 3
+        assert sum(name.endswith(".ctbl") for name in archive.namelist()) == 4, "three maps and a legend"
 
 
 def test_the_atlas_is_a_segmentation_with_names_and_colors(scene, explanation: Explanation) -> None:
@@ -167,6 +167,7 @@ def test_the_panel_finds_the_run_in_it(scene, explanation: Explanation) -> None:
     best = explanation.heatmaps[0].table.ranked("density_rank")[0]
     shown = run.atlasNode.GetDisplayNode()
     assert shown.GetSegmentVisibility(AtlasNodes.segmentIdOf(run.atlasNode, best["label"])), "outlined from the start"
+    assert Legend.legendOf(run.mapNodes["lrp"]).GetVisibility()
     display.change(percentile=99.0)
     display.filterClusters(3)
     assert Runs.addCharts(run, "lrp")["regions"] is not None

@@ -9,11 +9,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from heads import BRAIN, needs_head
+from heads import BRAIN, HEAD, needs_head
 from ncomms2022 import SOURCE, needs_weights
 from torch import Tensor
 
+from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.attribution.area_occlusion import _areas
+from ADAttributionLogic.attribution.covering import Engine, FullForward, choose_engine, cover_areas, cover_boxes
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
+from ADAttributionLogic.attribution.registry import Companions, Job, attribute, get_method
+from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
+from ADAttributionLogic.explain_native import explain_native
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.graph.incremental import Change, IncrementalForward
+from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.networks.qiu2022_package import convert, source_files
@@ -21,6 +33,7 @@ from ADAttributionLogic.preprocessing.model_input import prepare
 from ADAttributionLogic.scan_files import read_scan
 
 NAMES = ("qiu2022-impairment", "qiu2022-alzheimers")
+CPU = torch.device("cpu")
 EPOCHS = (58, 39, 62, 51, 75)
 
 
@@ -106,3 +119,94 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None
 def test_only_the_two_heads_are_known(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="qiu2022-impairment"):
         convert("qiu2022", tmp_path, tmp_path / "package")
+
+
+# ------------------------------------------------------------------------------------- explained, on the real networks
+
+
+@pytest.fixture(scope="module")
+def brain(models: dict[str, Model]) -> Tensor:
+    """The brain of Colin27 as the networks see it."""
+    model = models[NAMES[0]]
+    return torch.from_numpy(prepare(read_scan(BRAIN), model.grid, model.normalisation).array)[None, None]
+
+
+@needs_weights
+@needs_head
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_lrp_of_every_member_adds_up(models: dict[str, Model], brain: Tensor, name: str) -> None:
+    """To its own score: what the rule does not hand on (biases, stabilisers) is said, and is little."""
+    for member in models[name].members:
+        found = attribute(Evaluation(member.load(), brain, CPU), "lrp")
+        assert found.to_attribute == pytest.approx(found.score)
+        assert found.relevance_sum + found.unattributed == pytest.approx(found.to_attribute, abs=1e-6)
+        assert abs(found.unattributed) <= 1e-3 * abs(found.to_attribute), member.name
+
+
+@needs_weights
+@needs_head
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_windows_are_followed_as_exactly_as_full_passes_and_faster(
+    models: dict[str, Model], brain: Tensor, name: str
+) -> None:
+    """Windows of 20 at stride 10, of which a sample of every member is also computed in full."""
+    grid = WindowGrid(tuple(brain.shape[2:]), 20, 10)
+    lows, highs = grid.limits(grid.touching((brain[0, 0] > 0).numpy()))
+    some = np.linspace(0, len(lows) - 1, 6).astype(int)
+    for member in models[name].members:
+        evaluation = Evaluation(member.load(), brain, CPU)
+        engine = choose_engine(job_of(evaluation, "occlusion"), lows, highs)
+        assert isinstance(engine.forward, IncrementalForward)
+        assert engine.work(lows, highs).mean() < 1 / 30
+        change = cover_boxes(torch.zeros(1, 1, 1, 1, 1), lows[some], highs[some])
+        compare(engine, FullForward(evaluation), lows[some], highs[some], change)
+
+
+@needs_weights
+@needs_head
+@pytest.mark.slow
+def test_regions_are_followed_where_that_is_cheaper(models: dict[str, Model], brain: Tensor) -> None:
+    """All AAL regions cost less than full passes; some are compared; what spans the image gets a full pass untold."""
+    model = models[NAMES[0]]
+    labels = load_atlas("aal").on_grid(Grid(model.shape, model.grid.affine)).labels.array
+    job = job_of(Evaluation(model.network, brain, CPU), "area-occlusion", torch.from_numpy(labels))
+    areas = _areas(job)
+    lows, highs = np.stack([a.low for a in areas]), np.stack([a.high for a in areas])
+    engine = choose_engine(job, lows, highs)
+    assert np.minimum(engine.work(lows, highs), 1).sum() < len(areas) / 2
+    some = np.linspace(0, len(areas) - 1, 5).astype(int)
+    change = cover_areas(torch.zeros(1, 1, 1, 1, 1), [areas[n].mask for n in some], lows[some])
+    compare(engine, FullForward(job.evaluation), lows[some], highs[some], change)
+    whole = np.zeros((1, 3), np.int64), np.array([model.shape])
+    spanning = choose_engine(job, *whole)
+    assert isinstance(spanning.forward, FullForward) and "would take" in spanning.notes[0]
+
+
+def job_of(evaluation: Evaluation, method: str, regions: Tensor | None = None) -> Job:
+    decision = evaluation.decision(Target(None if evaluation.network.head == "score" else 1))
+    return Job(evaluation, decision, get_method(method).complete({}), Monitor(), Companions(regions=regions))
+
+
+def compare(engine: Engine, full: FullForward, lows: Places, highs: Places, change: Change) -> None:
+    """Logits to 1e-5 of the largest."""
+    found, expected = ({}, {})
+    for forward, logits in ((engine.forward, found), (full, expected)):
+        for numbers, values in forward.run(lows, highs, change):
+            logits.update(zip(numbers.tolist(), values, strict=True))
+    for number, value in expected.items():
+        torch.testing.assert_close(found[number], value, rtol=1e-5, atol=1e-5 * max(1.0, float(value.abs().max())))
+
+
+@needs_weights
+@needs_head
+@pytest.mark.slow
+def test_a_healthy_head_as_acquired_is_called_normal(models: dict[str, Model], tmp_path: Path) -> None:
+    """Colin27 through our own preparation, interpolated once; the answer says how many of the five agree."""
+    found = explain_native(read_scan(HEAD), models[NAMES[0]], ["sensitivity"], cache=tmp_path)
+    print({m.name: round(m.values["COG"], 2) for m in found.outcome.members})
+    assert found.outcome.verdict == "normal" and found.outcome.agreeing >= 4
+    assert f"{found.outcome.agreeing} of 5 networks say normal" in found.outcome.headline()
+    interpolated = [s for s in found.provenance["preprocessing"] if s.get("interpolation", "none") != "none"]
+    assert [s["step"] for s in interpolated] == ["registration and resampling"]

@@ -5,20 +5,18 @@ A web server on this computer plays the source.
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import io
 import json
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from network_source import Source, serve_package, write_registry
 
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.errors import Cancelled, NetworkError, OutputError, UnknownNameError
@@ -31,92 +29,16 @@ from ADAttributionLogic.store.places import installed_packages, models_folder
 from ADAttributionLogic.store.registry import RegisteredNetwork, find_registered, read_registry
 
 
-class Source:
-    """A web server with the files of a folder, which can also misbehave.
-
-    Attributes
-    ----------
-    breaks_after : int or None
-        Bytes after which the connection is closed, once, in the first answer that is longer.
-    refuses : int or None
-        Status of every answer.
-    resumes : bool
-        Whether it understands ``Range``.
-    asked : list of (path, range)
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.breaks_after: int | None = None
-        self.refuses: int | None = None
-        self.resumes = True
-        self.redirects: str | None = None
-        self.asked: list[tuple[str, str | None]] = []
-        source = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                source.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get("Range")
-        self.asked.append((request.path, wanted))
-        if self.refuses:
-            request.send_error(self.refuses)
-            return
-        if self.redirects:
-            request.send_response(302)
-            request.send_header("Location", self.redirects)
-            request.end_headers()
-            return
-        content = (self.folder / request.path.lstrip("/")).read_bytes()
-        first = int(re.fullmatch(r"bytes=(\d+)-", wanted).group(1)) if wanted and self.resumes else 0  # type: ignore[union-attr]
-        request.send_response(206 if first else 200)
-        request.send_header("Content-Length", str(len(content) - first))
-        request.end_headers()
-        if self.breaks_after is not None and len(content) > self.breaks_after:
-            content, self.breaks_after = content[: first + self.breaks_after], None
-        request.wfile.write(content[first:])
-
-
 @pytest.fixture
 def source(small_package: Path, tmp_path: Path) -> Iterator[Source]:
-    folder = tmp_path / "served"
-    shutil.copytree(small_package, folder / "published" / "at-a-commit")
-    server = Source(folder)
+    server = serve_package(small_package, tmp_path / "served")
     yield server
-    server.server.shutdown()
-    server.server.server_close()
+    server.close()
 
 
 @pytest.fixture
 def registry(source: Source, tmp_path: Path) -> Path:
-    """A registry with one network, 'untrained', whose files are a package."""
-    files = []
-    for path in sorted((source.folder / "published" / "at-a-commit").iterdir()):
-        content = path.read_bytes()
-        files.append({"path": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)})
-    entry = {
-        "name": "untrained",
-        "title": "A network for tests",
-        "source": f"{source.address}/published/at-a-commit",
-        "form": "package",
-        "licence": "MIT",
-        "licence_text": "Do what you like.",
-        "citation": "Nobody 2026",
-        "intended_use": "Testing only",
-        "files": files,
-    }
-    file = tmp_path / "registry.json"
-    file.write_text(json.dumps({"schema_version": 1, "networks": [entry]}), encoding="utf-8")
-    return file
+    return write_registry(source, tmp_path / "registry.json")
 
 
 @pytest.fixture
@@ -251,8 +173,7 @@ def test_a_refusal_says_what_to_do(status: int, network: RegisteredNetwork, sour
 
 
 def test_without_network(network: RegisteredNetwork, source: Source) -> None:
-    source.server.shutdown()
-    source.server.server_close()
+    source.close()
     with pytest.raises(DownloadError, match=r"cannot be downloaded: .*refused.*install them from a folder"):
         install_registered(network)
 
@@ -267,8 +188,7 @@ def test_a_proxy_that_refuses(
     with pytest.raises(DownloadError, match="a proxy says 407"):
         install_registered(network)
     assert proxy.asked and not source.asked
-    proxy.server.shutdown()
-    proxy.server.server_close()
+    proxy.close()
 
 
 def test_a_redirection_to_a_file_of_this_computer_is_not_followed(network: RegisteredNetwork, source: Source) -> None:
@@ -397,7 +317,7 @@ def test_the_shipped_registry() -> None:
     assert [n.name for n in networks] == ["qiu2022-impairment", "qiu2022-alzheimers"]
     for network in networks:
         assert re.fullmatch(r"https://raw\.githubusercontent\.com/[\w-]+/[\w-]+/[0-9a-f]{40}", network.source)
-        assert len({f.path for f in network.files}) == len(network.files) == 10
+        assert len({f.path for f in network.files}) == len(network.files) == 11
         assert network.licence == "MIT" and "Permission is hereby granted" in network.licence_text
         assert "doi:10.1038/s41467-022-31037-5" in network.citation and "Not for diagnosis" in network.intended_use
 

@@ -1,0 +1,264 @@
+"""Running methods on a network, or on one network of an ensemble after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.registry import Companions, Method, attribute
+from ADAttributionLogic.attribution.result import Attribution
+from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.device import describe_device, is_out_of_memory
+from ADAttributionLogic.ensembles.agreement import Agreement, agreement_of
+from ADAttributionLogic.ensembles.combining import MapMean
+from ADAttributionLogic.errors import Cancelled
+from ADAttributionLogic.graph.layer_graph import class_probabilities
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.networks.network import Network
+from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.outcome import Outcome, outcome_of
+from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionIndex, region_sums
+
+Chosen = Sequence[tuple[Method, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of every network.
+
+    Attributes
+    ----------
+    image : Tensor, shape (1, 1, …)
+    chosen : sequence of (Method, options)
+    target : Target
+    device : torch.device
+    companions : Companions
+    index : RegionIndex or None
+        Regions in which the networks are compared.
+    voxel_mm3 : float
+        Volume of a voxel.
+    with_spread : bool
+        Also the standard deviation over the networks of an ensemble, voxel by voxel.
+    """
+
+    image: torch.Tensor
+    chosen: Chosen
+    target: Target
+    device: torch.device
+    companions: Companions
+    index: RegionIndex | None = None
+    voxel_mm3: float = 1.0
+    with_spread: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one method found.
+
+    Attributes
+    ----------
+    attribution : Attribution
+        Of an ensemble, the mean.
+    agreement : Agreement or None
+        Of an ensemble, with an atlas.
+    spread : ndarray or None
+        Standard deviation over the networks (C, …), where it was asked for.
+    """
+
+    attribution: Attribution
+    agreement: Agreement | None = None
+    spread: npt.NDArray[np.float32] | None = None
+
+
+@dataclass
+class Answered:
+    """What all networks said.
+
+    Attributes
+    ----------
+    outcome : Outcome
+        Of all networks, also of those whose maps were not finished.
+    found : list of Found
+        One per method that was finished, in order.
+    device : torch.device
+        On which it was computed in the end.
+    notes : list of str
+    """
+
+    outcome: Outcome
+    found: list[Found]
+    device: torch.device
+    notes: list[str] = field(default_factory=list)
+
+
+def run(model: Model, question: Question, monitor: Monitor) -> Answered:
+    """Run all methods on a model.
+
+    Raises
+    ------
+    Cancelled
+        Before anything that is worth keeping was finished: one method of a single network, or all methods of one
+        network of an ensemble.
+    """
+    if not model.members:
+        return _run_single(model, question, monitor)
+    return _Ensemble(model, question, monitor).run()
+
+
+def _run_single(model: Model, question: Question, monitor: Monitor) -> Answered:
+    evaluation, notes = _evaluate(model.network, model.title, question.image, question.device, monitor)
+    outcome = outcome_of(model.output, model.classes, [("", _outputs(evaluation), ())])
+    found: list[Found] = []
+    try:
+        for result in _attributions(evaluation, question, monitor):
+            found.append(Found(result))
+    except Cancelled:
+        if not found:
+            raise
+    return Answered(outcome, found, evaluation.device, notes)
+
+
+def _attributions(evaluation: Evaluation, question: Question, monitor: Monitor) -> Iterator[Attribution]:
+    """The methods' results one by one."""
+    target, count = question.target, len(question.chosen)
+    for number, (method, options) in enumerate(question.chosen):
+        with monitor.stage(0.1 + 0.9 * number / count, 0.1 + 0.9 * (number + 1) / count) as part:
+            evaluation.monitor = part
+            result = attribute(evaluation, method, target, options, monitor=part, companions=question.companions)
+        # One target class for everything that is compared, also when it was "the predicted one".
+        target = replace(target, class_index=result.class_index)
+        yield result
+
+
+def _outputs(evaluation: Evaluation) -> tuple[float, ...]:
+    """Probabilities, or the score."""
+    logits, head = evaluation.logits, evaluation.network.head
+    values = logits if head == "score" else class_probabilities(logits, head)
+    return tuple(float(v) for v in values[0])
+
+
+def _evaluate(
+    network: Network, title: str, image: torch.Tensor, device: torch.device, monitor: Monitor
+) -> tuple[Evaluation, list[str]]:
+    """The network's decision, on the CPU if the GPU's memory does not suffice."""
+    try:
+        with monitor.stage(0.02, 0.1) as part:
+            part.report(0.0, f"running {title}")
+            evaluation = Evaluation(network, image, device, part)
+            _ = evaluation.logits
+    except RuntimeError as cause:
+        if device.type == "cpu" or not is_out_of_memory(cause):
+            raise
+        evaluation = Evaluation(network, image, torch.device("cpu"), monitor)
+        return evaluation, [f"{describe_device(device)} ran out of memory; everything was computed on the CPU."]
+    return evaluation, []
+
+
+class _Ensemble:
+    """One run over all members, one in memory at a time beside the first, which the model holds."""
+
+    def __init__(self, model: Model, question: Question, monitor: Monitor) -> None:
+        self.model, self.question, self.monitor = model, question, monitor
+        self.said: list[tuple[str, tuple[float, ...], tuple[float, ...]]] = []
+        self.means = [MapMean(question.with_spread) for _ in question.chosen]
+        self.sums: list[list[npt.NDArray[np.float64]]] = [[] for _ in question.chosen]
+        self.device = question.device
+        self.notes: list[str] = []
+
+    def run(self) -> Answered:
+        if self.question.target.class_index is None and not self.model.output.is_score:
+            self._choose_class()
+        members, finished = self.model.members, 0
+        try:
+            for number in range(len(members)):
+                with self.monitor.stage(number / len(members), (number + 1) / len(members)) as part:
+                    self._run_member(number, part)
+                finished += 1
+        except Cancelled:
+            if not finished:
+                raise
+            names = ", ".join(self.means[0].names)
+            self.notes.append(
+                f"Cancelled after {finished} of {len(members)} networks: the maps are the mean of {names}."
+            )
+            self._hear_the_others()
+        outcome = outcome_of(self.model.output, self.model.classes, self.said)
+        found = [self._found(n) for n in range(len(self.question.chosen))]
+        if finished < len(members):
+            found = [replace(f, attribution=replace(f.attribution, is_partial=True)) for f in found]
+        return Answered(outcome, found, self.device, list(dict.fromkeys(self.notes)))
+
+    def _network(self, number: int) -> Network:
+        return self.model.network if number == 0 else self.model.members[number].load()
+
+    def _choose_class(self) -> None:
+        """The class that the mean of all networks finds most probable."""
+        with self.monitor.stage(0.0, 0.1) as part:
+            for number in range(len(self.model.members)):
+                part.report(number / len(self.model.members), "asking all networks for the most probable class")
+                self._hear(number)
+        self.monitor.check()
+        verdict = outcome_of(self.model.output, self.model.classes, self.said).verdict
+        self.said.clear()
+        chosen = replace(self.question.target, class_index=self.model.classes.index(verdict))
+        self.question = replace(self.question, target=chosen)
+
+    def _hear(self, number: int) -> None:
+        """Only the answer of a member, without its maps."""
+        member = self.model.members[number]
+        evaluation = Evaluation(self._network(number), self.question.image, self.device)
+        logits, head = evaluation.logits_of(evaluation.image), evaluation.network.head
+        values = logits if head == "score" else class_probabilities(logits, head)
+        self.said.append((member.name, tuple(float(v) for v in values[0]), member.thresholds))
+
+    def _hear_the_others(self) -> None:
+        """The answer is that of all networks, also where the maps are of some."""
+        del self.said[len(self.means[0].names) :]
+        for number in range(len(self.said), len(self.model.members)):
+            self._hear(number)
+
+    def _run_member(self, number: int, monitor: Monitor) -> None:
+        member, count = self.model.members[number], len(self.model.members)
+        title = f"{self.model.title}, network {number + 1} of {count} ({member.name})"
+        monitor.report(0.0, f"loading {title}")
+        evaluation, notes = _evaluate(self._network(number), title, self.question.image, self.device, monitor)
+        self.notes += notes
+        self.device = evaluation.device
+        self.said.append((member.name, _outputs(evaluation), member.thresholds))
+        asked = replace(self.question, chosen=[(m, _own_files(o, member.name)) for m, o in self.question.chosen])
+        # Kept together at the end: a member's maps count only when all of its methods are done.
+        results = list(_attributions(evaluation, asked, monitor))
+        for mean, sums, result in zip(self.means, self.sums, results, strict=True):
+            mean.add(member.name, result)
+            if self.question.index is not None:
+                sums.append(region_sums(result.heatmap, self.question.index))
+
+    def _found(self, number: int) -> Found:
+        mean, sums, index = self.means[number], self.sums[number], self.question.index
+        result, several = mean.result(), len(mean.names) > 1
+        # The options as they were given, not those of the first member.
+        result = replace(result, options=self.question.chosen[number][1])
+        agreement = None
+        if index is not None and several:
+            voxels = np.diff(np.append(index.starts, index.order.size))
+            volumes = voxels * self.question.voxel_mm3
+            is_ranked = volumes >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+            labels = [region.label for region in index.regions]
+            agreement = agreement_of(mean.names, labels, np.stack(sums), volumes, is_ranked)
+            result = replace(result, agreement=agreement.describe())
+        return Found(result, agreement, mean.spread() if self.question.with_spread and several else None)
+
+
+def _own_files(options: Mapping[str, Any], member: str) -> dict[str, Any]:
+    """The options with a file of its own for each member, where a method writes one."""
+    if not options.get("checkpoint"):
+        return dict(options)
+    path = Path(str(options["checkpoint"]))
+    return {**options, "checkpoint": str(path.with_name(f"{path.stem}-{member}{path.suffix}"))}

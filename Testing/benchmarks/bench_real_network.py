@@ -1,0 +1,93 @@
+"""Five real networks on a real head as acquired: preparation, answer, consensus maps and table, two CPU threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from figures import Figure
+from heads import HEAD, colin27
+from heads import REASON as HEAD_REASON
+from ncomms2022 import REASON as WEIGHTS_REASON
+from ncomms2022 import SOURCE
+
+from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.registry import attribute
+from ADAttributionLogic.explain import Explanation
+from ADAttributionLogic.explain_native import explain_native
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.networks.loading import load_model
+from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.networks.qiu2022 import SHAPE
+from ADAttributionLogic.networks.qiu2022_package import convert
+
+METHODS = ("lrp", "guided-backprop", "area-occlusion")
+ALL_SECONDS = 120.0
+GRADIENTS_AND_LRP = 12.0
+
+
+def _model(folder: str) -> Model | None:
+    for path, reason in ((SOURCE / "checkpoint_dir", WEIGHTS_REASON), (HEAD, HEAD_REASON)):
+        if not path.exists():
+            print(f"# the real network is not measured: {reason}", file=sys.stderr)
+            return None
+    return load_model(convert("qiu2022-impairment", SOURCE, Path(folder) / "package"))
+
+
+def real_network() -> Iterator[Figure]:
+    """A native head to the five-member consensus of three methods with its table."""
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    with tempfile.TemporaryDirectory() as folder:
+        model = _model(folder)
+        if model is None:
+            return
+        started, used = time.perf_counter(), time.process_time()
+        found = explain_native(
+            colin27()[0], model, METHODS, atlas=load_atlas("aal"), cache=Path(folder), monitor=Monitor()
+        )
+        seconds, processor = time.perf_counter() - started, time.process_time() - used
+    print(f"# {found.outcome.headline()}", file=sys.stderr)
+    yield Figure("five networks, native head to maps and table, seconds", seconds, ALL_SECONDS)
+    yield Figure("five networks, native head to maps and table, processor seconds", processor)
+    yield from _parts(found)
+
+
+def _parts(found: Explanation) -> Iterator[Figure]:
+    assert found.preprocessed is not None
+    yield Figure("five networks: preparation, seconds", sum(found.preprocessed.provenance["seconds"].values()))
+    for heatmap in found.heatmaps:
+        yield Figure(f"five networks: {heatmap.name}, seconds", heatmap.attribution.seconds)
+
+
+def real_network_member() -> Iterator[Figure]:
+    """LRP and the gradients of one member in forward passes of it, in processor time."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        model = _model(folder)
+        if model is None:
+            return
+        network = model.network
+        image = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+        plain = replace(network, name="plain")
+        forward, both = [], []
+        for _ in range(3):
+            evaluation = Evaluation(plain, image, torch.device("cpu"))
+            started = time.process_time()
+            evaluation.logits_of(image)
+            forward.append(time.process_time() - started)
+            started = time.process_time()
+            for method in ("lrp", "sensitivity", "guided-backprop"):
+                attribute(evaluation, method)
+            both.append(time.process_time() - started)
+    ratio = sorted(both)[1] / sorted(forward)[1]
+    yield Figure("one network: LRP, sensitivity, guided backprop / forward pass", ratio, GRADIENTS_AND_LRP)
+
+
+BENCHMARKS = (real_network, real_network_member)
