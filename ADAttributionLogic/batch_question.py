@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.graph.tracing import tensors_of
+from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.owned_folders import is_owned
-from ADAttributionLogic.provenance import describe_atlas, describe_model
+from ADAttributionLogic.provenance import array_sha256, describe_atlas, describe_model, text_sha256
 
 if TYPE_CHECKING:
     from ADAttributionLogic.batch import BatchOptions
@@ -32,7 +34,7 @@ def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dic
     methods = [{"name": m.name, "options": get_method(m.name).complete(m.options)} for m in options.methods]
     question = {
         "kind": KIND,
-        "model": describe_model(model),
+        "model": describe_model(model) | ({} if model.weights_sha256 else {"layers_sha256": _hash_of(model.network)}),
         "methods": methods,
         "target": options.target,
         "start": options.start or ("score" if model.output.is_score else "probability"),
@@ -44,6 +46,18 @@ def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dic
     }
     as_stored: dict[str, Any] = json.loads(json.dumps(question, default=str))
     return as_stored
+
+
+def _hash_of(network: Network) -> str:
+    """Hash of a network that was passed in code: no file says which weights it has."""
+    if network.graph is not None:
+        described = " ".join(f"{layer.inputs}{layer.operation.describe()}" for layer in network.graph.layers)
+        tensors = list(tensors_of(network.graph))
+    else:
+        assert network.module is not None
+        described = str(network.module)
+        tensors = [*network.module.parameters(), *network.module.buffers()]
+    return text_sha256([described, [array_sha256(tensor.detach().cpu().numpy()) for tensor in tensors]])
 
 
 def differences(earlier: Mapping[str, Any], question: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from small_networks import PublishedStyle, make_lively
 
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
@@ -20,7 +22,7 @@ from ADAttributionLogic.commands.batch import parse_method
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError
 from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.networks.loading import load_model
+from ADAttributionLogic.networks.loading import load_model, model_from_module
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.scan_files import read_scan, write_volume
@@ -256,6 +258,21 @@ def test_the_whole_question_is_compared(
         given = {"model": small_model, "options": OPTIONS, "atlas": atlas, **kwargs}
         with pytest.raises(OutputError, match=f"another {changed.strip()}"):
             explain_batch(scans, given["model"], given["options"], tmp_path / "out", atlas=given["atlas"])
+
+
+def test_a_network_passed_in_code_is_known_by_its_weights(tmp_path: Path) -> None:
+    write_volume(
+        Volume(np.random.default_rng(0).random((20, 20, 20)).astype(np.float32), np.eye(4)), tmp_path / "a.nii"
+    )
+    network = make_lively(PublishedStyle(3, 20)).float()
+    explain_batch(find_scans(tmp_path), model_from_module(network, (20, 20, 20)), OPTIONS, tmp_path / "out")
+    assert explain_batch(
+        find_scans(tmp_path), model_from_module(network, (20, 20, 20)), OPTIONS, tmp_path / "out"
+    ).kept == 1  # fmt: skip
+    with torch.no_grad():
+        network.dense_2.bias += 1
+    with pytest.raises(OutputError, match="another model"):
+        explain_batch(find_scans(tmp_path), model_from_module(network, (20, 20, 20)), OPTIONS, tmp_path / "out")
 
 
 def test_a_full_disk_leaves_a_batch_that_goes_on(folder: Path, small_model: Model, tmp_path: Path) -> None:
