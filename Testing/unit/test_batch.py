@@ -16,7 +16,7 @@ import torch
 from small_networks import PublishedStyle, make_lively
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+from ADAttributionLogic.batch import BatchOptions, BatchResult, explain_batch, find_scans
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.commands.batch import parse_method
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError
@@ -261,18 +261,18 @@ def test_the_whole_question_is_compared(
 
 
 def test_a_network_passed_in_code_is_known_by_its_weights(tmp_path: Path) -> None:
-    write_volume(
-        Volume(np.random.default_rng(0).random((20, 20, 20)).astype(np.float32), np.eye(4)), tmp_path / "a.nii"
-    )
+    values = np.random.default_rng(0).random((20, 20, 20)).astype(np.float32)
+    write_volume(Volume(values, np.eye(4)), tmp_path / "a.nii")
     network = make_lively(PublishedStyle(3, 20)).float()
-    explain_batch(find_scans(tmp_path), model_from_module(network, (20, 20, 20)), OPTIONS, tmp_path / "out")
-    assert explain_batch(
-        find_scans(tmp_path), model_from_module(network, (20, 20, 20)), OPTIONS, tmp_path / "out"
-    ).kept == 1  # fmt: skip
+
+    def run() -> BatchResult:
+        return explain_batch(find_scans(tmp_path), model_from_module(network, (20,) * 3), OPTIONS, tmp_path / "out")
+
+    assert run().done == 1 and run().kept == 1
     with torch.no_grad():
         network.dense_2.bias += 1
     with pytest.raises(OutputError, match="another model"):
-        explain_batch(find_scans(tmp_path), model_from_module(network, (20, 20, 20)), OPTIONS, tmp_path / "out")
+        run()
 
 
 def test_a_full_disk_leaves_a_batch_that_goes_on(folder: Path, small_model: Model, tmp_path: Path) -> None:

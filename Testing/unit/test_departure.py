@@ -20,11 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Holds a temporary folder, and computes: in Python, or in C without end.
 PROGRAM = """
-import ctypes, sys, time
+import ctypes, signal, sys, time
 from ADAttributionLogic.departure import leave_in_order
 from ADAttributionLogic.owned_folders import owned_folder
 from pathlib import Path
 leave_in_order()
+if sys.argv[2] == "C":
+    signal.signal(signal.SIGINT, lambda *_: None)  # as the progress bar does: it waits for the current step
 with owned_folder(Path(sys.argv[1]), "x-") as folder:
     (folder / "half").write_text("half")
     print("computing", flush=True)
