@@ -40,10 +40,12 @@ from ADAttributionLib.QuestionPanel import (
 )
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RequestPanel import RequestPanel
+from ADAttributionLib.ResultOpening import ResultOpening
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import findRuns
 from ADAttributionLib.SampleScans import sampleSources
-from ADAttributionLib.SetupPanel import SetupPanel
+from ADAttributionLib.ScanArrivals import ScanArrivals, firstScan
+from ADAttributionLib.SetupPanel import SetupPanel, chosenPython
 from ADAttributionLib.Signals import connect
 from ADAttributionLib.Views import jumpTo
 from ADAttributionLib.WorkerClient import WorkerClient
@@ -87,9 +89,6 @@ def addSimulatedSubject(label):
         slicer.util.setSliceViewerLayers(background=node, fit=True)
         return node
 
-
-#: What shows the dialog where a result is: any file of its folder does.
-RESULT_FILES = "Result or batch (provenance.json summary.csv)"
 
 # ---------------------------------------------------------------------------------------------------------- parameters
 
@@ -169,7 +168,10 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
         self._networks = NetworksPanel(self.ui, QtSeam, self._question, self._running, self.logic.installNetwork)
         self._answer = AnswerPanel(self.ui)
+        self._opening = ResultOpening(self._running, QtSeam, self.logic, self._chosenScan, self._showResult)
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
+        self._settle = QtSeam.makeRestTimer(100, self._onScanLoaded)
+        self._arrivals = ScanArrivals(slicer.mrmlScene, self._settle.start)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
         self._regions = RegionsPanel(self.ui)
         self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
@@ -193,7 +195,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
         connect(ui.applyButton, "clicked(bool)", self.onApply)
         connect(ui.runComboBox, "activated(int)", self.onRunChosen)
-        connect(ui.openResultButton, "clicked(bool)", self.onOpenResult)
+        connect(ui.openResultButton, "clicked(bool)", self._opening.ask)
         connect(ui.chartButton, "clicked(bool)", self.onChart)
         connect(ui.copyTableButton, "clicked(bool)", lambda _checked: QtSeam.copyText(self._regions.text()))
         connect(ui.exportTableButton, "clicked(bool)", self.onExportTable)
@@ -202,6 +204,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self):
         self.removeObservers()
         if self.logic is not None:
+            self._arrivals.close()
             self.logic.close()
 
     def enter(self):
@@ -229,9 +232,14 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def initializeParameterNode(self):
         self.setParameterNode(self.logic.getParameterNode())
         if self._parameterNode.inputVolume is None:
-            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if first is not None and first.GetAttribute("ADAttribution.Run") is None:
-                self._parameterNode.inputVolume = first
+            self._parameterNode.inputVolume = firstScan(slicer.mrmlScene)
+
+    def _onScanLoaded(self):
+        """A scan that is loaded while none is chosen becomes the chosen one; in other modules as well."""
+        scan = self._arrivals.newest()
+        if scan is not None:
+            parameters = self.logic.getParameterNode()
+            parameters.inputVolume = parameters.inputVolume or scan
 
     def setParameterNode(self, node):
         if self._parameterNode is not None:
@@ -249,7 +257,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if parameters is None:
             return
         ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData(presetOf(parameters.methods).name))
-        self._preparation.show(parameters, self._question.card)
+        self._question.show(parameters)
+        self._preparation.show(parameters, self._question.card, self._isPrepared())
         if self._running.request is not None:
             ui.applyButton.text, ui.applyButton.enabled, ui.checkButton.enabled = _("Cancel"), True, False
             ui.applyButton.toolTip = _("Stop; the scene stays as it is")
@@ -262,6 +271,15 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.applyButton.toolTip = problem or _("Compute the chosen maps")
         self._running.showProblem(problem)
         self._rest.start()
+
+    def _chosenScan(self):
+        return None if self._parameterNode is None else self._parameterNode.inputVolume
+
+    def _isPrepared(self):
+        parameters = self._parameterNode
+        if self._preparation.problem(parameters, self._question.card):
+            return False
+        return self.logic.isPrepared(parameters.inputVolume, self._question.model, **preparationOf(parameters))
 
     def _problem(self):
         parameters = self._parameterNode
@@ -367,15 +385,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._preparation.showReport(request.report)
         self._showResult(request.run)
         return _("Done.")
-
-    def onOpenResult(self, _checked=False):
-        path = QtSeam.chooseFile(_("Open a result of the command line"), RESULT_FILES)
-        if path:
-            self._running.start(lambda **callbacks: self.logic.openResult(path, **callbacks), self._onOpened)
-
-    def _onOpened(self, request):
-        self._showResult(request.run)
-        return _("Opened.")
 
     def _showResult(self, run):
         """Open the step Result on a run, with the highest region outlined and the views at its peak."""
@@ -489,7 +498,7 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     @property
     def interpreter(self):
         """The Python that the user chose for the computation; "" for Slicer's own."""
-        return QtSeam.setting("interpreter")
+        return chosenPython(QtSeam.setting("interpreter"))
 
     @property
     def isWarm(self):
@@ -517,6 +526,16 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def openResult(self, path, *arguments, **options):
         """Put a result of the command line, or a row of a batch, into the scene; see ADAttributionLib.ExplainLogic."""
         return self.explainer.openResult(path, *arguments, **options)
+
+    def isPrepared(self, volumeNode, model, **preparation):
+        """Whether a scan was registered and checked in just this way in this session."""
+        if self._explainer is None or volumeNode is None or preparation.get("registration", "none") == "none":
+            return False
+        return self._explainer.registrationToDo(volumeNode, model, **preparation) == "none"
+
+    def resultsIn(self, path):
+        """Names of the scans of a batch, and how each ended; empty for a single result."""
+        return self.explainer.resultsIn(path)
 
     def explainFolder(self, inputFolder, outputFolder, **options):
         """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""

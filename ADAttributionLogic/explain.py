@@ -216,7 +216,9 @@ def explain(
     heatmaps: list[Heatmap] = []
     for (method, _), found in zip(chosen, answered.found, strict=False):
         name = _unique_name(method.name, [h.name for h in heatmaps])
-        heatmaps += _heatmaps(name, method, found, model_input, index)
+        result = found.attribution
+        quantity = answered.outcome.quantity(model.classes[result.class_index], result.start)
+        heatmaps += _heatmaps(name, method, found, model_input, index, quantity)
     notes = tuple(answered.notes)
     is_cancelled = monitor.is_cancelled
     if is_cancelled:
@@ -251,18 +253,18 @@ def explain(
         "target_class": target_class,
         "start": heatmaps[0].attribution.start,
         "is_cancelled": is_cancelled,
-        "methods": {h.name: h.attribution.summary() for h in heatmaps},
+        "methods": {h.name: {"title": h.method.title, **h.attribution.summary()} for h in heatmaps},
     }
     monitor.report(1.0, "done")
     return Explanation(model, model_input, answered.outcome, target_class, tuple(heatmaps), placed, record)
 
 
 def _heatmaps(
-    name: str, method: Method, found: Found, model_input: ModelInput, index: RegionIndex | None
+    name: str, method: Method, found: Found, model_input: ModelInput, index: RegionIndex | None, quantity: str
 ) -> list[Heatmap]:
     """What a method found as volumes: the map, and after it the standard deviation over the networks, if there is."""
     result = found.attribution
-    made = [_heatmap(name, method, result, model_input, index, found.agreement)]
+    made = [_heatmap(name, method, result, model_input, index, found.agreement, quantity)]
     if found.spread is not None:
         deviation = replace(method, title=f"{method.title}, sd over networks", is_signed=False, is_conserving=False)
         total = float(found.spread.sum(dtype=float))
@@ -278,7 +280,7 @@ def _heatmaps(
             agreement=None,
             notes=("The standard deviation (n − 1) of the networks' maps, voxel by voxel.",),
         )
-        made.append(_heatmap(f"{name}-sd", deviation, values, model_input, index, None))
+        made.append(_heatmap(f"{name}-sd", deviation, values, model_input, index, None, quantity))
     return made
 
 
@@ -289,10 +291,11 @@ def _heatmap(
     model_input: ModelInput,
     index: RegionIndex | None,
     agreement: Agreement | None,
+    quantity: str,
 ) -> Heatmap:
     volume = Volume(result.heatmap, model_input.volume.affine, f"{method.title} of {model_input.scan.source}")
     spread = None if agreement is None else agreement.by_label
-    table = None if index is None else region_table(volume, index, name, result.region_drops, spread)
+    table = None if index is None else region_table(volume, index, name, result.region_drops, spread, quantity)
     return Heatmap(name, method, result, volume, table, agreement)
 
 

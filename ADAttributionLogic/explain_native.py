@@ -165,8 +165,11 @@ def _atlas_on_model(atlas: Atlas, prepared: Preprocessed) -> Atlas:
 def _heatmap_on_scan(heatmap: Heatmap, prepared: Preprocessed, index: RegionIndex | None) -> Heatmap:
     volume = relevance_on_scan(heatmap.volume, prepared, heatmap.method.is_conserving)
     spread = None if heatmap.agreement is None else heatmap.agreement.by_label
+    quantity = heatmap.table.quantity if heatmap.table else ""
     table = (
-        None if index is None else region_table(volume, index, heatmap.name, heatmap.attribution.region_drops, spread)
+        None
+        if index is None
+        else region_table(volume, index, heatmap.name, heatmap.attribution.region_drops, spread, quantity)
     )
     return replace(heatmap, volume=volume, table=table)
 

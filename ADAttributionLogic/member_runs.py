@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ADAttributionLogic.attribution.cost import expected_seconds
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, Method, attribute
 from ADAttributionLogic.attribution.result import Attribution
@@ -27,6 +28,9 @@ from ADAttributionLogic.outcome import Outcome, outcome_of
 from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionIndex, region_sums
 
 Chosen = Sequence[tuple[Method, Mapping[str, Any]]]
+
+#: Of a forward pass, where nothing was timed: only for how much of the progress is whose, beside a budget in minutes.
+_ASSUMED_PASS_SECONDS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +117,7 @@ def run(model: Model, question: Question, monitor: Monitor) -> Answered:
 
 
 def _run_single(model: Model, question: Question, monitor: Monitor) -> Answered:
-    evaluation, notes = _evaluate(model.network, model.title, question.image, question.device, monitor)
+    evaluation, notes = _evaluate(model.network, model.title, question, question.device, monitor)
     outcome = outcome_of(model.output, model.classes, [("", _outputs(evaluation), ())])
     found: list[Found] = []
     try:
@@ -127,14 +131,27 @@ def _run_single(model: Model, question: Question, monitor: Monitor) -> Answered:
 
 def _attributions(evaluation: Evaluation, question: Question, monitor: Monitor) -> Iterator[Attribution]:
     """The methods' results one by one."""
-    target, count = question.target, len(question.chosen)
+    target, bounds = question.target, progress_bounds(question)
     for number, (method, options) in enumerate(question.chosen):
-        with monitor.stage(0.1 + 0.9 * number / count, 0.1 + 0.9 * (number + 1) / count) as part:
+        with monitor.stage(bounds[number], bounds[number + 1]) as part:
             evaluation.monitor = part
             result = attribute(evaluation, method, target, options, monitor=part, companions=question.companions)
         # One target class for everything that is compared, also when it was "the predicted one".
         target = replace(target, class_index=result.class_index)
         yield result
+
+
+def progress_bounds(question: Question) -> list[float]:
+    """Fractions of the whole work at which the methods begin, and the last one ends.
+
+    By their expected time, so that what is left can be judged by the progress: one method may take a thousand times as
+    long as another. The network's decision comes before the first.
+    """
+    shape = tuple(question.image.shape[2:])
+    regions = 0 if question.index is None else len(question.index.regions)
+    work = [expected_seconds(m, o, shape, regions, _ASSUMED_PASS_SECONDS) for m, o in question.chosen]
+    ends = np.cumsum([2 * _ASSUMED_PASS_SECONDS, *work])  # two: layers are recorded, too
+    return [float(end) for end in ends / ends[-1]]
 
 
 def _outputs(evaluation: Evaluation) -> tuple[float, ...]:
@@ -145,18 +162,18 @@ def _outputs(evaluation: Evaluation) -> tuple[float, ...]:
 
 
 def _evaluate(
-    network: Network, title: str, image: torch.Tensor, device: torch.device, monitor: Monitor
+    network: Network, title: str, question: Question, device: torch.device, monitor: Monitor
 ) -> tuple[Evaluation, list[str]]:
     """The network's decision, on the CPU if the GPU's memory does not suffice."""
     try:
-        with monitor.stage(0.02, 0.1) as part:
+        with monitor.stage(0.0, progress_bounds(question)[0]) as part:
             part.report(0.0, f"running {title}")
-            evaluation = Evaluation(network, image, device, part)
+            evaluation = Evaluation(network, question.image, device, part)
             _ = evaluation.logits
     except RuntimeError as cause:
         if device.type == "cpu" or not is_out_of_memory(cause):
             raise
-        evaluation = Evaluation(network, image, torch.device("cpu"), monitor)
+        evaluation = Evaluation(network, question.image, torch.device("cpu"), monitor)
         return evaluation, [f"{describe_device(device)} ran out of memory; everything was computed on the CPU."]
     return evaluation, []
 
@@ -189,6 +206,8 @@ class _Ensemble:
                 f"Cancelled after {finished} of {len(members)} networks: the maps are the mean of {names}."
             )
             self._hear_the_others()
+        if any(options.get("minutes") is not None for _, options in self.question.chosen):
+            self.notes.append("A limit of minutes holds for each network of the ensemble.")
         outcome = outcome_of(self.model.output, self.model.classes, self.said)
         found = [self._found(n) for n in range(len(self.question.chosen))]
         if finished < len(members):
@@ -228,7 +247,7 @@ class _Ensemble:
         member, count = self.model.members[number], len(self.model.members)
         title = f"{self.model.title}, network {number + 1} of {count} ({member.name})"
         monitor.report(0.0, f"loading {title}")
-        evaluation, notes = _evaluate(self._network(number), title, self.question.image, self.device, monitor)
+        evaluation, notes = _evaluate(self._network(number), title, self.question, self.device, monitor)
         self.notes += notes
         self.device = evaluation.device
         self.said.append((member.name, _outputs(evaluation), member.thresholds))

@@ -73,6 +73,23 @@ class Outcome:
         mean = math.fsum(found) / len(found)
         return math.sqrt(math.fsum((value - mean) ** 2 for value in found) / (len(found) - 1))
 
+    def quantity(self, target: str, start: str) -> str:
+        """What is explained, with its unit: of a class its probability, logit or margin, of a score the score.
+
+        Parameters
+        ----------
+        target : str
+            The class, or the name of the score.
+        start : str
+            As of :class:`ADAttributionLogic.attribution.target.Target`.
+        """
+        if start == "unit":
+            return f"share of what speaks for {target}"
+        if not self.output.is_score:
+            return f"P({target})" if start == "probability" else f"{start} of {target}"
+        name = f"{target} − reference" if start == "distance" else target
+        return f"{name} ({self.output.unit})" if self.output.unit else name
+
     def headline(self) -> str:
         """The answer in one line."""
         if not self.output.is_score:

@@ -9,6 +9,7 @@ import html
 import json
 
 from ADAttributionLib.AnswerScale import outcomeText
+from ADAttributionLib.FoldedText import FoldedText
 from ADAttributionLib.QualityText import checkLines, inPanelWords
 from ADAttributionLogic.outcome import read_outcome
 
@@ -16,13 +17,15 @@ _BAR_CELLS = 24
 
 
 def answerLine(run):
-    """The answer in one line of rich text; what is explained is named."""
-    outcome = outcomeOf(run)
+    """The answer in one line of rich text, with whose answer it is: another scan may be chosen by now."""
+    scan, outcome = run.name if run.scanNode is None else run.scanNode.GetName(), outcomeOf(run)
     if outcome is not None and (outcome.output.is_score or outcome.members):
-        explained = "" if outcome.output.is_score else f" — explained: {html.escape(run.targetClass)}"
-        return f"<b>{html.escape(outcome.headline())}</b>{explained}"
-    shares = " · ".join(f"{html.escape(name)} {value:.1%}" for name, value in run.probabilities.items())
-    return f"<b>{shares}</b> — explained: {html.escape(run.targetClass)}"
+        found = html.escape(outcome.headline())
+    else:
+        found = " · ".join(f"{html.escape(name)} {value:.1%}" for name, value in run.probabilities.items())
+    isScore = outcome is not None and outcome.output.is_score
+    explained = "" if isScore else f" ({html.escape(run.targetClass)} explained)"
+    return f"{html.escape(scan)}: <b>{found}</b>{explained}"
 
 
 def outcomeOf(run):
@@ -52,20 +55,17 @@ def barsText(probabilities, targetClass):
     return f"<table>{''.join(rows)}</table>"
 
 
-def warnings(run):
-    """The warnings that belong to an answer; those of this run first."""
-    found = [*run.notes, run.provenance.get("notice", "")]
-    model = run.provenance.get("model", {})
-    if model.get("limitations"):
-        found.append(f"Limits of the network: {model['limitations']}")
-    if model.get("training", {}).get("data"):
-        found.append(f"The network was trained on: {model['training']['data']}")
-    return [inPanelWords(text) for text in found if text]
-
-
 def warningsText(run):
-    """The same in rich text."""
-    return "<br>".join(f"• {html.escape(text)}" for text in warnings(run))
+    """The warnings that belong to an answer: those of this run, and with all that is always true; in rich text."""
+    notes = [html.escape(inPanelWords(text)) for text in run.notes if text]
+    model = run.provenance.get("model", {})
+    always = [
+        run.provenance.get("notice", ""),
+        f"Limits of the network: {model['limitations']}" if model.get("limitations") else "",
+        f"The network was trained on: {model['training']['data']}" if model.get("training", {}).get("data") else "",
+    ]
+    always = [html.escape(inPanelWords(text)) for text in always if text]
+    return tuple("<br>".join(f"• {text}" for text in texts) for texts in ([*notes, *always[:1]], [*notes, *always]))
 
 
 def checksText(run):
@@ -121,6 +121,7 @@ class AnswerPanel:
 
     def __init__(self, ui):
         self.ui = ui
+        self._warnings = FoldedText(ui.warningsLabel)
 
     def fillRuns(self, runs, selected):
         """List the runs of the scene."""
@@ -136,7 +137,8 @@ class AnswerPanel:
         ui = self.ui
         if run is None:
             ui.answerLabel.text = "No run yet."
-            ui.warningsLabel.text = ui.checksLabel.text = ui.footerAnswerLabel.text = ""
+            ui.checksLabel.text = ui.footerAnswerLabel.text = ""
+            self._warnings.show("")
             ui.footerAnswerLabel.visible = False
             ui.aboutTextEdit.plainText = ""
             return
@@ -144,6 +146,6 @@ class AnswerPanel:
         ui.footerAnswerLabel.text = answerLine(run)
         ui.footerAnswerLabel.toolTip = run.name
         ui.footerAnswerLabel.visible = True
-        ui.warningsLabel.text = warningsText(run)
+        self._warnings.show(*warningsText(run))
         ui.checksLabel.text = checksText(run)
         ui.aboutTextEdit.plainText = aboutText(run)

@@ -80,5 +80,5 @@ def _thresholdsText(outcome):
     output = outcome.output
     if not output.levels:
         return ""
-    parts = [f"{name} from {limit:g}" for name, limit in zip(output.levels[1:], output.thresholds, strict=True)]
+    parts = [f"{name} from {limit:.3g}" for name, limit in zip(output.levels[1:], output.thresholds, strict=True)]
     return f"; {', '.join(html.escape(part) for part in parts)}"

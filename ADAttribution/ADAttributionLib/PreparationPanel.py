@@ -1,4 +1,4 @@
-"""The section Preparation: how the scan gets to the network's grid. Reaches widgets through `ui` alone."""
+"""The preparation in the step Scan: how the scan gets to the network's grid. Reaches widgets through `ui` alone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import html
 import numpy as np
 
 from ADAttributionLib.AtlasNodes import segmentNames
+from ADAttributionLib.FoldedText import FoldedText
 from ADAttributionLib.QualityText import reportLines
+from ADAttributionLib.QuestionPanel import durationText
 from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLogic.errors import ADAttributionError, UsageError
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.preparation import registration_advice
+from ADAttributionLogic.preparation import PREPARATION_SECONDS, registration_advice
 
 #: Number of the step with the preparation, in the panel's tabs.
 SCAN_STEP = 0
 
+_GOOD, _BAD = "#2e8b57", "#d03020"
 LEAST_COVERAGE, USUAL_COVERAGE = 0.25, 0.90
 
 
@@ -48,7 +51,8 @@ class ResultSpace(enum.Enum):
 
 
 _EXPLAINED = {
-    Registration.NONE: "The scan must be skull-stripped and in the network's space already; it is taken as it lies.",
+    Registration.NONE: "The scan must be skull-stripped and in the network's space already. Whether the brain is "
+    "aligned is measured by Check; look at the overlay as well.",
     Registration.AFFINE: "The scan is turned, scaled and sheared onto the template brain. Single gyri do not match.",
     Registration.DEFORMABLE: "After the affine registration the brain's shape is warped onto the template's by ANTs "
     "SyNQuick (pip install antspyx in the Python that computes).",
@@ -104,10 +108,30 @@ def segmentOf(parameters):
     )
 
 
-def coverageText(scanNode, card):
-    """The measured check of a scan against a network's grid, in words."""
-    if scanNode is None or card is None:
+def planText(parameters, card, isDone=False):
+    """What will happen to the scan, in a line.
+
+    Parameters
+    ----------
+    parameters : parameter node
+    card : dict or None
+        Of the network.
+    isDone : bool
+        Whether this very preparation was done in this session.
+    """
+    kind = parameters.registration
+    if parameters.inputVolume is None or card is None:
         return "Choose a scan and a network."
+    if kind is Registration.NONE:
+        return coverageText(parameters.inputVolume, card)
+    if isDone:
+        return f"Is prepared ({kind.value}): explaining it starts at once."
+    seconds = durationText(PREPARATION_SECONDS[kind.value])
+    return f"Will be registered ({kind.value}), about {seconds}, unless it is in place already."
+
+
+def coverageText(scanNode, card):
+    """The measured check of a scan against a network's grid, in a line."""
     try:
         scan = volumeFromNode(scanNode)
     except ADAttributionError as error:
@@ -119,8 +143,8 @@ def coverageText(scanNode, card):
     covered = grid.covered_by(scan.grid)
     verdict = "good" if covered >= USUAL_COVERAGE else "poor" if covered >= LEAST_COVERAGE else "refused"
     return (
-        f"The scan covers {covered:.0%} of the network's grid: {verdict} (usual {USUAL_COVERAGE:.0%}, needed "
-        f"{LEAST_COVERAGE:.0%}). Whether the brain is aligned is measured by Check; look at the overlay as well."
+        f"Taken as it lies; it covers {covered:.0%} of the network's grid: {verdict} (usual {USUAL_COVERAGE:.0%}, "
+        f"needed {LEAST_COVERAGE:.0%})."
     )
 
 
@@ -137,24 +161,19 @@ class PreparationPanel:
     def __init__(self, ui, pictures):
         self.ui = ui
         self._pictures = pictures
+        self._report = FoldedText(ui.reportLabel)
         self._figure = None
         self._question = None
         self.clear()
 
-    def show(self, parameters, card):
+    def show(self, parameters, card, isDone=False):
         """Show what the chosen preparation does, and forget a report that belongs to another question."""
         ui, registers = self.ui, parameters.registration is not Registration.NONE
         advice = "" if card is None else registration_advice(card.get("training", {}), parameters.registration.value)
-        ui.preparationLabel.text = " ".join(
-            filter(None, (_EXPLAINED[parameters.registration], _MEASURED if registers else "", advice))
-        )
-        ui.qualityLabel.text = (
-            "Press Check, or Explain: both measure whether the scan was registered and its brain found rightly."
-            if registers and parameters.inputVolume is not None
-            else coverageText(parameters.inputVolume, card)
-        )
-        for widget in (ui.spaceComboBox, ui.acceptCheckBox):
-            widget.enabled = registers
+        plan = html.escape(planText(parameters, card, isDone))
+        ui.preparationLabel.text = f"{plan}<br><b>Note:</b> {html.escape(advice)}" if advice else plan
+        ui.qualityLabel.text = " ".join(filter(None, (_EXPLAINED[parameters.registration], registers and _MEASURED)))
+        ui.spaceComboBox.enabled = registers
         self._showSegments(parameters)
         question, before = self._questionOf(parameters, card), self._question
         if question != before:
@@ -163,6 +182,7 @@ class PreparationPanel:
             # What was accepted was one scan's failure, not that of all scans to come.
             if before is not None and before[0] != question[0] and parameters.acceptQuality:
                 parameters.acceptQuality = False
+        ui.acceptCheckBox.visible = registers and (parameters.acceptQuality or self._hasFailed)
 
     def problem(self, parameters, card):
         """Why the scan cannot be prepared; "" when it can."""
@@ -182,7 +202,7 @@ class PreparationPanel:
 
     def clear(self):
         """Show no report."""
-        self.ui.reportLabel.text = ""
+        self._showText("")
         self._showFigure(None)
 
     def onEnlarge(self, _checked=False):
@@ -194,18 +214,25 @@ class PreparationPanel:
         """Show what a preparation found; None (nothing was prepared) leaves things as they are."""
         if report is None:
             return
-        first, *lines = reportLines(report)
-        colour = "#2e8b57" if report.quality.passed else "#d03020"
-        rows = "<br>".join(html.escape(line) for line in lines)
-        self.ui.reportLabel.text = f"<b style='color:{colour}'>{html.escape(first)}</b><br>{rows}"
+        first, *lines = map(html.escape, reportLines(report))
+        passed = report.quality.passed
+        first = f"<b style='color:{_GOOD}'>✓ {first}</b>" if passed else f"<b style='color:{_BAD}'>✗ {first}</b>"
+        failures = [line for line in lines if line.startswith("✗")]
+        self._showText("<br>".join([first, *failures]), "<br>".join([first, *lines]), hasFailed=not passed)
         self._showFigure(report.figure)
 
     def showFailure(self, error):
         """Show the checks that stopped an explanation; other errors are none of this section's."""
         if getattr(error, "quality", None) is not None:
             text = html.escape(str(error)).replace("\n", "<br>")
-            self.ui.reportLabel.text = f"<span style='color:#d03020'>{text}</span>"
+            self._showText(f"<span style='color:{_BAD}'>{text}</span>", hasFailed=True)
             self.ui.stepTabWidget.setCurrentIndex(SCAN_STEP)
+
+    def _showText(self, brief, full="", hasFailed=False):
+        self._hasFailed = hasFailed
+        self._report.show(brief, full)
+        if hasFailed:
+            self.ui.acceptCheckBox.visible = True
 
     def _showFigure(self, figure):
         self._figure = figure

@@ -139,6 +139,23 @@ def chooseNewFile(title, filters):
     return qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, "", filters)
 
 
+def chooseOne(title, texts):
+    """Ask for one of several texts; None when the user cancels."""
+    dialog, listing = qt.QDialog(slicer.util.mainWindow()), qt.QListWidget()
+    dialog.windowTitle = title
+    for text in texts:
+        listing.addItem(text)
+    listing.setCurrentRow(0)
+    buttons = qt.QDialogButtonBox(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
+    connect(buttons, "accepted()", dialog.accept)
+    connect(buttons, "rejected()", dialog.reject)
+    connect(listing, "itemDoubleClicked(QListWidgetItem*)", lambda _item: dialog.accept())
+    layout = qt.QVBoxLayout(dialog)
+    layout.addWidget(listing)
+    layout.addWidget(buttons)
+    return texts[listing.currentRow] if dialog.exec() else None
+
+
 def confirm(question, details=""):
     """Ask before something is done; ``details`` is one click away."""
     return slicer.util.confirmOkCancelDisplay(question, detailedText=details)

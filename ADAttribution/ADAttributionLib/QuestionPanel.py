@@ -1,4 +1,4 @@
-"""The sections Scan and network and Explain: what the user asks. Reaches widgets through `ui` alone."""
+"""What the user asks: scan and network in the step Scan, the step Explanation. Reaches widgets through `ui` alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import enum
 from pathlib import Path
 
 from ADAttributionLib import ModelCards
+from ADAttributionLib.FoldedText import FoldedText, firstSentence
 from ADAttributionLib.MethodOptions import VOXEL_MINUTES, parseOptions
 from ADAttributionLogic.errors import ADAttributionError, UnknownNameError, UsageError
 
@@ -85,7 +86,7 @@ class AtlasChoice(enum.Enum):
             "aal": "AAL 2",
             "neuromorphometrics": "Neuromorphometrics",
             "desikan-killiany": "Desikan-Killiany",
-            "own": "own regions (segmentation below)",
+            "own": "own regions: a segmentation of yours",
             "none": "none: no table",
         }[self.value]
 
@@ -149,6 +150,7 @@ class QuestionPanel:
 
     def __init__(self, ui, recentPackages=()):
         self.ui = ui
+        self._cardText = FoldedText(ui.modelCardLabel)
         self.recent = list(recentPackages)
         self.fillModels()
 
@@ -206,17 +208,23 @@ class QuestionPanel:
         ui.targetComboBox.clear()
         ui.installNetworkButton.visible = ui.installNetworkFolderButton.visible = network is not None
         if network is not None:
-            ui.modelCardLabel.text = ModelCards.describeNetwork(network)
+            self._cardText.show(ModelCards.describeNetwork(network))
             return
         if card is None:
-            ui.modelCardLabel.text = (
+            self._cardText.show(
                 "No network yet. Networks that ship are listed here; a model package of your own is a folder with "
                 "model.json and weights.safetensors."
             )
             return
-        ui.modelCardLabel.text = ModelCards.describeCard(card)
+        self._cardText.show(firstSentence(card.get("intended_use", "Unknown purpose.")), ModelCards.describeCard(card))
         for text, value in ModelCards.targetClasses(card):
             ui.targetComboBox.addItem(text, value)
+
+    def show(self, parameters):
+        """Show what belongs to the choices that were made."""
+        ui = self.ui
+        for widget in (ui.ownRegionsLabel, ui.segmentationSelector):
+            widget.visible = parameters.atlas is AtlasChoice.OWN
 
     def problem(self, parameters):
         """Why nothing can be explained yet; "" when it can."""
@@ -242,19 +250,22 @@ class QuestionPanel:
 
     def showEstimate(self, found):
         """Show what the worker estimated."""
-        parts = ", ".join(f"{entry['name']} {_duration(entry['seconds'])}" for entry in found["methods"])
+        parts = ", ".join(f"{entry['name']} {durationText(entry['seconds'])}" for entry in found["methods"])
         if found.get("preparation"):
-            parts += f", preparation {_duration(found['preparation'])} (nothing if it was done before)"
-        self.ui.estimateLabel.text = f"About {_duration(found['seconds'])} on {found['device']}: {parts}"
+            parts += f", preparation {durationText(found['preparation'])} (nothing if it was done before)"
+        self.ui.estimateLabel.text = f"About {durationText(found['seconds'])} on {found['device']}: {parts}"
 
 
-def _duration(seconds):
+def durationText(seconds):
+    """A duration as people say it."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def progressText(job):
-    """Stage and remaining time of a job."""
+    """Stage and remaining time of a job: that of the stage where it tells one, for then it knows best."""
+    if job.text.endswith(" left"):
+        return job.text
     left = job.secondsLeft()
-    return job.text if left is None else f"{job.text}, about {_duration(left)} left"
+    return job.text if left is None else f"{job.text}, about {durationText(left)} left"

@@ -25,7 +25,7 @@ class RequestPanel:
         self._onChange, self._onFailure = onChange, onFailure
         connect(ui.detailsButton, "toggled(bool)", self.onDetails)
 
-    def start(self, ask, onDone):
+    def start(self, ask, onDone, onFailure=None):
         """Start what `ask` asks for.
 
         Parameters
@@ -34,14 +34,19 @@ class RequestPanel:
             Takes wait, onProgress, onDone and onError, and returns a Request at once.
         onDone : callable
             Called with the Request; returns what to say.
+        onFailure : callable, optional
+            Instead of the one that is called for all.
         """
+
+        def failed(request):
+            self._fail(request, onFailure or self._onFailure)
 
         def done(request):
             self._end()
             self.say(onDone(request))
 
         try:
-            self.request = ask(wait=False, onProgress=self._progress, onDone=done, onError=self._fail)
+            self.request = ask(wait=False, onProgress=self._progress, onDone=done, onError=failed)
         except Exception as error:  # a message in the panel, whatever it is
             self.showFailure(error)
             return
@@ -91,13 +96,13 @@ class RequestPanel:
         self.ui.progressBar.value = int(1000 * request.job.fraction)
         self.say(progressText(request.job))
 
-    def _fail(self, request):
+    def _fail(self, request, onFailure):
         self._end()
         if request.isCancelled:
             self.say("Cancelled; nothing has changed.")
             return
         self.showFailure(request.error)
-        self._onFailure(request.error)
+        onFailure(request.error)
 
     def _end(self):
         self.request = None

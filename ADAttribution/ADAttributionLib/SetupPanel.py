@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 
 from ADAttributionLib import Dependencies
 from ADAttributionLib.Signals import connect
+
+#: Which Python computes where the user has not chosen one: settings are empty when Slicer runs its tests.
+PYTHON_VARIABLE = "AD_ATTRIBUTION_PYTHON"
+
+
+def chosenPython(setting, environment=os.environ):
+    """The Python that computes: the user's setting, else the environment's; "" for Slicer's own."""
+    return setting or environment.get(PYTHON_VARIABLE, "")
 
 
 class SetupPanel:
@@ -33,8 +42,9 @@ class SetupPanel:
     def refresh(self):
         """Show what is missing; the section opens when something is."""
         # What another Python lacks is its own business: the worker says it.
-        self.missing = missing = [] if self._interpreter() else Dependencies.missingPackages()
-        self.ui.setupLabel.text = Dependencies.describeMissing(missing)
+        other = self._interpreter()
+        self.missing = missing = [] if other else Dependencies.missingPackages()
+        self.ui.setupLabel.text = f"{other} computes." if other else Dependencies.describeMissing(missing)
         self.ui.installButton.enabled = bool(missing)
         self.ui.setupCollapsibleButton.collapsed = not missing
 

@@ -94,18 +94,24 @@ def _areas(job: Job) -> list[Area]:
     """The given areas, or else the regions of the atlas."""
     shape = tuple(job.evaluation.image.shape[2:])
     if job.companions.areas is not None:
-        return [_area(label, mask.cpu().numpy().astype(bool), shape) for label, mask in job.companions.areas.items()]
+        given_areas = job.companions.areas.items()
+        return _not_none([_area(label, mask.cpu().numpy().astype(bool), shape) for label, mask in given_areas])
     regions = job.companions.regions
     assert regions is not None
     labels = regions.cpu().numpy().astype(np.int32)
     if labels.shape != shape:
         given, needed = ("×".join(map(str, s)) for s in (labels.shape, shape))
         raise GridMismatchError(f"The atlas has {given} voxels, the image {needed}.")
-    return [
-        Area((label,), np.array([s.start for s in box]), labels[box] == label)
-        for label, box in enumerate(find_objects(labels), start=1)
-        if box is not None
-    ]
+    found = enumerate(find_objects(labels), start=1)
+    return _not_none(
+        [Area((n,), np.array([s.start for s in box]), labels[box] == n) for n, box in found if box is not None]
+    )
+
+
+def _not_none(areas: list[Area]) -> list[Area]:
+    if not areas:
+        raise UsageError("No region of the atlas lies in the image; there is nothing to cover.")
+    return areas
 
 
 def _area(label: int, mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Area:

@@ -127,16 +127,16 @@ class GradientRule(BackwardRule):
     Parameters
     ----------
     guided : bool
-        Let no negative gradient through a ReLU (guided backpropagation).
+        Let no negative gradient through a ReLU or one of its relatives (guided backpropagation).
     """
 
     def __init__(self, guided: bool = False) -> None:
         self.guided = guided
+        self.is_linear = not guided
 
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
-        if self.guided and operation.is_relu:
-            relevance = relevance.clamp(min=0)
-        return relevance * operation.derivative(output)
+        gradient = relevance * operation.derivative(output)
+        return gradient.clamp_(min=0) if self.guided and operation.is_rectifier else gradient
 
     def through_softmax(self, operation: Softmax, relevance: Tensor, output: Tensor) -> Tensor:
         return operation.gradient(relevance, (output,), output)[0]

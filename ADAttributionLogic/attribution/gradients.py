@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +12,7 @@ from torch import Tensor
 from ADAttributionLogic.attribution.evaluation import GradientRule
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.errors import NetworkError
-from ADAttributionLogic.graph.operations import Activation
+from ADAttributionLogic.graph.operations import Activation, ReLU
 from ADAttributionLogic.graph.recording import walk_back
 from ADAttributionLogic.method_options import Option
 
@@ -40,12 +43,34 @@ def _gradient_times_input(job: Job) -> MapResult:
 
 def _guided_backprop(job: Job) -> MapResult:
     recording = job.evaluation.recording()
-    relus = [x for x in recording.graph.layers if isinstance(x.operation, Activation) and x.operation.is_relu]
-    if not relus:
+    activations = [x.operation for x in recording.graph.layers if isinstance(x.operation, Activation)]
+    rectifiers = [x for x in activations if x.is_rectifier]
+    if not rectifiers:
         raise NetworkError("Guided backpropagation needs ReLUs, but the network has none; use sensitivity instead.")
     seed = job.decision.gradient_at_logits(recording.logits)
     gradient = walk_back(recording, seed, GradientRule(guided=True), check=job.monitor.check)
-    return MapResult(_postprocess(gradient[0], job.options["postprocess"]))
+    return MapResult(_postprocess(gradient[0], job.options["postprocess"]), notes=_guided_definition(activations))
+
+
+def _guided_definition(activations: Sequence[Activation]) -> tuple[str, ...]:
+    """What guided backpropagation means in a network with other activations than plain ReLUs."""
+    dropping, passing = (sorted({_name(x) for x in activations if x.is_rectifier is kind}) for kind in (True, False))
+    if dropping == ["ReLU"] and not passing:
+        return ()
+    text = (
+        f"Guided backpropagation as for ReLUs: negative gradients are dropped at the input of every {_listed(dropping)}"
+    )
+    return (f"{text}, but pass through every {_listed(passing)}." if passing else f"{text}.",)
+
+
+def _name(activation: Activation) -> str:
+    if isinstance(activation, ReLU) and math.isfinite(activation.cap):
+        return f"ReLU{activation.cap:g}"
+    return type(activation).__name__
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _integrated_gradients(job: Job) -> MapResult:

@@ -12,6 +12,7 @@ from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
 from ADAttributionLogic.attribution.occlusion_mask import MASK, mask_of
 from ADAttributionLogic.attribution.occlusion_windows import Overlaps, WindowGrid
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.method_options import Option
 
 
@@ -20,6 +21,11 @@ def _occlusion(job: Job) -> MapResult:
     grid = WindowGrid(tuple(image.shape[2:]), int(job.options["size"]), int(job.options["stride"]))
     fill, mask = fill_of(job), mask_of(job)
     chosen = grid.touching(mask)
+    if not chosen.any():
+        raise UsageError(
+            f"No box touches the mask {job.options['mask']!r}: boxes of {grid.size} voxels, {grid.stride} apart, leave "
+            f"gaps in which it lies. Choose a smaller stride or larger boxes."
+        )
     lows, highs = grid.limits(chosen)
     engine = choose_engine(job, lows, highs)
     work = engine.work(lows, highs)

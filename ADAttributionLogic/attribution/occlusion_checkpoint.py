@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +59,16 @@ class Checkpoint:
         remove_leftovers(self.path.parent, f"{glob.escape(self._temporary)}*")
         if not self.path.exists():
             return None
+        if not self.path.is_file():
+            raise UsageError(f"The checkpoint {self.path} is no plain file. Choose another name.")
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                identity, values = json.loads(str(file["identity"])), np.asarray(file["values"], dtype=np.float64)
-            if not isinstance(identity, dict):
-                raise ValueError("it does not say what it belongs to")
-        except OSError as cause:
+            identity, values = _read(self.path)
+        except PermissionError as cause:
             raise OutputError(f"The checkpoint {self.path} cannot be read: {cause}") from cause
-        except Exception as cause:  # damaged archives raise whatever their damage leads to
+        except Exception as cause:  # whatever a damaged archive makes numpy raise
             raise UsageError(
-                f"{self.path} is not a checkpoint of this program ({cause}). Choose another file for the checkpoint."
+                f"{self.path} is not a checkpoint of this program, or is damaged ({cause!r:.200}). Choose another file "
+                "for the checkpoint, or delete it."
             ) from cause
         different = sorted(k for k in {*identity, *self.identity} if identity.get(k) != self.identity.get(k))
         if different or values.shape != (count,):
@@ -95,6 +96,23 @@ class Checkpoint:
 
 def _for_owner_only(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _read(path: Path) -> tuple[dict[str, str], npt.NDArray[np.float64]]:
+    """Identity and values, after comparing types and sizes; whatever is wrong raises some exception."""
+    with zipfile.ZipFile(path) as archive:
+        # Stored as they are, no member is larger than the file; the checksum is compared when it is read.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("its members are compressed")
+    with np.load(path, allow_pickle=False) as file:
+        if set(file.files) != {"identity", "values"} or file["identity"].dtype.kind != "U":
+            raise ValueError("it does not hold identity and values")
+        identity, values = json.loads(str(file["identity"])), file["values"]
+    if not isinstance(identity, dict) or not all(isinstance(v, str) for v in identity.values()):
+        raise TypeError("its identity is no mapping of texts")
+    if values.dtype != np.float64 or np.isinf(values).any():
+        raise TypeError("its values are no finite numbers of 64 bits")
+    return identity, values
 
 
 def identify(evaluation: Evaluation, **settings: object) -> dict[str, str]:

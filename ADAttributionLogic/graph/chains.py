@@ -138,6 +138,14 @@ class Chain:
         """
         return not self.elementwise or (len(self.elementwise) == 1 and isinstance(self.elementwise[0], Activation))
 
+    @property
+    def windows_overlap(self) -> bool:
+        """Whether an element can win several windows of the pooling."""
+        if self.pool is None:
+            return False
+        windows = zip(self.pool.kernel, self.pool.dilation, self.pool.stride, strict=True)
+        return any(dilation * (kernel - 1) >= stride for kernel, dilation, stride in windows)
+
     # ------------------------------------------------------------------------------------------------------- geometry
 
     def middle_size(self, size: int) -> int:
@@ -166,11 +174,15 @@ class Chain:
                 self.pool.dilation[0],
                 self.pool.padding[0],
             )
+        below = self.unpooled(middle.start, middle.stop, size)
+        return Slab(slice(start, stop), middle, middle_padding, below.source, below.source_padding)
+
+    def unpooled(self, start: int, stop: int, size: int) -> Slab:
+        """What rows `start` to `stop` of the convolution's output need, whatever becomes of them."""
         c = self.convolution
-        source, source_padding = _window(
-            middle.start, middle.stop, size, c.kernel[0], c.stride[0], c.dilation[0], c.padding[0]
-        )
-        return Slab(slice(start, stop), middle, middle_padding, source, source_padding)
+        source, padding = _window(start, stop, size, c.kernel[0], c.stride[0], c.dilation[0], c.padding[0])
+        rows = slice(start, stop)
+        return Slab(rows, rows, (0, 0), source, padding)
 
     def slabs(self, x: Tensor) -> list[Slab]:
         """Divide the output into slabs that fit the cache of the device."""
@@ -241,6 +253,7 @@ class Chain:
         relevance: Tensor,
         through_elementwise: Callable[[Operation, Tensor, Tensor | None, Tensor], Tensor],
         through_convolution: Callable[[Convolution, Tensor, Tensor], Tensor],
+        is_linear: bool = True,
     ) -> Tensor:
         """Pass relevance (or a gradient) from the chain's output to its input.
 
@@ -254,22 +267,41 @@ class Chain:
             (operation, relevance, its input or None, its output) → relevance of its input.
         through_convolution : callable
             (convolution, input, relevance of its output) → relevance of its input.
+        is_linear : bool
+            Whether `through_elementwise` gives the same for a sum of relevances as for each of them. Where it does not
+            (guided backpropagation), an element that wins several windows gets their sum first.
         """
         result = torch.zeros_like(x)
-        for number, slab in enumerate(self.slabs(x)):
+        slabs = self.slabs(x)
+        before_pooling = self.passes_back_without_activations and (is_linear or not self.windows_overlap)
+        carried: Tensor | None = None
+        for number, slab in enumerate(slabs):
+            following = slabs[number + 1] if number + 1 < len(slabs) else None
             part = relevance[:, :, slab.rows]
-            if self.passes_back_without_activations:
+            if before_pooling:
                 for operation in self.elementwise:
                     part = through_elementwise(operation, part, None, output[:, :, slab.rows])
-                part = self._unpool(slab, part, winners, number, x)
-            else:
-                values = self._elementwise(slab, x)
-                part = self._unpool(slab, part, winners, number, x)
+            part, carried = self._hand_over(slab, following, self._unpool(slab, part, winners, number, x), carried)
+            if part.shape[2] == 0:
+                continue
+            done = self.unpooled(slab.middle.start, slab.middle.start + part.shape[2], x.shape[2])
+            if not before_pooling:
+                values = self._elementwise(done, x)
                 for operation, before, after in reversed(list(zip(self.elementwise, values, values[1:], strict=False))):
                     part = through_elementwise(operation, part, before, after)
-            source = x[:, :, slab.source]
-            result[:, :, slab.source] += through_convolution(self.convolution_of(slab), source, part)
+            result[:, :, done.source] += through_convolution(self.convolution_of(done), x[:, :, done.source], part)
         return result
+
+    @staticmethod
+    def _hand_over(
+        slab: Slab, following: Slab | None, part: Tensor, carried: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The rows of the convolution's output that are complete, and those that the next slab adds to."""
+        if carried is not None:
+            part[:, :, : carried.shape[2]] += carried
+        rows = slab.middle.stop - slab.middle.start
+        complete = rows if following is None else min(following.middle.start - slab.middle.start, rows)
+        return part[:, :, :complete], part[:, :, complete:] if complete < rows else None
 
     def _unpool(self, slab: Slab, values: Tensor, winners: list[Tensor], number: int, x: Tensor) -> Tensor:
         if self.pool is None:

@@ -163,6 +163,8 @@ class IncrementalForward:
         lows, highs : ndarray of int, shape (N, axes)
             First and last-plus-one voxel of each window.
         """
+        if len(lows) == 0:
+            return np.zeros(0)
         plan = self.plan(tuple((highs - lows).max(0).tolist()))
         ranges = plan.ranges(lows, highs - 1)
         total = np.zeros(len(lows))

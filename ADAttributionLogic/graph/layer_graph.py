@@ -84,6 +84,15 @@ class LayerGraph:
                 lists[source].append(index)
         return tuple(tuple(consumers) for consumers in lists)
 
+    def bottlenecks(self) -> tuple[int, ...]:
+        """Layers that every path from the input to the logits passes through, in order (they dominate the output)."""
+        furthest, found = 0, []
+        for index, consumers in enumerate(self.consumers()):
+            if furthest <= index:
+                found.append(index)
+            furthest = max(furthest, *consumers, 0)
+        return tuple(found)
+
     def index(self, name: str) -> int:
         """Return the index of the layer with this name."""
         for index, layer in enumerate(self.layers):

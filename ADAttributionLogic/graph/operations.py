@@ -324,8 +324,8 @@ class Activation(Operation):
     def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
         return (gradient * self.derivative(output),)
 
-    #: Whether guided backpropagation clamps here.
-    is_relu = False
+    #: Whether it is a ReLU or a relative of it (LeakyReLU, ELU, …), at which guided backpropagation clamps.
+    is_rectifier = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +333,7 @@ class ReLU(Activation):
     """max(0, x), optionally capped from above (ReLU6)."""
 
     cap: float = math.inf
-    is_relu = True
+    is_rectifier = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
@@ -349,8 +349,7 @@ class LeakyReLU(Activation):
     """x for x > 0, slope·x below."""
 
     slope: float = 0.01
-    #: A rectifier as well: what arrives negative is not let through, and the slope is the forward pass's.
-    is_relu = True
+    is_rectifier = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
@@ -367,6 +366,7 @@ class ELU(Activation):
     alpha: float = 1.0
     scale: float = 1.0
     input_scale: float = 1.0
+    is_rectifier = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs

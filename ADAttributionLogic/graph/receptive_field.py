@@ -41,19 +41,27 @@ def unit_placement(graph: LayerGraph, layer: int) -> UnitPlacement:
     NetworkError
         An operation on the way has no fixed windows, or two paths put the units at different places.
     """
+    known = unit_placements(graph)
+    if layer not in known:
+        raise NetworkError(f"The units of layer {graph.layers[layer]} have no fixed place in the image.")
+    return known[layer]
+
+
+def unit_placements(graph: LayerGraph) -> dict[int, UnitPlacement]:
+    """Where the units sit, for each layer for which that can be said."""
     known: dict[int, UnitPlacement] = {}
-    for index, item in enumerate(graph.layers[: layer + 1]):
+    for index, item in enumerate(graph.layers):
         if isinstance(item.operation, Input):
             axes = len(item.shape) - 1
             known[index] = UnitPlacement((0.0,) * axes, (1.0,) * axes)
             continue
-        places = {known[i] for i in item.inputs if i in known}
+        if not known.keys() >= set(item.inputs):
+            continue
+        places = {known[i] for i in item.inputs}
         moved = _through(item.operation, next(iter(places))) if len(places) == 1 else None
         if moved is not None:
             known[index] = moved
-    if layer not in known:
-        raise NetworkError(f"The units of layer {graph.layers[layer]} have no fixed place in the image.")
-    return known[layer]
+    return known
 
 
 def _through(operation: Operation, place: UnitPlacement) -> UnitPlacement | None:

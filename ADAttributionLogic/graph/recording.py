@@ -22,7 +22,15 @@ from ADAttributionLogic.graph.operations import (
 
 
 class BackwardRule(Protocol):
-    """What a method does at each kind of layer on the way back. Routing operations need no rule."""
+    """What a method does at each kind of layer on the way back. Routing operations need no rule.
+
+    Attributes
+    ----------
+    is_linear : bool
+        Whether what goes back through activations for a sum of relevances is the sum of what goes back for each.
+    """
+
+    is_linear: bool = True
 
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
         """From the output of an element-wise function, whose values are given, to its input."""
@@ -175,6 +183,7 @@ def _through_block(recording: Recording, block: Block, relevance: Tensor, rule: 
             relevance,
             through_elementwise,
             lambda operation, x, part: rule.through_weighted(convolution_layer, operation, (x,), part)[0],
+            rule.is_linear,
         ),
     )
 

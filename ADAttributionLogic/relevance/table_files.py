@@ -58,6 +58,7 @@ def write_region_table(table: RegionTable, path: str | os.PathLike[str]) -> Path
         document = {
             "atlas": table.atlas,
             "method": table.method,
+            "quantity": table.quantity,
             "columns": column_descriptions(table),
             "rows": _json_rows(table),
         }
@@ -70,7 +71,8 @@ def write_region_table(table: RegionTable, path: str | os.PathLike[str]) -> Path
             writer.writerow([_cell(None if _is_missing(name, value) else value) for name, value in row.items()])
     sidecar = target.with_name(f"{target.stem}.units.json")
     if not sidecar.exists():
-        _write_json({"atlas": table.atlas, "method": table.method, "columns": column_descriptions(table)}, sidecar)
+        about = {"atlas": table.atlas, "method": table.method, "quantity": table.quantity}
+        _write_json({**about, "columns": column_descriptions(table)}, sidecar)
     return target
 
 

@@ -162,7 +162,10 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
             subtitle += f", unattributed {result.unattributed:.2g}"
         if result.agreement and result.agreement.get("top_ten_overlap_density") is not None:
             subtitle += f"\ntop ten shared {result.agreement['top_ten_overlap_density']:.0%}"
-        quantity = "share" if result.start == "unit" else _quantity(explanation, result.start)
+        quantity = result.start
+        if explanation.outcome.output.is_score:
+            quantity = explanation.outcome.quantity(explanation.target_class, result.start)
+        quantity = "share" if result.start == "unit" else quantity
         display = OverlayDisplay.for_heatmap(heatmap.volume.array)
         rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
     headline = f"{explanation.model.title}:   {explanation.outcome.headline()}"
@@ -177,12 +180,3 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
     scale = partial(draw_scale, outcome=explanation.outcome, target=explanation.target_class)
     with_scale = scale if has_scale(explanation.outcome) else None
     return write_figure(path, explanation.scan, rows, headline, footnote, scale=with_scale, warning=warning)
-
-
-def _quantity(explanation: Explanation, start: str) -> str:
-    """What the colours mean: of a score its name and unit."""
-    output = explanation.outcome.output
-    if not output.is_score:
-        return start
-    name = f"{output.name} − reference" if start == "distance" else output.name
-    return f"{name} ({output.unit})" if output.unit else name

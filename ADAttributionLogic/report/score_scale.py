@@ -54,7 +54,8 @@ def draw_scale(axes: Axes, outcome: Outcome, target: str) -> None:
     for name, start, stop in level_spans(outcome, low, high):
         colour = LEVEL_COLOURS[min(names.index(name), len(LEVEL_COLOURS) - 1)] if name else "#3a3a44"
         axes.barh(0, stop - start, left=start, height=0.9, color=colour)
-        axes.text((start + stop) / 2, 0, name, color=_TEXT, fontsize=9, ha="center", va="center", alpha=0.85)
+        # Below the bar: on it the networks' lines would cross out the names.
+        axes.text((start + stop) / 2, -0.62, name, color=_TEXT, fontsize=9, ha="center", va="top")
     for tick in sorted({low, high, *outcome.output.thresholds}):
         axes.text(tick, -0.62, f"{tick:.3g}", color=_MUTED, fontsize=8, ha="center", va="top")
     for member in outcome.members:

@@ -19,7 +19,8 @@ from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
-from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, RegionTable
+from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, COLUMNS, RegionTable
+from ADAttributionLogic.service.exchange_schema import require_valid
 from ADAttributionLogic.volume import Volume
 
 if TYPE_CHECKING:
@@ -157,9 +158,10 @@ def load_array(folder: Path, name: str) -> npt.NDArray[Any]:
     """
     path = _own_file(folder, name)
     try:
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as cause:
-        raise UsageError(f"The array {path} cannot be read: {cause}") from cause
+        # Mapped: the size in the file's header is compared with the file before anything is allocated.
+        array: npt.NDArray[Any] = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as cause:  # whatever a damaged file makes numpy raise
+        raise UsageError(f"The array {path} cannot be read: {cause!r:.200}. Compute it again.") from cause
     return array
 
 
@@ -170,7 +172,13 @@ def save_volume(volume: Volume, folder: Path, name: str) -> dict[str, Any]:
 
 
 def load_volume(entry: Mapping[str, Any], folder: Path) -> Volume:
-    """The inverse of :func:`save_volume`."""
+    """The inverse of :func:`save_volume`.
+
+    Raises
+    ------
+    UsageError, ScanError, GeometryError
+    """
+    require_valid(entry, "volume")
     affine = np.array(entry["affine"], dtype=np.float64)
     return Volume(load_array(folder, entry["file"]), affine, entry.get("source", ""), tuple(entry.get("notes", ())))
 
@@ -193,7 +201,13 @@ def save_atlas(atlas: Atlas, folder: Path, name: str) -> dict[str, Any]:
 
 
 def load_atlas_entry(entry: Mapping[str, Any], folder: Path) -> Atlas:
-    """The inverse of :func:`save_atlas`."""
+    """The inverse of :func:`save_atlas`.
+
+    Raises
+    ------
+    UsageError
+    """
+    require_valid(entry, "atlas")
     regions = tuple(
         Region(r["label"], r["name"], r["hemisphere"], r["group"], tuple(r["members"]), tuple(r["colour"]))
         for r in entry["regions"]
@@ -221,7 +235,13 @@ def save_report(report: PreparationReport, folder: Path, name: str) -> dict[str,
 
 
 def load_report(document: Mapping[str, Any], folder: Path) -> PreparationReport:
-    """The inverse of :func:`save_report`."""
+    """The inverse of :func:`save_report`.
+
+    Raises
+    ------
+    UsageError
+    """
+    require_valid(document, "report")
     if document["figure"] is None:
         return read_report(document)
     try:
@@ -232,8 +252,10 @@ def load_report(document: Mapping[str, Any], folder: Path) -> PreparationReport:
 
 def _own_file(folder: Path, name: str) -> Path:
     path = folder / name
-    if path.resolve().parent != folder.resolve():
-        raise UsageError(f"The file {name} lies outside the folder {folder}; it is refused.")
+    if "\0" in name or path.resolve().parent != folder.resolve():
+        raise UsageError(f"The file {name!r} lies outside the folder {folder}; it is refused.")
+    if not path.is_file():
+        raise UsageError(f"The file {path} is missing, or is no plain file. Compute it again.")
     return path
 
 
@@ -260,7 +282,14 @@ def save_answer(answer: Answer, folder: Path, prefix: str) -> dict[str, Any]:
 
 
 def load_answer(document: Mapping[str, Any], folder: Path) -> Answer:
-    """The inverse of :func:`save_answer`."""
+    """The inverse of :func:`save_answer`.
+
+    Raises
+    ------
+    UsageError
+        Not as :func:`save_answer` writes it.
+    """
+    require_valid(document, "answer")
     maps = tuple(
         AnswerMap(
             m["name"],
@@ -318,12 +347,18 @@ def _table_entry(table: RegionTable) -> dict[str, Any]:
         name: [None if isinstance(v, float) and math.isnan(v) else v for v in column.tolist()]
         for name, column in table.columns.items()
     }
-    return {"atlas": table.atlas, "method": table.method, "columns": columns}
+    return {"atlas": table.atlas, "method": table.method, "quantity": table.quantity, "columns": columns}
 
 
 def _table_from(entry: Mapping[str, Any]) -> RegionTable:
     types: dict[type, Any] = {str: object, int: np.int64, float: np.float64}
     given = entry["columns"]
     # JSON's null becomes NaN.
-    columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in ALL_COLUMNS if c.name in given}
-    return RegionTable(columns, entry["atlas"], entry["method"])
+    try:
+        columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in ALL_COLUMNS if c.name in given}
+    except (ValueError, TypeError, OverflowError) as cause:
+        raise UsageError(f"A column of the table of {entry['method']} is of another type: {cause}.") from cause
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1 or not {c.name for c in COLUMNS} <= set(columns):
+        raise UsageError(f"The columns of the table of {entry['method']} are missing or of several lengths: {lengths}.")
+    return RegionTable(columns, entry["atlas"], entry["method"], entry.get("quantity", ""))

@@ -1,58 +1,20 @@
-"""How long a computation will take: counted in forward passes, timed by real ones.
-
-The factors were measured in November 2026 on the bundled network (``simulated-atrophy``, that of Böhle et al. 2019) at
-193×229×193 on a CPU, as processor time of one thread, so that other programs do not matter (0.35 s per forward pass):
-
-================================================  ======
-method                                            passes
-================================================  ======
-sensitivity, gradient × input, guided, Grad-CAM   1.5–1.7
-integrated gradients, SmoothGrad, per repetition  3.5–3.7
-LRP: b-rule with β = 0, e-rule, ε-plus-flat       3.5–3.9
-LRP: b-rule with β > 0, ε-γ-box                   7.1–7.4
-occlusion, box 40, stride 25 (640 windows)        9.0–9.8
-area occlusion, AAL 2 (120 regions)               12
-area occlusion, Neuromorphometrics (136)          21
-area occlusion, Desikan-Killiany (112)            24
-voxel occlusion, per 1000 voxels                  1.1
-================================================  ======
-
-Each estimate is within a factor of two of these. On two threads of the same computer small boxes were up to twice as
-fast in relation to a pass (see the README); their factors lie between both. On a GPU nothing was measured.
-"""
+"""How long a computation will take: counted in forward passes, timed by real ones."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic.attribution import cost
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.errors import UnknownNameError
 from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.networks.packages import Model
-
-#: One gradient of the image whose forward pass is there already, and one with its forward pass.
-_GRADIENT, _REPEATED_GRADIENT = 1.6, 3.6
-#: Relevance rules over the layers: those that run a layer once or twice, and those that run it four times.
-_RULES, _MORE_RULES = 3.8, 7.3
-#: What covering one box costs, by its edge in voxels; and what is computed once before.
-_BOX_EDGES = (1, 8, 12, 16, 20, 25, 40, 60, 80, 120, 200)
-_BOX_PASSES = (1 / 1270, 1 / 1135, 1 / 980, 1 / 650, 1 / 400, 1 / 300, 1 / 110, 1 / 28, 1 / 12.8, 1 / 2.25, 1.0)
-_BEFORE_BOXES = 1.0
-#: Part of the grid that is brain.
-_BRAIN = 0.22
-#: A region is no cube: the edge of a box that costs as much, relative to that of a cube of its volume.
-_REGION_EDGE = 3.6
-#: Seconds of a scan's preparation (registration, N4, brain, checks, figure) by engine. Measured on a head of 1 mm
-#: (Colin27) on two shared CPU cores: rigid and affine 11 to 15; ANTs SyNQuick adds two minutes, four on a busy machine.
-PREPARATION_SECONDS = {"none": 0.0, "rigid": 15.0, "affine": 15.0, "deformable": 140.0}
+from ADAttributionLogic.preparation import PREPARATION_SECONDS
 
 
 def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -> float:
@@ -72,38 +34,7 @@ def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -
         No such method, or an option it cannot take.
     """
     method = get_method(request.name)
-    options = method.complete(request.options)
-    if method.name == "occlusion":
-        size, stride = int(options["size"] or 1), int(options["stride"] or 1)
-        return _BEFORE_BOXES + math.prod(math.ceil(n / stride) for n in shape) * _passes_per_box(size)
-    if method.name == "voxel-occlusion":
-        return _BEFORE_BOXES + math.prod(shape) * _covered(str(options["mask"]), regions) * _passes_per_box(1)
-    if method.name == "area-occlusion":
-        return _BEFORE_BOXES + _passes_for_regions(shape, max(regions, 1), int(options["pairs"] or 0))
-    if method.name == "lrp":
-        positive_alone = options["rule"] != "b-rule" or not options["beta"]
-        return _RULES if positive_alone and options["rule"] != "epsilon-gamma-box" else _MORE_RULES
-    repeats = options.get("steps") or options.get("samples")
-    return _GRADIENT if repeats is None else _REPEATED_GRADIENT * float(repeats)
-
-
-def _covered(mask: str, regions: int) -> float:
-    """Part of the grid that a mask chooses, as far as it can be known without the scan."""
-    if mask == "all":
-        return 1.0
-    if mask.replace(",", "").replace(" ", "").isdigit():
-        return _BRAIN * min(1.0, (mask.count(",") + 1) / max(regions, 1))
-    return _BRAIN
-
-
-def _passes_for_regions(shape: Sequence[int], regions: int, pairs: int) -> float:
-    volume = math.prod(shape) * _BRAIN / regions
-    each = _passes_per_box(_REGION_EDGE * volume ** (1 / 3))
-    return regions * each + math.comb(min(pairs, regions), 2) * min(1.0, 2 * each)
-
-
-def _passes_per_box(edge: float) -> float:
-    return float(np.exp(np.interp(np.log(edge), np.log(_BOX_EDGES), np.log(_BOX_PASSES))))
+    return cost.forward_passes(method, method.complete(request.options), shape, regions)
 
 
 def seconds_per_pass(model: Model, device: torch.device) -> float:
@@ -153,6 +84,5 @@ def estimate(
 
 
 def _seconds(request: MethodRequest, model: Model, pass_seconds: float, regions: int) -> float:
-    seconds = forward_passes(request, model.shape, regions) * pass_seconds
-    minutes = request.options.get("minutes")
-    return seconds if minutes is None else min(seconds, 60 * float(minutes))
+    method = get_method(request.name)
+    return cost.expected_seconds(method, method.complete(request.options), model.shape, regions, pass_seconds)

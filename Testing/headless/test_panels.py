@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ADAttributionLib import AnswerPanel, Dependencies, ModelCards, PreparationPanel, QuestionPanel, Runs
+from ADAttributionLib.FoldedText import firstSentence
 from ADAttributionLib.MethodOptions import parseOptions
 from ADAttributionLib.MethodPresets import CHOSEN, Preset, choose, presetOf
 from ADAttributionLib.QuestionPanel import METHODS, AtlasChoice, LrpRule, atlasOf, methodsOf
@@ -92,7 +93,6 @@ def test_the_check_of_the_grid(scene, scanNode, small_package, small_scan) -> No
     half = Volume(np.ascontiguousarray(small_scan.array[:, :, :30]), small_scan.affine)
     text = PreparationPanel.coverageText(SceneBuilder.addVolume(scene, half, "half"), card)
     assert "poor" in text and "38%" in text, text
-    assert "Choose" in PreparationPanel.coverageText(None, card)
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
     assert "holds no voxels" in PreparationPanel.coverageText(empty, card)
 
@@ -102,8 +102,11 @@ def test_answer_and_about(scene, scanNode, answer) -> None:
     bars = AnswerPanel.barsText({"C<N": 0.25, "AD": 0.75}, "AD")
     assert "C&lt;N" in bars and "<b>AD</b> (explained)" in bars and "75.0%" in bars
     assert bars.count("█") == 2 * 24
-    warnings = AnswerPanel.warningsText(run)
-    assert "not for clinical use" in warnings and "random weights" in warnings
+    brief, full = AnswerPanel.warningsText(run)
+    assert "not for clinical use" in brief and "random weights" not in brief and "random weights" in full
+    run.provenance["notes"] = ["the scan is <thick>"]
+    for text in AnswerPanel.warningsText(run):
+        assert text.startswith("• the scan is &lt;thick&gt;<br>"), "what concerns this run is never folded away"
     about = AnswerPanel.aboutText(run)
     for word in ("weights sha256", "voxels sha256", "torch ", "peak memory", "cpu", "lrp: ", '"beta": 1.0'):
         assert word in about, word
@@ -111,7 +114,10 @@ def test_answer_and_about(scene, scanNode, answer) -> None:
 
 def test_the_answer_in_a_line_and_the_checks_of_its_preparation() -> None:
     run = SimpleNamespace(probabilities={"C<N": 0.25, "AD": 0.75}, targetClass="AD", provenance={})
-    assert AnswerPanel.answerLine(run) == "<b>C&lt;N 25.0% · AD 75.0%</b> — explained: AD"
+    run.name, run.scanNode = "T1 - net - AD", SimpleNamespace(GetName=lambda: "T<1>")
+    assert AnswerPanel.answerLine(run) == "T&lt;1&gt;: <b>C&lt;N 25.0% · AD 75.0%</b> (AD explained)"
+    run.scanNode = None
+    assert AnswerPanel.answerLine(run).startswith("T1 - net - AD: "), "the scan was removed from the scene"
     assert "nothing checked" in AnswerPanel.checksText(run)
     quality = QualityReport(
         (Check("similarity", 0.62, "at least 0.35", True, ""), Check("over<lap", 0.5, "at least 0.85", False, "Look."))
@@ -157,7 +163,13 @@ def test_copy_and_export(scene, scanNode, answer, tmp_path: Path) -> None:
 
 
 def test_durations() -> None:
-    assert [QuestionPanel._duration(s) for s in (0.2, 45, 600, 9000)] == ["under 1 s", "45 s", "10 min", "2.5 h"]
+    assert [QuestionPanel.durationText(s) for s in (0.2, 45, 600, 9000)] == ["under 1 s", "45 s", "10 min", "2.5 h"]
+
+
+def test_the_first_sentence_of_a_card() -> None:
+    assert firstSentence("Demonstration <only>. Trained on nothing.") == "Demonstration &lt;only&gt;."
+    assert firstSentence("No stop") == "No stop" and firstSentence("Version 1.2 of it. More.") == "Version 1.2 of it."
+    assert firstSentence("one two three four", most=9) == "one two…"
 
 
 # -------------------------------------------------------------------------------------------------------- dependencies

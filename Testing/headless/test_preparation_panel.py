@@ -23,7 +23,7 @@ from ADAttributionLib.PreparationPanel import (
     preparationOf,
     segmentOf,
 )
-from ADAttributionLib.QuestionPanel import QuestionPanel
+from ADAttributionLib.QuestionPanel import QuestionPanel, progressText
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.WorkerClient import WorkerError
 from ADAttributionLogic.errors import UsageError
@@ -105,14 +105,36 @@ def test_the_choices_are_those_of_the_pipeline() -> None:
     assert next(iter(Registration)) is Registration.NONE, "the self-test counts on it"
 
 
-def test_the_section_follows_the_choice(section, ui, scanNode, small_package) -> None:
+def test_one_line_says_what_will_happen(section, ui, scanNode, small_package) -> None:
     card = ModelCards.cardOf(small_package)
+    section.show(parameters(), card)
+    assert ui.preparationLabel.text == "Choose a scan and a network."
     section.show(parameters(inputVolume=scanNode), card)
-    assert "recognised by measuring" in ui.preparationLabel.text and "Press Check" in ui.qualityLabel.text
-    assert ui.spaceComboBox.enabled is True and ui.acceptCheckBox.enabled is True
+    assert ui.preparationLabel.text == "Will be registered (affine), about 15 s, unless it is in place already."
+    assert "recognised by measuring" in ui.qualityLabel.text and ui.spaceComboBox.enabled is True
+    section.show(parameters(inputVolume=scanNode, registration=Registration.DEFORMABLE), card)
+    assert "(deformable), about 2 min" in ui.preparationLabel.text
+    section.show(parameters(inputVolume=scanNode), card, isDone=True)
+    assert ui.preparationLabel.text == "Is prepared (affine): explaining it starts at once."
     section.show(parameters(inputVolume=scanNode, registration=Registration.NONE), card)
-    assert "taken as it lies" in ui.preparationLabel.text and "100% of the network's grid" in ui.qualityLabel.text
-    assert ui.spaceComboBox.enabled is False and ui.acceptCheckBox.enabled is False
+    assert "Taken as it lies; it covers 100% of the network&#x27;s grid: good" in ui.preparationLabel.text
+    assert ui.spaceComboBox.enabled is False and "must be skull-stripped" in ui.qualityLabel.text
+
+
+def test_going_on_all_the_same_is_offered_when_a_check_did_not_pass(section, ui, scanNode) -> None:
+    asked = parameters(inputVolume=scanNode)
+    section.show(asked, None)
+    assert ui.acceptCheckBox.visible is False
+    section.showReport(reportWith(GOOD))
+    assert ui.acceptCheckBox.visible is False
+    section.showReport(reportWith(GOOD, BAD))
+    assert ui.acceptCheckBox.visible is True
+    section.show(asked, None)
+    assert ui.acceptCheckBox.visible is True
+    section.show(parameters(inputVolume=scanNode, biasCorrection=False), None)
+    assert ui.acceptCheckBox.visible is False, "that was another question"
+    section.show(parameters(inputVolume=scanNode, biasCorrection=False, acceptQuality=True), None)
+    assert ui.acceptCheckBox.visible is True, "what is ticked is in sight"
 
 
 def test_the_segment_that_is_the_brain(section, ui, scene, small_scan, small_package) -> None:
@@ -156,10 +178,16 @@ def test_a_network_without_a_space(section) -> None:
 def test_a_report_is_shown_until_the_question_changes(section, ui, pictures) -> None:
     section.show(parameters(), None)
     section.showReport(reportWith(GOOD, BAD))
+    assert "1 of 2 checks did not pass" in ui.reportLabel.text and "✗ overlap" in ui.reportLabel.text, "never folded"
+    assert "similarity" not in ui.reportLabel.text
+    ui.reportLabel.emit("linkActivated(QString)", "more")
     text = ui.reportLabel.text
     assert "1 of 2 checks did not pass" in text and "0.62 (needed: at least 0.35)" in text
     assert "✗ overlap &lt;of&gt; the brain: 0.5 (needed: at least 0.85)" in text and "--" not in text
     assert "similarity 0.30 (at least 0.45)" in text and "turned by 12°, shifted by 5 mm" in text
+    ui.reportLabel.emit("linkActivated(QString)", "less")
+    assert "similarity" not in ui.reportLabel.text
+    ui.reportLabel.emit("linkActivated(QString)", "more")
     assert pictures[-1] == b"png" and ui.enlargeButton.visible
     section.onEnlarge()
     assert pictures[-1] == (b"png", "Quality of the preparation")
@@ -207,6 +235,14 @@ def test_the_estimate_says_that_the_preparation_is_in_it(ui) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the running request
+
+
+def test_one_estimate_of_what_is_left() -> None:
+    """That of the stage, which knows its budget and pace, or that of the whole."""
+    stage = SimpleNamespace(text="voxels covered: 10 of 900, about 9 min left", secondsLeft=lambda: 1.0)
+    assert progressText(stage) == stage.text
+    assert progressText(SimpleNamespace(text="lrp", secondsLeft=lambda: 40.0)) == "lrp, about 40 s left"
+    assert progressText(SimpleNamespace(text="lrp", secondsLeft=lambda: None)) == "lrp"
 
 
 class Asked:

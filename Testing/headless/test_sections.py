@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ADAttributionLib import AtlasNodes, Comparison, Overlays, Runs, SceneBuilde
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Overlays import Sign
-from ADAttributionLib.QuestionPanel import QuestionPanel
+from ADAttributionLib.QuestionPanel import AtlasChoice, QuestionPanel
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLogic.errors import NetworkError
@@ -271,6 +272,8 @@ def test_question_section(ui, small_package, tmp_path) -> None:
     section.addModel(small_package)
     section.showModel()
     assert ui.modelComboBox.count == before + 1 and section.model == str(small_package)
+    assert "Purpose" not in ui.modelCardLabel.text and "<a href='more'>" in ui.modelCardLabel.text, "folded to a line"
+    ui.modelCardLabel.emit("linkActivated(QString)", "more")
     assert "random weights" in ui.modelCardLabel.text and section.target == "AD"
     ui.targetComboBox.setCurrentIndex(1)
     assert section.target == "CN" and section.recent == [str(small_package)]
@@ -288,6 +291,16 @@ def test_answer_section(scene, ui, display) -> None:
     section.show(display.run)
     assert ui.runComboBox.count == 1 and ui.runComboBox.currentData == display.run.identifier
     assert "%" in ui.answerLabel.text and "weights sha256" in ui.aboutTextEdit.plainText
+    assert ui.footerAnswerLabel.visible is True and "T1 of a patient: <b>" in ui.footerAnswerLabel.text
+    section.show(None)
+    assert ui.footerAnswerLabel.visible is False and ui.footerAnswerLabel.text == ui.warningsLabel.text == ""
+
+
+def test_own_regions_are_asked_for_when_they_are_meant(ui) -> None:
+    section = QuestionPanel(ui, [])
+    for choice in AtlasChoice:
+        section.show(SimpleNamespace(atlas=choice))
+        assert ui.segmentationSelector.visible == ui.ownRegionsLabel.visible == (choice is AtlasChoice.OWN)
 
 
 def test_every_widget_of_the_panel_has_a_stand_in(ui) -> None:

@@ -20,6 +20,8 @@ MORE_CLASSES = (
     "QSettings",
     "QClipboard",
     "QFileDialog",
+    "QDialog",
+    "QDialogButtonBox",
     "qMRMLPlotWidget",
     "qMRMLPlotView",
     "QLabel",

@@ -312,11 +312,30 @@ def test_grad_cam_chooses_the_variant_that_the_head_allows(case: tuple[nn.Module
     ).double()
     assert "grad-cam of 1" in attribute(evaluate(pooled, case[1]), "grad-cam", Target(1)).notes[0]
     named = attribute(evaluate(*case), "grad-cam", Target(1), {"layer": "conv_1"})
-    assert "relu" in named.notes[0]
-    with pytest.raises(NetworkError, match="no layer named 'conv_9'.*conv_1"):
+    assert "hires-cam of conv_1" in named.notes[0]
+    with pytest.raises(UnknownNameError, match="no layer with feature maps named 'conv_9'.*Known: .*conv_1, conv_2"):
         attribute(evaluate(*case), "grad-cam", options={"layer": "conv_9"})
-    with pytest.raises(NetworkError, match="is no convolution"):
+    with pytest.raises(UnknownNameError, match="named 'dense_1'"):
         attribute(evaluate(*case), "grad-cam", options={"layer": "dense_1"})
+
+
+def test_grad_cam_refuses_a_constant_map() -> None:
+    """Of maps that no longer differ from place to place, and where no layer is left that all others depend on."""
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    torch.nn.init.zeros_(network[0].weight)
+    evaluation = evaluate(network.double(), image(1, 2, (9, 9)))
+    with pytest.raises(NetworkError, match="Grad-CAM of layer 2 .* is constant: .* at all of its 7×7 units"):
+        attribute(evaluation, "grad-cam", Target(1))
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(81, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    with pytest.raises(NetworkError, match="no feature maps"):
+        attribute(evaluate(dense, image(1, 2, (9, 9))), "grad-cam", Target(1))
+
+
+def test_grad_cam_says_when_nothing_speaks_for_the_class() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    torch.nn.init.constant_(network[4].weight, -1.0)
+    found = attribute(evaluate(network.double(), image(1, 2, (9, 9))), "grad-cam", Target(1, "logit"))
+    assert not found.values.any() and "No unit speaks for the class" in found.notes[1]
 
 
 @pytest.mark.parametrize(("size", "stride"), [(6, 3), (5, 4), (1, 7), (40, 25), (3, 8)])

@@ -320,6 +320,15 @@ def test_an_ensembles_result_as_files(scores: Model, scan: Volume, atlas: Atlas,
     assert (folder / "overview.png").exists() and (folder / "heatmaps" / "lrp-sd.nii.gz").exists()
     header = (folder / "tables" / "lrp.csv").read_text().splitlines()[0]
     assert header.endswith("member_sd,member_top_ten")
+    assert json.loads((folder / "tables" / "lrp.units.json").read_text())["quantity"] == "COG (points)"
+
+
+def test_what_a_table_is_of() -> None:
+    score = outcome_of(COG, ("COG",), [("", (0.2,), ())])
+    assert score.quantity("COG", "score") == "COG (points)"
+    assert score.quantity("COG", "distance") == "COG − reference (points)"
+    classes = outcome_of(Output("softmax"), ("CN", "AD"), [("", (0.25, 0.75), ())])
+    assert (classes.quantity("AD", "probability"), classes.quantity("AD", "logit")) == ("P(AD)", "logit of AD")
 
 
 def test_a_batch_names_the_score_its_unit_and_every_network(scores: Model, scan: Volume, tmp_path: Path) -> None:

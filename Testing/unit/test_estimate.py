@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ADAttributionLogic.attribution.registry import Companions, get_method
+from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import UnknownNameError
 from ADAttributionLogic.explain import MethodRequest
+from ADAttributionLogic.member_runs import Question, progress_bounds
 from ADAttributionLogic.service.estimate import estimate, forward_passes, seconds_per_pass
 
 SHAPE = (193, 229, 193)
@@ -61,6 +64,18 @@ def test_more_work_takes_longer() -> None:
     assert passes("area-occlusion", 2) <= 3, "no region takes more than a full pass"
     with pytest.raises(UnknownNameError):
         passes("occlusion", stripe=3)
+
+
+def test_progress_is_shared_by_the_time_that_methods_take() -> None:
+    """So that what is left can be judged by it: ten minutes after two seconds are not half of the work."""
+    chosen = [
+        (get_method(n), get_method(n).complete(o)) for n, o in (("lrp", {}), ("voxel-occlusion", {"minutes": 10}))
+    ]
+    question = Question(torch.zeros(1, 1, *SHAPE), chosen, Target(1), torch.device("cpu"), Companions())
+    evaluated, lrp, voxels = progress_bounds(question)
+    assert 0 < evaluated < lrp < 0.01 and voxels == 1.0
+    seconds = 600.0
+    assert seconds * (1 - lrp) / lrp > 20 * seconds, "while LRP runs, nobody is told that it ends soon"
 
 
 def test_seconds_are_passes_times_a_real_pass_and_end_with_the_budget(small_model) -> None:

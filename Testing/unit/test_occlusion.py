@@ -130,6 +130,18 @@ def test_the_map_is_restricted_to_the_mask(network: nn.Module, scan: Tensor, mas
     np.testing.assert_array_equal(result.heatmap, np.where(inside, everywhere, 0))
 
 
+def test_a_mask_between_the_windows_and_an_atlas_without_regions(network: nn.Module, scan: Tensor) -> None:
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    mask[5, 5] = True
+    options, evaluation = {"size": 2, "stride": 10, "mask": "given"}, evaluate(network, scan)
+    with pytest.raises(
+        UsageError, match="No box touches the mask 'given': boxes of 2 voxels, 10 apart.*smaller stride"
+    ):
+        attribute(evaluation, "occlusion", Target(1), options, companions=Companions(mask=mask))
+    with pytest.raises(UsageError, match="No region of the atlas lies in the image"):
+        attribute(evaluation, "area-occlusion", Target(1), regions=torch.zeros(SHAPE, dtype=torch.int32))
+
+
 def test_masks_that_make_no_sense(network: nn.Module, scan: Tensor) -> None:
     def run(name: str, **companions: Tensor) -> None:
         attribute(evaluate(network, scan), "occlusion", options={"mask": name}, companions=Companions(**companions))
@@ -398,16 +410,19 @@ def test_cancelling_takes_effect_within_one_batch(network: nn.Module, scan: Tens
 def test_the_time_left_is_what_the_measured_pace_says(monkeypatch: pytest.MonkeyPatch) -> None:
     from ADAttributionLogic.attribution import covering
 
-    clock = iter([100.0, 110.0, 120.0])
+    clock = iter([100.0, 110.0, 120.0, 130.0])
     monkeypatch.setattr(covering.time, "perf_counter", lambda: next(clock))
     seen: list[tuple[float, str]] = []
     pace = covering.Pace(Monitor(lambda f, t: seen.append((f, t))), "windows", 100, 10.0)
     for _ in range(3):
         pace.advance(10, 1.0)
+    pace.advance(10, 1.0, at_least=0.9, at_most_seconds=3.0)
+    assert seen[-1][0] == 0.9, "a budget of time ends it sooner"
     assert [text for _, text in seen] == [
         "windows: 100 in all",
         "windows: 10 of 100",  # the first batch pays for what is computed once, and says nothing about the others
         "windows: 20 of 100, about 80 s left",
         "windows: 30 of 100, about 70 s left",
+        "windows: 40 of 100, about 3 s left",
     ]
     assert covering.describe_duration(600) == "about 10 min" and covering.describe_duration(6000) == "about 1 h 40 min"

@@ -13,6 +13,7 @@ from test_preprocessing import turned, warped
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preparation import (
+    PREPARATION_SECONDS,
     PreparationReport,
     read_preparation,
     read_report,
@@ -23,7 +24,6 @@ from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_s
 from ADAttributionLogic.preprocessing.pipeline import Options
 from ADAttributionLogic.preprocessing.quality import Check, QualityReport
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, identity_transform
-from ADAttributionLogic.service.estimate import PREPARATION_SECONDS
 from ADAttributionLogic.volume import Volume
 
 SMALL = Grid(SMALL_SHAPE, SMALL_AFFINE)
