@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.explain import Explanation, Heatmap
 from ADAttributionLogic.volume import Volume
 
 #: What stands in a text for a path.
 _HIDDEN = "(path)"
-_ABSOLUTE = re.compile(r"""(?<![\w:/\\.)])(?:[A-Za-z]:[\\/]|[/\\])[^\s'",;]*[\w)]""")
+#: What an atlas that is the user's own file is called.
+_OWN_ATLAS = "own-regions"
+_ABSOLUTE = re.compile(r"""file:\S+|(?<![\w:/\\.)])(?:[A-Za-z]:[\\/]|[/\\])[^\s'",;]*[\w)]""")
 
 
 def without_names(found: Explanation) -> Explanation:
@@ -24,7 +29,7 @@ def without_names(found: Explanation) -> Explanation:
     """
     scan = found.model_input.scan
     name = private_name(found.provenance["scan"]["voxels_sha256"])
-    hide = _Hider(scan.source, name)
+    hide = _Hider(scan.source, name, _own_names(found.atlas))
     given = found.model_input
     hidden = replace(
         given,
@@ -47,7 +52,7 @@ def without_names(found: Explanation) -> Explanation:
         found,
         model_input=hidden,
         heatmaps=tuple(hide.heatmap(h) for h in found.heatmaps),
-        atlas=None if found.atlas is None else replace(found.atlas, labels=hide.volume(found.atlas.labels)),
+        atlas=None if found.atlas is None else hide.atlas(found.atlas),
         provenance=hide.plain(found.provenance),
         preprocessed=prepared,
     )
@@ -71,23 +76,47 @@ def hide_all_paths(value: Any) -> Any:
     return _Hider("", _HIDDEN).plain(value)
 
 
+def _own_names(atlas: Atlas | None) -> dict[str, str]:
+    """Of an atlas that is the user's own file: its name may be a patient's. Those to be installed have a licence."""
+    return {} if atlas is None or atlas.licence else {atlas.name: _OWN_ATLAS, atlas.title: _OWN_ATLAS}
+
+
 class _Hider:
-    def __init__(self, source: str, name: str) -> None:
-        self._source, self._name = source, name
+    def __init__(self, source: str, name: str, names: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._source, self._name, self._names = source, name, names
 
     def volume(self, volume: Volume) -> Volume:
         return replace(volume, source=self.plain(volume.source), notes=self.plain(volume.notes))
 
     def heatmap(self, heatmap: Heatmap) -> Heatmap:
         result = replace(heatmap.attribution, notes=self.plain(heatmap.attribution.notes))
-        return replace(heatmap, attribution=result, volume=self.volume(heatmap.volume))
+        table = heatmap.table
+        if table is not None:
+            table = replace(table, atlas=self.plain(table.atlas))
+        return replace(heatmap, attribution=result, volume=self.volume(heatmap.volume), table=table)
+
+    def atlas(self, atlas: Atlas) -> Atlas:
+        shown = {name: self.plain(getattr(atlas, name)) for name in ("name", "title", "source")}
+        return replace(atlas, **shown, labels=self.volume(atlas.labels))
 
     def plain(self, value: Any) -> Any:
         """Plain values with all texts in them."""
+        if isinstance(value, str) and value in self._names:
+            return self._names[value]
         if isinstance(value, str):
+            if _is_a_file(value) and value != self._source:
+                return _HIDDEN
             return hide_paths(value, self._source, self._name)
         if isinstance(value, dict):
             return {key: self.plain(entry) for key, entry in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self.plain(entry) for entry in value)
         return value
+
+
+def _is_a_file(text: str) -> bool:
+    """Whether a text is a relative path of something that is there."""
+    try:
+        return os.sep in text and Path(text).exists()
+    except (OSError, ValueError):
+        return False

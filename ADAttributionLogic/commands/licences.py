@@ -52,6 +52,10 @@ def licence_of(about: Any) -> str:
     """A package's licence in a line, from the place where it says so."""
     if about.get("License-Expression"):
         return str(about["License-Expression"])
-    named = [c.rsplit(" :: ", 1)[-1] for c in about.get_all("Classifier", ()) if c.startswith("License :: ")]
+    named = [
+        c.rsplit(" :: ", 1)[-1]
+        for c in about.get_all("Classifier", ())
+        if c.startswith("License :: ") and not c.endswith("OSI Approved")
+    ]
     first = str(about.get("License") or "").strip().split("\n", 1)[0]
     return ", ".join(named) or first or "not declared; see its project page"

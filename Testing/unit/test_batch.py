@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_grid import SMALL_AFFINE, SMALL_SHAPE
 from small_networks import PublishedStyle, make_lively
 
 from ADAttributionLogic.atlas.library import load_atlas
@@ -21,13 +22,14 @@ from ADAttributionLogic.cli import main
 from ADAttributionLogic.commands.batch import parse_method
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError
 from ADAttributionLogic.explain import MethodRequest
+from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model, model_from_module
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.scan_files import read_scan, write_volume
 from ADAttributionLogic.spreadsheet_cells import plain_cell
-from ADAttributionLogic.volume import Volume
+from ADAttributionLogic.volume import Volume, resample
 
 OPTIONS = BatchOptions([MethodRequest("gradient-x-input")], figure=False)
 
@@ -327,7 +329,10 @@ def test_a_private_batch_names_nobody(small_scan_file: Path, small_package: Path
     (scans / "MaxMustermann").mkdir(parents=True)
     shutil.copy(small_scan_file, scans / "MaxMustermann" / "T1.nii.gz")
     write_volume(Volume(np.ones((20, 20, 20), np.float32), np.eye(4)), scans / "MaxMustermann.nii.gz")
-    command = ["batch", str(scans), "--model", str(small_package), "--method", "sensitivity", "--atlas", "none"]
+    labels = resample(load_atlas("neuromorphometrics").labels, Grid(SMALL_SHAPE, SMALL_AFFINE), "nearest")
+    write_volume(labels, tmp_path / "Mustermann-regions.nii.gz")
+    command = ["batch", str(scans), "--model", str(small_package), "--method", "sensitivity"]
+    command += ["--atlas", str(tmp_path / "Mustermann-regions.nii.gz")]
     command += ["--no-figure", "--private", "--out", str(tmp_path / "out")]
     assert main(command) == 3
     (folder,) = (p for p in (tmp_path / "out").iterdir() if p.is_dir())
