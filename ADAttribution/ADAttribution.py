@@ -21,6 +21,7 @@ from slicer.util import VTKObservationMixin
 
 from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
+from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.MethodPresets import Preset, choose, presetOf
 from ADAttributionLib.NetworksPanel import NetworksPanel
@@ -29,6 +30,7 @@ from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Plots import placeOfPoint, regionOfPoint
 from ADAttributionLib.PreparationPanel import PreparationPanel, Registration, ResultSpace, checkOf, preparationOf
+from ADAttributionLib.QualityText import verdictOf
 from ADAttributionLib.QuestionPanel import (
     AtlasChoice,
     Device,
@@ -147,7 +149,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
-        self._estimating = None
         self._display = None
         self._plotViews = []
 
@@ -165,6 +166,9 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.presetComboBox.addItem(preset.label(), preset.name)
         self._options = OptionsPanel(self.ui, QtSeam, self._describe)
         self._preparation = PreparationPanel(self.ui, QtSeam)
+        self._estimate = EstimatePanel(
+            self.ui, self._question, lambda: self._parameterNode, lambda: self.logic.explainer
+        )
         self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
         self._networks = NetworksPanel(self.ui, QtSeam, self._question, self._running, self.logic.installNetwork)
         self._answer = AnswerPanel(self.ui)
@@ -192,7 +196,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         connect(ui.enlargeButton, "clicked(bool)", self._preparation.onEnlarge)
         connect(ui.checkButton, "clicked(bool)", self.onCheck)
         connect(ui.presetComboBox, "activated(int)", self.onPreset)
-        connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
         connect(ui.applyButton, "clicked(bool)", self.onApply)
         connect(ui.runComboBox, "activated(int)", self.onRunChosen)
         connect(ui.openResultButton, "clicked(bool)", self._opening.ask)
@@ -314,32 +317,12 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _describe(self, onEnd):
         return self.logic.explainer.client.request("describe", onEnd=onEnd)
 
-    def onEstimate(self, _checked=False):
-        with slicer.util.tryWithErrorDisplay(_("The time cannot be estimated."), waitCursor=False):
-            self.ui.estimateLabel.text = _("Measuring one forward pass…")
-            self._requestEstimate()
-
-    def _requestEstimate(self):
-        parameters, explainer = self._parameterNode, self.logic.explainer
-        asked = preparationOf(parameters)
-        toDo = explainer.registrationToDo(parameters.inputVolume, self._question.model, **asked)
-        job = self._question.estimateJob(parameters, toDo)
-        self._estimating = explainer.client.request("estimate", job, onEnd=self._onEstimated)
-
-    def _onEstimated(self, job):
-        self._estimating = None
-        if job.state == "done":
-            self._question.showEstimate(job.result)
-        else:
-            self.ui.estimateLabel.text = str(job.error or "")
-
     def _onRest(self):
         """The user has stopped changing things for a moment."""
         if not self.ui.overlayCollapsibleButton.collapsed:
             self._overlay.showClusters()
-        warm = self.logic.isWarm and self._running.request is None and self._estimating is None
-        if warm and self._parameterNode is not None and self.ui.applyButton.enabled:
-            self._requestEstimate()
+        if self.logic.isWarm and self._running.request is None and self.ui.applyButton.enabled:
+            self._estimate.refresh()
 
     # Preparation.
 
@@ -356,7 +339,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onChecked(self, request):
         self._preparation.showReport(request.report)
-        return _("Checked; nothing was explained.")
+        return _("{verdict} Nothing was explained yet.").format(verdict=verdictOf(request.report))
 
     # Explain.
 
@@ -412,7 +395,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         run = next((run for run in findRuns(slicer.mrmlScene) if run.identifier == chosen), None)
         if run is not None:
             self.refreshRuns(run)
-            self._display.show()
+            if self._display is not None:
+                self._display.show()
 
     def _setDisplay(self, display):
         self._display = display

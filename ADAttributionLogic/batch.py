@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.batch_list import BatchScan, find_scans
 from ADAttributionLogic.batch_question import claim, differences, question_of, write_whole
@@ -293,7 +294,7 @@ def _row(
         "looks_registered": _looks_registered(record),
         "seconds": record["seconds"],
         "folder": target.name,
-        **_answer_columns(outcome),
+        **_answer_columns(outcome, spread_of(record)),
         **{f"top region ({name})": region for name, region in best.items()},
     }
 
@@ -316,8 +317,8 @@ def _outcome_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"output": {"kind": "softmax"}, "values": probabilities, "verdict": verdict}
 
 
-def _answer_columns(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer, then that of each network of an ensemble and how many agree; a score has its unit."""
+def _answer_columns(outcome: Mapping[str, Any], spread: Mapping[str, float]) -> dict[str, Any]:
+    """The answer, ± its spread, then that of each network of an ensemble and how many agree; a score has its unit."""
     output, members = outcome["output"], outcome.get("members", ())
     unit = f" [{output['unit']}]" if output.get("unit") else ""
 
@@ -325,6 +326,7 @@ def _answer_columns(outcome: Mapping[str, Any]) -> dict[str, Any]:
         return f"{name}{unit}" if output["kind"] == "score" else f"P({name})"
 
     found: dict[str, Any] = {column(name): value for name, value in outcome["values"].items()}
+    found |= {f"{column(name)} ±": value for name, value in spread.items()}
     if not members:
         return found
     for member in members:

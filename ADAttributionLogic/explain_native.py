@@ -17,6 +17,7 @@ from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preparation import Space, registration_advice
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
 from ADAttributionLogic.preprocessing.carried_maps import map_on_scan
+from ADAttributionLogic.preprocessing.moved_scans import move_prepared
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
 from ADAttributionLogic.preprocessing.space_transform import resample_to_model
@@ -110,7 +111,16 @@ def explain_native(
     drawn = atlas if atlas_space == "native" else None
     placed = _atlas_on_model(drawn, prepared) if drawn else atlas
     with monitor.stage(0.5, 0.95) as part:
-        found = explain(prepared.brain, model, methods, atlas=placed, is_prepared=True, monitor=part, **explain_options)
+        found = explain(
+            prepared.brain,
+            model,
+            methods,
+            atlas=placed,
+            is_prepared=True,
+            mover=lambda moves: move_prepared(prepared, moves),
+            monitor=part,
+            **explain_options,
+        )
     record = {
         **found.provenance,
         "scan": provenance.describe_scan(prepared.scan),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ADAttributionLogic.answer_spread import value_text
 from ADAttributionLogic.networks.output import Output, read_output
 
 
@@ -90,13 +91,14 @@ class Outcome:
         name = f"{target} − reference" if start == "distance" else target
         return f"{name} ({self.output.unit})" if self.output.unit else name
 
-    def headline(self) -> str:
-        """The answer in one line."""
+    def headline(self, plus_minus: Mapping[str, float] | None = None) -> str:
+        """The answer in one line, with what stands after ± by class or score (see :mod:`~.answer_spread`)."""
+        moves = plus_minus or {}
         if not self.output.is_score:
-            text = "   ".join(f"P({name}) = {p:.3f}" for name, p in self.values.items())
+            text = "   ".join(f"P({n}) = {value_text(p, moves.get(n), 3)}" for n, p in self.values.items())
         else:
             unit = f" {self.output.unit}" if self.output.unit else ""
-            text = f"{self.output.name} = {self.score:.2f}{unit}"
+            text = f"{self.output.name} = {value_text(self.score, moves.get(next(iter(self.values))), 2)}{unit}"
             text += f", {self.verdict}" if self.verdict else ""
         agreement = self.agreement_text()
         return f"{text} ({agreement})" if agreement else text

@@ -38,9 +38,9 @@ def memberLines(outcome, target):
     return f"<table>{''.join(rows)}</table>" if rows else ""
 
 
-def outcomeText(outcome, target):
-    """A score or the answer of an ensemble: headline, scale and every network's value, in rich text."""
-    headline = f"<b>{html.escape(outcome.headline())}</b>"
+def outcomeText(outcome, target, spread=None):
+    """A score or the answer of an ensemble, how far it moves, scale and every network's value, in rich text."""
+    headline = f"<b>{html.escape(outcome.headline(spread))}</b>"
     meaning = outcome.output.meaning
     parts = [
         headline,

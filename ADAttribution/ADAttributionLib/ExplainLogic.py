@@ -417,6 +417,7 @@ class ExplainLogic:
             display = RunDisplay(run)
             display.show()
             display.showLegend()
+            display.showSurfaces()
         return run
 
     def _addRun(self, answer, scanId, drawnId, show):
@@ -431,6 +432,7 @@ class ExplainLogic:
             display = RunDisplay(run)
             display.show()
             display.showLegend()
+            display.showSurfaces()
         return run
 
     def _finish(self, request, job, run=None, result=None, error=None):

@@ -20,6 +20,7 @@ from ADAttributionLib.Overlays import OverlaySettings, applySettings, statistics
 from ADAttributionLib.Plots import addProfiles, addRegionChart
 from ADAttributionLib.TransformNodes import DIRECTIONS, addTransforms, transformOf
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
+from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_scan
 from ADAttributionLogic.preprocessing.space_transform import identity_transform
@@ -84,6 +85,11 @@ class Run:
         return next(iter(self._nodes("vtkMRMLScalarVolumeNode", "scan")), None)
 
     @property
+    def spread(self):
+        """How far each class's probability moves with the scan's placement: what stands after ±."""
+        return spread_of(self.provenance)
+
+    @property
     def space(self):
         return self.provenance.get("space")
 
@@ -128,6 +134,10 @@ class Run:
     def folderItem(self):
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
         return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(self.aboutNode))
+
+    def methodOf(self, name):
+        """The method of a map."""
+        return self.provenance.get("methods", {}).get(name, {}).get("method", name)
 
     @property
     def notes(self):
@@ -409,6 +419,17 @@ def _addDerivedMap(run, name, volume, role, what):
     _tag(node, run.identifier, role, name)
     _intoFolder(run, [node])
     return node
+
+
+def runNodes(run, className, role):
+    """A run's nodes of a class with a role."""
+    return run._nodes(className, role)
+
+
+def addToRun(run, node, role, mapName=None):
+    """Let a node belong to a run: tagged, and in its folder."""
+    _tag(node, run.identifier, role, mapName)
+    _intoFolder(run, [node])
 
 
 def _tag(node, identifier, role, mapName=None):

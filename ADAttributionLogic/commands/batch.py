@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
     command.add_argument("--grouping", metavar="NAME", help="as for explain")
     command.add_argument("--target", default="positive", help="as for explain (default: %(default)s)")
     add_start_options(command, "as for explain")
+    command.add_argument("--output", choices=("softmax", "sigmoid", "score"), help="of a bare file, as for explain")
     command.add_argument("--device", default="auto", help="as for explain (default: %(default)s)")
     command.add_argument("--out", required=True, metavar="DIR", help="new folder, or one of an interrupted batch")
     command.add_argument("--no-figure", action="store_true", help="write no figures")
@@ -84,7 +85,7 @@ def _batch(options: argparse.Namespace) -> int:
     with cache_folder(options.no_cache) as cache, _going_on_later():
         result = explain_batch(
             scans,
-            load_model(options.model),
+            load_model(options.model, output=options.output),
             replace(asked, cache=cache),
             options.out,
             atlas=atlas,

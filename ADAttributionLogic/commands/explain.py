@@ -272,12 +272,15 @@ def _notes(explanation: Explanation) -> list[str]:
 
 
 def _print_result(explanation: Explanation, top: int) -> None:
+    from ADAttributionLogic.answer_spread import spread_note
     from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3
 
     head = f"region (from {SMALLEST_RANKED_MM3:g} mm³ on)"
     outcome = explanation.outcome
     explained = "" if outcome.output.is_score else f"; explained class: {explanation.target_class}"
-    print(f"{explanation.model.title}: {outcome.headline()}{explained}")
+    print(f"{explanation.model.title}: {outcome.headline(explanation.spread)}{explained}")
+    if note := spread_note(explanation.provenance):
+        print(f"({note})")
     for member in outcome.members:
         verdict = f"  {member.verdict}" if member.verdict else ""
         print(f"  {member.name:12} {member.values[explanation.target_class]:.3f}{verdict}")

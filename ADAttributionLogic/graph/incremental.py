@@ -42,6 +42,7 @@ from ADAttributionLogic.graph.operations import (
     ZeroPad,
 )
 from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import Recording
 
 #: (numbers of the windows, the known boxes (B, C, …), where they start (B, axes)) → the boxes with the windows covered.
@@ -306,7 +307,9 @@ class IncrementalForward:
     def _unpadded(self, layer: int) -> Operation:
         """A layer's operation for boxes that bring along what lies around them."""
         if layer not in self._operations:
-            self._operations[layer] = _without_padding(self.graph.layers[layer].operation)
+            self._operations[layer] = _without_padding(
+                self.graph.layers[layer].operation, len(self.graph.input_shape) - 1
+            )
         return self._operations[layer]
 
     def _average_scale(self, step: Step, starts: Places, size: Places) -> Tensor:
@@ -362,7 +365,7 @@ class IncrementalForward:
         operation = layer.operation
         if isinstance(operation, WeightedOperation):
             return operation.map(tuple(changes), operation.weight)
-        if isinstance(operation, (Reshape, Permute, ZeroPad, Concatenate)):
+        if isinstance(operation, (Reshape, Permute, ZeroPad, Concatenate, Take)):
             return operation.forward(*changes)
         inputs = [self._known.output(source) + x for source, x in zip(layer.inputs, changes, strict=True)]
         return operation.forward(*inputs) - self._known.output(index)
@@ -554,13 +557,14 @@ def convolve_alone(operation: Convolution, taps: Tensor, x: Tensor) -> Tensor:
     return result.movedim(axes + 1, 1)
 
 
-def _without_padding(operation: Operation) -> Operation:
+def _without_padding(operation: Operation, axes: int) -> Operation:
     if isinstance(operation, Convolution):
         return replace(operation, padding=((0, 0),) * operation.dimensions)
     if isinstance(operation, MaxPool):
         return replace(operation, padding=((0, 0),) * len(operation.kernel), ceil_mode=False)
     if isinstance(operation, ZeroPad):
-        return replace(operation, padding=((0, 0),))
+        channels = operation.padding[:-axes]
+        return replace(operation, padding=(*channels, *((0, 0),) * min(axes, len(operation.padding))))
     if isinstance(operation, AveragePool):
         return replace(
             operation, padding=((0, 0),) * len(operation.kernel), ceil_mode=False, count_include_pad=True, divisor=None

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.chains import Block, split_into_blocks
 from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph
-from ADAttributionLogic.graph.operations import AveragePool, Convolution, Dense, MaxPool, Operation, Reshape
+from ADAttributionLogic.graph.operations import Add, AveragePool, Convolution, Dense, MaxPool, Operation, Reshape
 from ADAttributionLogic.graph.reach import Places, Reach, point, reach_of
 
 Range = tuple[Places, Places]
@@ -171,7 +172,11 @@ def _local_part(graph: LayerGraph, block: Block, axes: int) -> list[Step]:
 
 def _reach(graph: LayerGraph, layer: Layer, axes: int) -> Reach | None:
     shapes = [layer.shape, *(graph.layers[source].shape for source in layer.inputs)]
-    return None if axes == 0 or any(len(s) != axes + 1 for s in shapes) else reach_of(layer.operation, axes)
+    if axes == 0 or any(len(s) != axes + 1 for s in shapes):
+        return None
+    if isinstance(layer.operation, (Add, Product)) and any(s[1:] != layer.shape[1:] for s in shapes):
+        return None  # a gate or summand that is the same at all places
+    return reach_of(layer.operation, axes)
 
 
 def _divide(graph: LayerGraph, whole: Step, size: Places, keep_bytes: int, itemsize: int) -> list[Step]:

@@ -35,9 +35,9 @@ class Operation(ABC):
         """Return the vector-Jacobian product for each input."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """Return the operation with its tensors moved and converted."""
+        """Return the operation with its tensors moved and (positions excepted) converted."""
         moved = {
-            f.name: value.to(device=device, dtype=dtype)
+            f.name: value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
@@ -237,16 +237,16 @@ class Affine(WeightedOperation):
 
 @dataclass(frozen=True, eq=False)
 class Add(WeightedOperation):
-    """Sum of inputs of equal shape (a residual connection), each times its entry of the weight, +1 or −1."""
+    """Sum of layers (a residual connection), each times its entry of the weight; small ones are broadcast."""
 
     def map(self, inputs: tuple[Tensor, ...], weight: Tensor) -> Tensor:
         total = inputs[0] * weight[0]
         for number, x in enumerate(inputs[1:], start=1):
-            total = total.add_(x * weight[number])
+            total = total + x * weight[number] if total.numel() < x.numel() else total.add_(x * weight[number])
         return total
 
     def transpose(self, output: Tensor, weight: Tensor, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
-        return tuple(output * weight[number] for number in range(len(shapes)))
+        return tuple(sum_to(output * weight[number], shape) for number, shape in enumerate(shapes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,14 +315,19 @@ class AdaptiveAveragePool(WeightedOperation):
 
 @dataclass(frozen=True, eq=False)
 class Activation(Operation):
-    """A function of each element alone. The derivative is a function of the *output* for all of them."""
+    """A function of each element alone."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the derivative follows from the input only; for monotone functions the output tells it, too."""
+        return False
 
     @abstractmethod
-    def derivative(self, output: Tensor) -> Tensor:
-        """Derivative at the point where the activation has this output."""
+    def derivative(self, values: Tensor) -> Tensor:
+        """Derivative where the activation has this output (this input, if it :attr:`needs_input`)."""
 
     def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
-        return (gradient * self.derivative(output),)
+        return (gradient * self.derivative(inputs[0] if self.needs_input else output),)
 
     #: Whether it is a ReLU or a relative of it (LeakyReLU, ELU, …), at which guided backpropagation clamps.
     is_rectifier = False
@@ -355,8 +360,13 @@ class LeakyReLU(Activation):
         (x,) = inputs
         return F.leaky_relu(x, self.slope)
 
-    def derivative(self, output: Tensor) -> Tensor:
-        return torch.where(output > 0, torch.ones_like(output), torch.full_like(output, self.slope))
+    @property
+    def needs_input(self) -> bool:
+        """With a negative slope, outputs are positive on both sides."""
+        return self.slope < 0
+
+    def derivative(self, values: Tensor) -> Tensor:
+        return torch.where(values > 0, torch.ones_like(values), torch.full_like(values, self.slope))
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,9 +382,17 @@ class ELU(Activation):
         (x,) = inputs
         return torch.where(x > 0, x, self.alpha * torch.expm1(self.input_scale * x)) * self.scale
 
-    def derivative(self, output: Tensor) -> Tensor:
-        below = (output + self.alpha * self.scale) * self.input_scale
-        return torch.where(output > 0, torch.full_like(output, self.scale), below)
+    @property
+    def needs_input(self) -> bool:
+        """With a negative factor, the output's sign is not the input's."""
+        return min(self.alpha, self.scale, self.input_scale) < 0
+
+    def derivative(self, values: Tensor) -> Tensor:
+        if self.needs_input:
+            below = self.alpha * self.scale * self.input_scale * torch.exp(self.input_scale * values)
+        else:
+            below = (values + self.alpha * self.scale) * self.input_scale
+        return torch.where(values > 0, torch.full_like(values, self.scale), below)
 
 
 @dataclass(frozen=True, eq=False)
@@ -538,6 +556,12 @@ def linear_transpose(function: Any, output: Tensor, shape: torch.Size) -> tuple[
     with torch.enable_grad():
         x = output.new_zeros(shape, requires_grad=True)
         return torch.autograd.grad(function(x), x, output)
+
+
+def sum_to(values: Tensor, shape: torch.Size) -> Tensor:
+    """The transpose of broadcasting from this shape: sums over the axes that have size 1 in it."""
+    axes = [axis for axis, (n, wanted) in enumerate(zip(values.shape, shape, strict=True)) if n != wanted]
+    return values.sum(axes, keepdim=True) if axes else values
 
 
 def _per_channel(weight: Tensor, x: Tensor) -> Tensor:

@@ -239,7 +239,7 @@ def _network(card: Mapping[str, Any], folder: Path, entry: Mapping[str, Any], sh
     if "architecture" in kind:
         known = architecture(kind["architecture"])
         module = _known_network(known.name, weights, shape)
-        network = explainable(module, (1, *shape), output=declared or known.output, name=name)
+        network = explainable(module, (1, *shape), output=declared or known.output, name=name, is_ours=True)
     else:
         network = network_from_pt2(weights, shape, gives_probabilities, name, declared)
     if network.head != "score" and network.class_count != len(card["classes"]):
@@ -282,7 +282,7 @@ def network_from_pt2(
     refuse_torchscript(path)
     module = read_exported_network(path)
     try:
-        return explainable(module, (1, *shape), output=output, name=name)
+        return explainable(module, (1, *shape), output=output, gives_probabilities=gives_probabilities, name=name)
     except UnsupportedOperationError as cause:
         return opaque(
             module, (1, *shape), str(cause), gives_probabilities=gives_probabilities, output=output, name=name

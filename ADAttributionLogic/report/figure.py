@@ -21,8 +21,8 @@ from ADAttributionLogic.volume import Volume, resample
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Height of the answer's scale, and of a line of warnings.
-SCALE_INCHES, WARNING_INCHES = 0.85, 0.22
+#: Height of the answer's scale, of a line of warnings, and of one of the footnote.
+SCALE_INCHES, WARNING_INCHES, FOOTNOTE_LINE_INCHES = 0.85, 0.22, 0.17
 
 BACKGROUND, TEXT, MUTED, WARNING = "#101014", "#f2f2f2", "#a8a8b0", "#ffb000"
 LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
@@ -101,7 +101,9 @@ def write_figure(
     width = 2.45 * sum(ratios) / grid.shape[0]
     warned = textwrap.wrap(f"⚠ {warning}", int(width * 10)) if warning else []
     warning_room, scale_room = WARNING_INCHES * len(warned), SCALE_INCHES if scale else 0.0
-    height = 3.1 * len(rows) + 1.25 + warning_room + scale_room
+    lines = textwrap.wrap(footnote, int(width * 13))
+    foot = max(0.5, FOOTNOTE_LINE_INCHES * len(lines) + 0.16)
+    height = 3.1 * len(rows) + 0.75 + foot + warning_room + scale_room
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -113,7 +115,7 @@ def write_figure(
             "left": 1.4 / width,
             "right": 1 - 0.19 / width,
             "top": 1 - (0.75 + warning_room + scale_room) / height,
-            "bottom": 0.5 / height,
+            "bottom": foot / height,
             "wspace": 0.04,
             "hspace": 0.12,
         },
@@ -126,8 +128,7 @@ def write_figure(
     if scale:
         bottom = 1 - (0.55 + warning_room + SCALE_INCHES) / height
         scale(figure.add_axes((0.02, bottom, 0.5, 0.9 * SCALE_INCHES / height)))
-    lines = textwrap.fill(footnote, int(width * 13))
-    figure.text(0.012, 0.06 / height, lines, color=MUTED, fontsize=9, va="bottom")
+    figure.text(0.012, 0.06 / height, "\n".join(lines), color=MUTED, fontsize=9, va="bottom")
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)
     return Path(path)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic import provenance
+from ADAttributionLogic.answer_spread import spread_note
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explain import Explanation
@@ -168,11 +169,12 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
         quantity = "share" if result.start == "unit" else quantity
         display = OverlayDisplay.for_heatmap(heatmap.volume.array)
         rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
-    headline = f"{explanation.model.title}:   {explanation.outcome.headline()}"
+    headline = f"{explanation.model.title}:   {explanation.outcome.headline(explanation.spread)}"
     if not explanation.outcome.output.is_score:
         headline += f"   ·   explained class: {explanation.target_class}"
     trained = explanation.provenance["model"].get("training", {}).get("data", "unknown data")
-    footnote = f"{provenance.NOTICE} Trained on: {trained}"
+    note = spread_note(explanation.provenance)
+    footnote = f"{provenance.NOTICE} {f'{note}. ' if note else ''}Trained on: {trained}"
     for heading, key in (("Not for", "not_for"), ("Cite", "citation")):
         if explanation.model.card.get(key):
             footnote = f"{footnote.rstrip('.')}. {heading}: {explanation.model.card[key]}"

@@ -49,7 +49,7 @@ def draw_scale(axes: Axes, outcome: Outcome, target: str) -> None:
     low, high = scale_range(outcome, target)
     names = list(outcome.output.levels)
     axes.set_xlim(low, high)
-    axes.set_ylim(-1.6, 1.5)
+    axes.set_ylim(-1.6, 2.2)
     axes.axis("off")
     for name, start, stop in level_spans(outcome, low, high):
         colour = LEVEL_COLOURS[min(names.index(name), len(LEVEL_COLOURS) - 1)] if name else "#3a3a44"
@@ -66,7 +66,7 @@ def draw_scale(axes: Axes, outcome: Outcome, target: str) -> None:
     what = f"{target}{unit}" if outcome.output.is_score else f"P({target})"
     axes.text(
         low,
-        1.35,
+        2.1,
         f"{what}: triangle the {'mean' if several else 'answer'}{several}",
         color=_MUTED,
         fontsize=8,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.atlas.atlas import Atlas, Region
+from ADAttributionLogic.atlas.atlas import MAX_LABEL, MAX_REGIONS, Atlas, Region
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
@@ -213,6 +213,12 @@ def load_atlas_entry(entry: Mapping[str, Any], folder: Path) -> Atlas:
         for r in entry["regions"]
     )
     labels = load_volume(entry["labels"], folder)
+    kind, low, high = labels.array.dtype.kind, labels.array.min(initial=0), labels.array.max(initial=0)
+    if kind not in "iu" or low < 0 or high > MAX_LABEL or len(regions) > MAX_REGIONS:
+        raise UsageError(
+            f"The labels of the atlas {entry['name']} go from {low} to {high} ({labels.array.dtype}, {len(regions)} "
+            f"regions); whole numbers from 0 to {MAX_LABEL} and at most {MAX_REGIONS} regions are read."
+        )
     return Atlas(entry["name"], labels, regions, entry["title"], entry["licence"], entry["source"])
 
 

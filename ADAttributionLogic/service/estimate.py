@@ -16,6 +16,9 @@ from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preparation import PREPARATION_SECONDS
 
+#: Forward passes for the answer: of the scan as it lies, and moved a little four times.
+_ANSWERS = 5
+
 
 def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -> float:
     """About how many forward passes a method's work is worth.
@@ -79,7 +82,7 @@ def estimate(
     seconds = [networks * _seconds(request, model, pass_seconds, regions) for request in requests]
     named = [{"name": r.name, "seconds": round(s, 3)} for r, s in zip(requests, seconds, strict=True)]
     preparation = PREPARATION_SECONDS[registration]
-    total = sum(seconds) + networks * pass_seconds + preparation
+    total = sum(seconds) + networks * _ANSWERS * pass_seconds + preparation
     return {"methods": named, "preparation": preparation, "seconds": round(total, 3)}
 
 

@@ -43,8 +43,9 @@ def main() -> int:
         print(f"usage: study_real_network.py {'|'.join(studies)}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
+        # The members are read one by one, from this folder.
         model = load_model(convert("qiu2022-impairment", SOURCE, Path(folder) / "package"))
-    return _table(model, list(studies[sys.argv[1]](model)))
+        return _table(model, list(studies[sys.argv[1]](model)))
 
 
 def preparations(model: Model) -> Iterator[tuple[str, Volume]]:

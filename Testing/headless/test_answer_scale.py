@@ -31,7 +31,8 @@ def plain(text: str) -> list[str]:
 def run_of(outcome: Outcome | None, **probabilities: float) -> SimpleNamespace:
     record = {} if outcome is None else {"outcome": outcome.describe()}
     target = next(iter(probabilities), "COG")
-    return SimpleNamespace(provenance=record, probabilities=probabilities, targetClass=target)
+    facts = {"provenance": record, "probabilities": probabilities, "targetClass": target}
+    return SimpleNamespace(name="run 1", scanNode=None, **facts)
 
 
 def test_a_score_on_its_scale_with_levels_and_networks() -> None:
@@ -45,7 +46,7 @@ def test_a_score_on_its_scale_with_levels_and_networks() -> None:
 
 def test_the_answer_says_how_many_networks_agree() -> None:
     run = run_of(of_scores(0.25, 0.3, 0.4, 0.9))
-    assert "COG = 0.46 points, normal (3 of 4 networks say normal)" in answerLine(run)
+    assert "run 1: <b>COG = 0.46 points, normal (3 of 4 networks say normal)</b>" in answerLine(run)
     text = " ".join(plain(answerText(run)))
     assert "How impaired" in text and "cross3 0.90 impaired" in text
 

@@ -307,7 +307,9 @@ def test_maps_side_by_side_in_linked_views(scene, display, answer, count) -> Non
         assert [v.GetForegroundVolumeID() for v in views] == [display.run.mapNodes[n].GetID() for n in names]
         assert all(v.GetLinkedControl() and v.GetHotLinkedControl() for v in views) and Views.isComparing(scene)
         element = layout.GetLayoutRootElement()
-        assert element.GetNumberOfNestedElements() == count, "Slicer's layout node has parsed it"
+        assert element.GetNumberOfNestedElements() == min(count, 2), (
+            "Slicer's layout node has parsed it: views, or rows"
+        )
         assert len(Views.mainViews(scene)) == 3
         slices = [n for n in nodesOfClass(scene, "vtkMRMLSliceNode") if n.GetName().startswith("ADAttribution")]
         assert len(slices) == count and {n.GetOrientation() for n in slices} == {"Axial"}

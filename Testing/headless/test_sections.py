@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
 from contract import Api
 from stand_in import StandIn, panel
 
-from ADAttributionLib import AtlasNodes, Comparison, Overlays, Runs, SceneBuilder, SceneFile, Views
+from ADAttributionLib import AtlasNodes, Comparison, Legend, Overlays, Runs, SceneBuilder, SceneFile, Views
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Overlays import Sign
@@ -109,12 +109,23 @@ def test_overlay_section(scene, ui, display) -> None:
 def compared(scene) -> list[str]:
     """Ids of the maps in the views of the comparison, from the left, as Slicer's layout node has them."""
     layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    names = [view.GetAttribute("singletontag") for row in rows(layout) for view in row if isSlice(view)]
+    return [scene.GetSingletonNode(name, "vtkMRMLSliceCompositeNode").GetForegroundVolumeID() for name in names]
+
+
+def rows(layout) -> list[list]:
+    """The views of a layout, row by row."""
+
+    def nested(element) -> list:
+        items = [element.GetNestedElement(i) for i in range(element.GetNumberOfNestedElements())]
+        return [item.GetNestedElement(0) for item in items]
+
     root = layout.GetLayoutRootElement()
-    shown = []
-    for index in range(root.GetNumberOfNestedElements()):
-        name = root.GetNestedElement(index).GetNestedElement(0).GetAttribute("singletontag")
-        shown.append(scene.GetSingletonNode(name, "vtkMRMLSliceCompositeNode").GetForegroundVolumeID())
-    return shown
+    return [nested(row) for row in nested(root)] if root.GetAttribute("type") == "vertical" else [nested(root)]
+
+
+def isSlice(view) -> bool:
+    return view.GetAttribute("class") == "vtkMRMLSliceNode"
 
 
 def tick(ui, title: str, state: int = 2) -> None:
@@ -146,7 +157,7 @@ def test_any_maps_side_by_side_in_the_order_of_ticking(scene, ui, display, two_r
     other = f"{gradient} · {control.name}"
     for title in (beta, other, lrp):
         tick(ui, title)
-    assert ui.compareLabel.text == f"Views from the left: 1 {beta}; 2 {other}; 3 {lrp}"
+    assert ui.compareLabel.text == f"Views: 1 {beta}; 2 {other}; 3 {lrp}"
     assert not Views.isComparing(scene)
     ui.compareButton.checked = True
     expected = [patient.mapNodes["lrp-2"], control.mapNodes["gradient-x-input"], patient.mapNodes["lrp"]]
@@ -163,6 +174,30 @@ def test_any_maps_side_by_side_in_the_order_of_ticking(scene, ui, display, two_r
 
 def _ticked(section):
     return Comparison.ticked(section.comparison._offered)
+
+
+def test_two_rows_from_three_maps_on_and_every_view_says_what_it_shows(scene, ui, display, two_runs) -> None:
+    patient, control = two_runs
+    section = OverlayPanel(ui, lambda: None, lambda: None)
+    section.setDisplay(display)
+    ui.compareButton.checked = True
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    assert [len(row) for row in rows(layout)] == [2, 2] and len(compared(scene)) == 3, "the fourth is the 3D view"
+    titles = [Legend.legendOf(node).GetTitleText().splitlines()[0] for node in patient.mapNodes.values()]
+    assert titles == list(patient.titles.values()), "without the scan, which is the same in all"
+    for number, node in enumerate(patient.mapNodes.values(), start=1):
+        legend = Legend.legendOf(node)
+        views = [legend.GetNthViewNodeID(i) for i in range(legend.GetNumberOfViewNodeIDs())]
+        assert f"vtkMRMLSliceNodeADAttribution{number}" in views and legend.GetVisibility()
+        assert ("vtkMRMLSliceNodeRed" in views) == (node is display.mapNode)
+    tick(ui, f"{patient.titles['lrp']} · {control.name}")
+    assert [len(row) for row in rows(layout)] == [2, 2] and len(compared(scene)) == 4
+    lines = Legend.legendOf(control.mapNodes["lrp"]).GetTitleText().splitlines()
+    assert lines[:2] == [patient.titles["lrp"], "T1 of a control"]
+    assert Legend.legendOf(patient.mapNodes["lrp"]).GetTitleText().splitlines()[1] == "T1 of a patient"
+    ui.compareButton.checked = False
+    shown = [n for n in control.mapNodes.values() if Legend.legendOf(n) and Legend.legendOf(n).GetVisibility()]
+    assert shown == [] and Legend.legendOf(display.mapNode).GetVisibility()
 
 
 def test_more_than_four_ticks_are_refused_and_nothing_changes(scene, ui, display, two_runs) -> None:
@@ -183,7 +218,7 @@ def test_more_than_four_ticks_are_refused_and_nothing_changes(scene, ui, display
     tick(ui, titles[0], 0)
     assert ui.compareButton.enabled is False
     tick(ui, titles[1], 0)
-    assert ui.compareButton.enabled and ui.compareLabel.text.startswith("Views from the left: 1 ")
+    assert ui.compareButton.enabled and ui.compareLabel.text.startswith("Views: 1 ")
 
 
 def test_a_comparison_survives_another_run_saving_and_the_end_of_a_run(scene, ui, display, two_runs, tmp_path) -> None:
@@ -198,7 +233,7 @@ def test_a_comparison_survives_another_run_saving_and_the_end_of_a_run(scene, ui
     section.setDisplay(RunDisplay(control))
     assert compared(scene) == before and ui.compareButton.checked is True
     assert boxes(ui) == [lrp, f"{gradient} · {patient.name}"], "the shown run is listed first and needs no name"
-    assert ui.compareLabel.text == f"Views from the left: 1 {gradient} · {patient.name}; 2 {lrp}"
+    assert ui.compareLabel.text == f"Views: 1 {gradient} · {patient.name}; 2 {lrp}"
 
     assert scene.WriteToMRB(str(tmp_path / "two.mrb"))
     again = SceneFile.readScene(tmp_path / "two.mrb")
@@ -279,8 +314,6 @@ def test_question_section(ui, small_package, tmp_path) -> None:
     assert section.target == "CN" and section.recent == [str(small_package)]
     with pytest.raises(NetworkError):
         section.addModel(tmp_path)
-    section.showEstimate({"seconds": 100, "device": "cpu", "methods": [{"name": "lrp", "seconds": 45.0}]})
-    assert ui.estimateLabel.text == "About 2 min on cpu: lrp 45 s"
 
 
 def test_answer_section(scene, ui, display) -> None:

@@ -84,4 +84,4 @@ def test_seconds_are_passes_times_a_real_pass_and_end_with_the_budget(small_mode
     found = estimate(requests, small_model, seconds)
     lrp, voxels = (entry["seconds"] for entry in found["methods"])
     assert 0.001 < seconds < 60 and lrp == pytest.approx(3.8 * seconds, abs=1e-3) and voxels == 0.006
-    assert found["seconds"] == pytest.approx(lrp + voxels + seconds, abs=2e-3)
+    assert found["seconds"] == pytest.approx(lrp + voxels + 5 * seconds, abs=5e-3)  # five answers

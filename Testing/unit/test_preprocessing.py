@@ -181,9 +181,9 @@ def phantom() -> Volume:
 def test_left_and_right_never_swap_on_the_way(phantom: Volume, axes: tuple[int, ...], signs: tuple[int, ...]) -> None:
     """All 48 orientations give the same brain on the model's grid, and labels come back voxel by voxel."""
     scan = reoriented(phantom, axes, signs)
-    from ADAttributionLogic.preprocessing.pipeline import _nearest_ras
+    from ADAttributionLogic.geometry import nearest_ras
 
-    after = _nearest_ras(scan.grid)
+    after = nearest_ras(scan.grid)
     assert after.orientation() == "RAS"
     transform = SpaceTransform("affine", turned((0, 0, 0), (0, 0, 0)))
     steps = (Reorientation(scan.grid, after), Registration(transform, after, phantom.grid, {}))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from heads import BRAIN, HEAD, needs_head
 from ncomms2022 import SOURCE, needs_weights
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ADAttributionLogic.atlas.library import load_atlas
@@ -31,6 +32,7 @@ from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.networks.qiu2022_package import convert, source_files
 from ADAttributionLogic.preprocessing.model_input import prepare
 from ADAttributionLogic.scan_files import read_scan
+from ADAttributionLogic.volume import Volume
 
 NAMES = ("qiu2022-impairment", "qiu2022-alzheimers")
 CPU = torch.device("cpu")
@@ -208,8 +210,13 @@ def compare(engine: Engine, full: FullForward, lows: Places, highs: Places, chan
 @needs_head
 @pytest.mark.slow
 def test_a_healthy_head_as_acquired_is_called_normal(models: dict[str, Model], tmp_path: Path) -> None:
-    """Colin27 through our own preparation, interpolated once; the answer says how many of the five agree."""
-    found = explain_native(read_scan(HEAD), models[NAMES[0]], ["sensitivity"], cache=tmp_path)
+    """Colin27, lying turned in the scanner, through our own preparation, interpolated once; how many agree is said."""
+    head = read_scan(HEAD)
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("xyz", (9, -6, 5), degrees=True).as_matrix()
+    turned[:3, 3] = 12, -25, 18
+    lying = Volume(head.array, turned @ head.affine, head.source)
+    found = explain_native(lying, models[NAMES[0]], ["sensitivity"], cache=tmp_path)
     print({m.name: round(m.values["COG"], 2) for m in found.outcome.members})
     assert found.outcome.verdict == "normal" and found.outcome.agreeing >= 4
     assert f"{found.outcome.agreeing} of 5 networks say normal" in found.outcome.headline()
