@@ -26,7 +26,7 @@ from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preparation import Preparation
-from ADAttributionLogic.private_results import hide_all_paths, hide_paths, private_name, without_names
+from ADAttributionLogic.private_results import hide_in_question, hide_paths, private_name, without_names
 from ADAttributionLogic.provenance import source_sha256
 from ADAttributionLogic.report.placing import damaged, tidy_up
 from ADAttributionLogic.report.result_folder import (
@@ -143,7 +143,7 @@ def explain_batch(
     """
     folder = Path(out)
     question = question_of(model, options, atlas)
-    question = hide_all_paths(question) if options.private else question
+    question = hide_in_question(question, atlas) if options.private else question
     asked = _Asked(model, options, atlas, question, folder, scene_writer)
     claim(folder, asked.question)
     tidy_up(folder)

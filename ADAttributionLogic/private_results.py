@@ -71,9 +71,9 @@ def hide_paths(text: str, source: str = "", name: str = _HIDDEN) -> str:
     return _ABSOLUTE.sub(_HIDDEN, text)
 
 
-def hide_all_paths(value: Any) -> Any:
-    """The same for all texts in plain values."""
-    return _Hider("", _HIDDEN).plain(value)
+def hide_in_question(question: Any, atlas: Atlas | None) -> Any:
+    """What was asked, as plain values, without paths and without the name of the user's own atlas."""
+    return _Hider("", _HIDDEN, _own_names(atlas)).plain(question)
 
 
 def _own_names(atlas: Atlas | None) -> dict[str, str]:
