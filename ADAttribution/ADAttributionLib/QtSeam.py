@@ -188,7 +188,8 @@ def chooseOne(title, texts):
     for text in texts:
         listing.addItem(text)
     listing.setCurrentRow(0)
-    buttons = qt.QDialogButtonBox(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
+    buttons = qt.QDialogButtonBox()
+    buttons.setStandardButtons(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
     connect(buttons, "accepted()", dialog.accept)
     connect(buttons, "rejected()", dialog.reject)
     connect(listing, "itemDoubleClicked(QListWidgetItem*)", lambda _item: dialog.accept())

@@ -19,6 +19,7 @@ _CHANGES = {
     "currentRow": ("currentRowChanged(int)",),
     "text": ("textChanged(QString)",),
     "currentPath": ("currentPathChanged(QString)",),
+    "currentNode": ("currentNodeChanged(vtkMRMLNode*)",),
 }
 
 
@@ -72,6 +73,9 @@ class StandIn:
             return False
         self.slots.setdefault(signal, []).append(slot)
         return True
+
+    def do_currentNode(self) -> object:
+        return self.values.get("currentNode")
 
     def do_addItem(self, text: str, data: object = None) -> None:
         self.items.append((text, data))
