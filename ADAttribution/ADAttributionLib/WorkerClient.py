@@ -470,6 +470,9 @@ class WorkerClient:
                 f"{memory} Close other programs, or choose fewer methods at a time."
             )
             return WorkerError(message, "Killed", self.log)
+        if exitCode in (129, 143):  # it has tidied up before
+            name = signal.Signals(exitCode - 128).name
+            return WorkerError(f"The worker was told from outside to end ({name}).", "Ended", self.log)
         if exitCode < 0:
             try:
                 name = signal.Signals(-exitCode).name

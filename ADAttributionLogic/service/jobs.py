@@ -177,8 +177,9 @@ def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monit
         job.get("replace_non_finite"),
         bool(job.get("figure", False)),
         wanted_preparation(given, job.get("replace_non_finite")),
+        private=bool(job.get("private", False)),
     )
-    scans = find_scans(_required(job, "input"))
+    scans = find_scans(_required(job, "input"), without=[_required(job, "output")])
     model = store.model(_required(job, "model"))
     atlas = _atlas(job.get("atlas"), folder)
     result = explain_batch(scans, model, options, _required(job, "output"), atlas=atlas, monitor=monitor)
