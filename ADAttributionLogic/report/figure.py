@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Height of the answer's scale.
 SCALE_INCHES = 0.85
+#: Letters of the headline per inch at its largest size.
+HEADLINE_PER_INCH = 7.8
 #: Height of a line of the footnote.
 FOOTNOTE_LINE_INCHES = 0.17
 
@@ -119,7 +121,9 @@ def write_figure(
     )
     for row, heatmap, cells in zip(rows, maps, axes, strict=True):
         _draw_row(row, brain, heatmap, slices, grid, cells, top)
-    figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
+    # An ensemble's answer with long names of classes would run out of the figure.
+    size = min(15.0, 15.0 * HEADLINE_PER_INCH * width / len(headline))
+    figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=size, va="center", weight="bold")
     if scale:
         scale(figure.add_axes((0.02, 1 - (0.55 + SCALE_INCHES) / height, 0.5, 0.9 * SCALE_INCHES / height)))
     figure.text(0.012, 0.06 / height, "\n".join(lines), color=MUTED, fontsize=9, va="bottom")
