@@ -21,14 +21,16 @@ from slicer.util import VTKObservationMixin
 
 from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
+from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.MethodPresets import Preset, choose, presetOf
 from ADAttributionLib.NetworksPanel import NetworksPanel
 from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
-from ADAttributionLib.Plots import placeOfPoint, regionOfPoint
+from ADAttributionLib.Plots import placeOfPoint
 from ADAttributionLib.PreparationPanel import PreparationPanel, Registration, ResultSpace, checkOf, preparationOf
+from ADAttributionLib.QualityText import verdictOf
 from ADAttributionLib.QuestionPanel import (
     AtlasChoice,
     Device,
@@ -147,7 +149,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
-        self._estimating = None
         self._display = None
         self._plotViews = []
 
@@ -165,6 +166,9 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.presetComboBox.addItem(preset.label(), preset.name)
         self._options = OptionsPanel(self.ui, QtSeam, self._describe)
         self._preparation = PreparationPanel(self.ui, QtSeam)
+        self._estimate = EstimatePanel(
+            self.ui, self._question, lambda: self._parameterNode, lambda: self.logic.explainer
+        )
         self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
         self._networks = NetworksPanel(self.ui, QtSeam, self._question, self._running, self.logic.installNetwork)
         self._answer = AnswerPanel(self.ui)
@@ -173,7 +177,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._settle = QtSeam.makeRestTimer(100, self._onScanLoaded)
         self._arrivals = ScanArrivals(slicer.mrmlScene, self._settle.start)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
-        self._regions = RegionsPanel(self.ui)
+        self._regions = RegionsPanel(self.ui, QtSeam)
         self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
         self._connectWidgets()
         scene = slicer.mrmlScene
@@ -192,7 +196,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         connect(ui.enlargeButton, "clicked(bool)", self._preparation.onEnlarge)
         connect(ui.checkButton, "clicked(bool)", self.onCheck)
         connect(ui.presetComboBox, "activated(int)", self.onPreset)
-        connect(ui.estimateButton, "clicked(bool)", self.onEstimate)
         connect(ui.applyButton, "clicked(bool)", self.onApply)
         connect(ui.runComboBox, "activated(int)", self.onRunChosen)
         connect(ui.openResultButton, "clicked(bool)", self._opening.ask)
@@ -236,9 +239,10 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onScanLoaded(self):
         """A scan that is loaded while none is chosen becomes the chosen one; in other modules as well."""
-        scan, parameters = self._arrivals.newest(), self.logic.getParameterNode()
-        if scan is not None and parameters.inputVolume is None:
-            parameters.inputVolume = scan
+        scan = self._arrivals.newest()
+        if scan is not None:
+            parameters = self.logic.getParameterNode()
+            parameters.inputVolume = parameters.inputVolume or scan
 
     def setParameterNode(self, node):
         if self._parameterNode is not None:
@@ -313,32 +317,12 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _describe(self, onEnd):
         return self.logic.explainer.client.request("describe", onEnd=onEnd)
 
-    def onEstimate(self, _checked=False):
-        with slicer.util.tryWithErrorDisplay(_("The time cannot be estimated."), waitCursor=False):
-            self.ui.estimateLabel.text = _("Measuring one forward pass…")
-            self._requestEstimate()
-
-    def _requestEstimate(self):
-        parameters, explainer = self._parameterNode, self.logic.explainer
-        asked = preparationOf(parameters)
-        toDo = explainer.registrationToDo(parameters.inputVolume, self._question.model, **asked)
-        job = self._question.estimateJob(parameters, toDo)
-        self._estimating = explainer.client.request("estimate", job, onEnd=self._onEstimated)
-
-    def _onEstimated(self, job):
-        self._estimating = None
-        if job.state == "done":
-            self._question.showEstimate(job.result)
-        else:
-            self.ui.estimateLabel.text = str(job.error or "")
-
     def _onRest(self):
         """The user has stopped changing things for a moment."""
         if not self.ui.overlayCollapsibleButton.collapsed:
             self._overlay.showClusters()
-        warm = self.logic.isWarm and self._running.request is None and self._estimating is None
-        if warm and self._parameterNode is not None and self.ui.applyButton.enabled:
-            self._requestEstimate()
+        if self.logic.isWarm and self._running.request is None and self.ui.applyButton.enabled:
+            self._estimate.refresh()
 
     # Preparation.
 
@@ -355,7 +339,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onChecked(self, request):
         self._preparation.showReport(request.report)
-        return _("Checked; nothing was explained.")
+        return _("{verdict} Nothing was explained yet.").format(verdict=verdictOf(request.report))
 
     # Explain.
 
@@ -411,7 +395,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         run = next((run for run in findRuns(slicer.mrmlScene) if run.identifier == chosen), None)
         if run is not None:
             self.refreshRuns(run)
-            self._display.show()
+            if self._display is not None:
+                self._display.show()
 
     def _setDisplay(self, display):
         self._display = display
@@ -438,10 +423,13 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._regions.export(path)
 
     def onChart(self, _checked=False):
-        chart = None if self._display is None else self._overlay.chart()
-        if chart is None:
-            self._running.say(_("This run has no region table to plot."))
+        if self._display is None:
             return
+        bars = self._overlay.regionBars()
+        if bars is not None:
+            self._drawBars(bars)
+            return
+        chart = self._overlay.chart()
         slicer.modules.plots.logic().ShowChartInLayout(chart)
         manager = slicer.app.layoutManager()
         if manager is None:
@@ -452,11 +440,24 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotClicked)
                 self._plotViews.append(view)
 
-    def onPlotClicked(self, seriesIds, selections):
-        """A click on a profile moves the views along its axis; a click on a bar chooses the region."""
-        if self._display is None:
+    def _drawBars(self, bars):
+        if not bars["names"]:
+            self._running.say(_("This map has no ranked region to draw."))
             return
-        chart = self._overlay.chart()
+        self._running.say(_("Drawing…"))
+        with slicer.util.tryWithErrorDisplay(_("The chart cannot be drawn."), waitCursor=False):
+            self.logic.explainer.client.request("chart", bars, onEnd=self._onBarsDrawn)
+
+    def _onBarsDrawn(self, job):
+        self._running.say("" if job.state == "done" else str(job.error or ""))
+        if job.state == "done":
+            QtSeam.showLarge(job.result, _("Top regions"))
+
+    def onPlotClicked(self, seriesIds, selections):
+        """A click on a profile moves the views along its axis."""
+        chart = None if self._display is None else self._overlay.chart()
+        if chart is None:
+            return
         for index in range(selections.GetNumberOfItems()):
             points = selections.GetItemAsObject(index)
             if points.GetNumberOfValues() == 0:
@@ -466,8 +467,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             place = placeOfPoint(chart, index, points.GetValue(0), current)
             if place is not None:
                 jumpTo(slicer.mrmlScene, place)
-            else:
-                self._display.chooseRegionNamed(regionOfPoint(chart, points.GetValue(0)))
             return
 
 

@@ -1,12 +1,16 @@
 """The demonstration: a simulated patient and the template brain by five methods, and the patient as acquired.
 
-``python -m ADAttributionLogic.demo --out demo``
+``python -m ADAttributionLogic.demo --out demo``. Where the network of Qiu et al. 2022 is installed (or ``QIU2022``
+names a folder with its authors' files) and Debian's package mricron-data is there, a real network's decision on a real
+head is explained as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +21,10 @@ METHODS = ("lrp", "occlusion", "guided-backprop", "gradient-x-input", "sensitivi
 
 #: Boxes of 8 voxels, half overlapping, over the brain: 40 times as many as in the published maps.
 OPTIONS = ("--occlusion-size", "8", "--occlusion-stride", "4", "--occlusion-mask", "brain")
+
+#: Published, and installed by the user; and Colin27, a real head in Debian's package mricron-data.
+REAL_NETWORK = "qiu2022-impairment"
+REAL_HEAD = Path("/usr/share/mricron/templates/ch2.nii.gz")
 
 #: A seed that is in none of the demonstration network's splits.
 PATIENT_SEED = 20261121
@@ -54,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if code:
             return code
-    code = _explain_native(Path(options.out), scans["simulated patient"])
+    code = _explain_native(Path(options.out), scans["simulated patient"]) or _explain_real(Path(options.out))
     if code:
         return code
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at {options.out}/simulated-patient/overview.png,")
@@ -71,6 +79,34 @@ def _explain_native(out: Path, patient: Path) -> int:
     command = ["explain", str(scan), "--model", "simulated-atrophy", "--method", "lrp", "--atlas", "neuromorphometrics"]
     command += ["--space", "native", "--registration", "affine", "--out", str(out / "native-scan"), "--overwrite"]
     return command_line(command)
+
+
+def _explain_real(out: Path) -> int:
+    """A real network on a real head, if both are here: the mean of five networks, by three methods."""
+    if not REAL_HEAD.is_file():
+        print(f"\nNo real head: {REAL_HEAD} (Debian's package mricron-data) is not there.")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="ad-attribution-demo-") as folder:
+        network = _real_network(Path(folder))
+        if not network:
+            print(f"\nNo real network: get it with 'ad-attribution models install {REAL_NETWORK}'.")
+            return 0
+        print("\n=== real network, real head ===", flush=True)
+        methods = [part for method in ("lrp", "guided-backprop", "area-occlusion") for part in ("--method", method)]
+        command = ["explain", str(REAL_HEAD), "--model", network, *methods, "--atlas", "neuromorphometrics"]
+        command += ["--registration", "affine", "--space", "native"]
+        return command_line([*command, "--out", str(out / "real-head"), "--overwrite"])
+
+
+def _real_network(folder: Path) -> str:
+    """The network's name where it is installed, its package made of the authors' files, or ""."""
+    from ADAttributionLogic.networks.qiu2022_package import convert
+    from ADAttributionLogic.store.places import installed_packages
+
+    if REAL_NETWORK in [path.name for path in installed_packages()]:
+        return REAL_NETWORK
+    source = os.environ.get("QIU2022")
+    return str(convert(REAL_NETWORK, source, folder / REAL_NETWORK)) if source else ""
 
 
 def _acquire(patient: Path, scan: Path) -> None:

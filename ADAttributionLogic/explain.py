@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
-from ADAttributionLogic import provenance
+from ADAttributionLogic import answer_spread, provenance
+from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_moves, spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import Companions, Method, get_method
 from ADAttributionLogic.attribution.result import Attribution
@@ -18,13 +20,15 @@ from ADAttributionLogic.attribution.target import Start, Target
 from ADAttributionLogic.device import choose_device, describe_device
 from ADAttributionLogic.ensembles.agreement import Agreement
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
-from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.member_runs import Found, Question, run
+from ADAttributionLogic.geometry import Affine, Grid
+from ADAttributionLogic.member_runs import Found, Question, moving_share, run
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.outcome import Outcome
 from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
+from ADAttributionLogic.preprocessing.moved_scans import move_registered
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
+from ADAttributionLogic.registered_look import registered_look, warning_of
 from ADAttributionLogic.relevance.region_table import (
     RegionIndex,
     RegionTable,
@@ -32,6 +36,9 @@ from ADAttributionLogic.relevance.region_table import (
     region_table,
 )
 from ADAttributionLogic.volume import Volume, resample
+
+#: Brings the scan into the network's space once for each rigid move (RAS mm of that space).
+Mover = Callable[[Sequence[Affine]], Iterator[Volume]]
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ class Explanation:
         return self.outcome.verdict
 
     @property
+    def spread(self) -> dict[str, float]:
+        """How far each class's probability, or the score, moves with the scan's placement: what stands after ±."""
+        return spread_of(self.provenance)
+
+    @property
     def scan(self) -> Volume:
         """The scan on the network's grid, with its own intensities."""
         return self.model_input.unnormalised
@@ -129,6 +141,9 @@ def explain(
     mask: Volume | None = None,
     reference: Volume | None = None,
     member_sd: bool = False,
+    is_prepared: bool = False,
+    mover: Mover | None = None,
+    with_spread: bool = True,
     monitor: Monitor | None = None,
 ) -> Explanation:
     """Explain a network's decision on a scan.
@@ -161,6 +176,13 @@ def explain(
         as the scan is.
     member_sd : bool
         Of an ensemble, also a map of the standard deviation over its networks, per method.
+    is_prepared : bool
+        Its place was checked already; otherwise the result says when a scan does not look registered.
+    mover : callable, optional
+        Makes the moved scans whose answers say how much the placement leaves open; without it the given scan is moved
+        (:func:`~.preprocessing.moved_scans.move_registered`).
+    with_spread : bool
+        Compute those answers (:mod:`~.answer_spread`): four forward passes more.
     monitor : Monitor, optional
         Progress and cancellation. What was finished when the user cancelled is kept (also an unfinished map that is
         usable), with a note that says so; if there is nothing, it is an error.
@@ -187,6 +209,7 @@ def explain(
     monitor.report(0.0, "preparing the scan")
     model_input = prepare(scan, model.grid, model.normalisation, replace_non_finite=replace_non_finite)
     _require_shape(model, model_input)
+    look = None if is_prepared else registered_look(model_input.unnormalised, model.grid)
     placed = None if atlas is None else atlas.on_grid(model_input.volume.grid)
     index = None if placed is None else index_regions(placed)
     companions = Companions(
@@ -195,6 +218,8 @@ def explain(
         reference=None if reference is None else _prepared(model, model_input, reference, replace_non_finite),
     )
 
+    moves = small_moves(model_input.volume.grid.to_ras((np.array(model.shape) - 1) / 2)) if with_spread else ()
+    mover = mover or (lambda moves: move_registered(model_input.scan, model.grid, moves))
     question = Question(
         torch.from_numpy(model_input.array)[None, None],
         chosen,
@@ -207,11 +232,23 @@ def explain(
         model_input.volume.grid.voxel_volume_mm3,
         member_sd,
     )
-    answered = run(model, question, monitor)
+    share = moving_share(model, question, len(moves))
+    with monitor.stage(0.0, share) as part:
+        question = replace(question, moved=_moved_images(model, mover, moves, part))
+    with monitor.stage(share, 1.0) as part:
+        answered = run(model, question, part)
+    spread = {}
+    if answered.moved:
+        answers = AnswerSpread(
+            (answered.outcome.values, *answered.moved), mean_move_mm(model_input.unnormalised, moves)
+        )
+        spread = {answer_spread.KEY: answers.describe()}
     heatmaps: list[Heatmap] = []
     for (method, _), found in zip(chosen, answered.found, strict=False):
         name = _unique_name(method.name, [h.name for h in heatmaps])
-        heatmaps += _heatmaps(name, method, found, model_input, index)
+        result = found.attribution
+        quantity = answered.outcome.quantity(model.classes[result.class_index], result.start)
+        heatmaps += _heatmaps(name, method, found, model_input, index, quantity)
     notes = tuple(answered.notes)
     is_cancelled = monitor.is_cancelled
     if is_cancelled:
@@ -229,27 +266,36 @@ def explain(
         "device": describe_device(answered.device),
         "threads": torch.get_num_threads(),
         "scan": provenance.describe_scan(model_input.scan),
+        "mask": None if mask is None else provenance.describe_scan(mask),
+        "reference": None if reference is None else provenance.describe_scan(reference),
         "preprocessing": list(model_input.steps),
-        "notes": [*model_input.notes, *(() if placed is None else placed.labels.notes), *notes],
+        "looks_registered": look,
+        "notes": [
+            *filter(None, (warning_of(look),)),
+            *model_input.notes,
+            *(() if placed is None else placed.labels.notes),
+            *notes,
+        ],
         "model": provenance.describe_model(model),
         "atlas": None if placed is None else provenance.describe_atlas(placed),
         "outcome": answered.outcome.describe(),
+        **spread,
         "probabilities": {} if model.output.is_score else dict(answered.outcome.values),
         "target_class": target_class,
         "start": heatmaps[0].attribution.start,
         "is_cancelled": is_cancelled,
-        "methods": {h.name: h.attribution.summary() for h in heatmaps},
+        "methods": {h.name: {"title": h.method.title, **h.attribution.summary()} for h in heatmaps},
     }
     monitor.report(1.0, "done")
     return Explanation(model, model_input, answered.outcome, target_class, tuple(heatmaps), placed, record)
 
 
 def _heatmaps(
-    name: str, method: Method, found: Found, model_input: ModelInput, index: RegionIndex | None
+    name: str, method: Method, found: Found, model_input: ModelInput, index: RegionIndex | None, quantity: str
 ) -> list[Heatmap]:
     """What a method found as volumes: the map, and after it the standard deviation over the networks, if there is."""
     result = found.attribution
-    made = [_heatmap(name, method, result, model_input, index, found.agreement)]
+    made = [_heatmap(name, method, result, model_input, index, found.agreement, quantity)]
     if found.spread is not None:
         deviation = replace(method, title=f"{method.title}, sd over networks", is_signed=False, is_conserving=False)
         total = float(found.spread.sum(dtype=float))
@@ -265,7 +311,7 @@ def _heatmaps(
             agreement=None,
             notes=("The standard deviation (n − 1) of the networks' maps, voxel by voxel.",),
         )
-        made.append(_heatmap(f"{name}-sd", deviation, values, model_input, index, None))
+        made.append(_heatmap(f"{name}-sd", deviation, values, model_input, index, None, quantity))
     return made
 
 
@@ -276,11 +322,21 @@ def _heatmap(
     model_input: ModelInput,
     index: RegionIndex | None,
     agreement: Agreement | None,
+    quantity: str,
 ) -> Heatmap:
     volume = Volume(result.heatmap, model_input.volume.affine, f"{method.title} of {model_input.scan.source}")
     spread = None if agreement is None else agreement.by_label
-    table = None if index is None else region_table(volume, index, name, result.region_drops, spread)
+    table = None if index is None else region_table(volume, index, name, result.region_drops, spread, quantity)
     return Heatmap(name, method, result, volume, table, agreement)
+
+
+def _moved_images(model: Model, mover: Mover, moves: Sequence[Affine], monitor: Monitor) -> tuple[torch.Tensor, ...]:
+    """The scan as the network sees it after each move."""
+    images = []
+    for number, scan in enumerate(mover(moves) if moves else ()):
+        monitor.report(number / len(moves), "moving the scan by fractions of a millimetre")
+        images.append(torch.from_numpy(prepare(scan, model.grid, model.normalisation).array)[None, None])
+    return tuple(images)
 
 
 def _on_grid_of(model_input: ModelInput, mask: Volume) -> torch.Tensor:

@@ -129,6 +129,37 @@ class Grid:
         return f"{size} voxels of {spacing} mm ({self.orientation()})"
 
 
+def nearest_ras(grid: Grid) -> Grid:
+    """The same voxels, stored so that the axes run as nearly as possible to the right, front and top."""
+    axes = [0, 0, 0]
+    signs = [1, 1, 1]
+    for axis, letter in enumerate(grid.orientation()):
+        anatomical = next(a for a, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
+        axes[anatomical] = axis
+        signs[anatomical] = 1 if letter in "RAS" else -1
+    step = np.zeros((4, 4))
+    step[3, 3] = 1
+    for target_axis, (source, sign) in enumerate(zip(axes, signs, strict=True)):
+        step[source, target_axis] = sign
+        step[source, 3] += grid.shape[source] - 1 if sign < 0 else 0
+    return Grid((grid.shape[axes[0]], grid.shape[axes[1]], grid.shape[axes[2]]), grid.affine @ step)
+
+
+def in_round_numbers(grid: Grid) -> Grid:
+    """The grid with its voxel axes rounded to 0.0001 mm and its middle to 0.01 mm.
+
+    Programs that read the same file agree on its affine to six digits only (3D Slicer keeps spacing and directions,
+    NIfTI's float32 numbers). No brain is moved by more than 0.02 mm, and what is computed from the grid is the same
+    whoever read the file, unless a number lies right between two round ones.
+    """
+    linear = np.round(grid.affine[:3, :3], 4)
+    middle = (np.array(grid.shape) - 1) / 2
+    affine = np.eye(4)
+    affine[:3, :3] = linear
+    affine[:3, 3] = np.round(grid.to_ras(middle), 2) - linear @ middle
+    return Grid(grid.shape, affine)
+
+
 @dataclass(frozen=True)
 class ExactReorientation:
     """A mapping between two grids without interpolation: a permutation and flips of axes, and whole-voxel offsets.

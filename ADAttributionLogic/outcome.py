@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ADAttributionLogic.answer_spread import value_text
 from ADAttributionLogic.networks.output import Output, read_output
 
 
@@ -73,13 +74,31 @@ class Outcome:
         mean = math.fsum(found) / len(found)
         return math.sqrt(math.fsum((value - mean) ** 2 for value in found) / (len(found) - 1))
 
-    def headline(self) -> str:
-        """The answer in one line."""
+    def quantity(self, target: str, start: str) -> str:
+        """What is explained, with its unit: of a class its probability, logit or margin, of a score the score.
+
+        Parameters
+        ----------
+        target : str
+            The class, or the name of the score.
+        start : str
+            As of :class:`ADAttributionLogic.attribution.target.Target`.
+        """
+        if start == "unit":
+            return f"share of what speaks for {target}"
         if not self.output.is_score:
-            text = "   ".join(f"P({name}) = {p:.3f}" for name, p in self.values.items())
+            return f"P({target})" if start == "probability" else f"{start} of {target}"
+        name = f"{target} − reference" if start == "distance" else target
+        return f"{name} ({self.output.unit})" if self.output.unit else name
+
+    def headline(self, plus_minus: Mapping[str, float] | None = None) -> str:
+        """The answer in one line, with what stands after ± by class or score (see :mod:`~.answer_spread`)."""
+        moves = plus_minus or {}
+        if not self.output.is_score:
+            text = "   ".join(f"P({n}) = {value_text(p, moves.get(n), 3)}" for n, p in self.values.items())
         else:
             unit = f" {self.output.unit}" if self.output.unit else ""
-            text = f"{self.output.name} = {self.score:.2f}{unit}"
+            text = f"{self.output.name} = {value_text(self.score, moves.get(next(iter(self.values))), 2)}{unit}"
             text += f", {self.verdict}" if self.verdict else ""
         agreement = self.agreement_text()
         return f"{text} ({agreement})" if agreement else text
@@ -88,7 +107,8 @@ class Outcome:
         """How many networks say so; "" for a single one, or without levels to agree on."""
         if not self.members or not self.verdict:
             return ""
-        return f"{self.agreeing} of {len(self.members)} networks say {self.verdict}"
+        verb = "says" if self.agreeing == 1 else "say"
+        return f"{self.agreeing} of {len(self.members)} networks {verb} {self.verdict}"
 
     def describe(self) -> dict[str, Any]:
         """Plain values; see :func:`read_outcome`."""

@@ -11,6 +11,7 @@ import json
 from ADAttributionLib.AnswerScale import outcomeText
 from ADAttributionLib.FoldedText import FoldedText
 from ADAttributionLib.QualityText import checkLines, inPanelWords
+from ADAttributionLogic.answer_spread import spread_note, spread_of
 from ADAttributionLogic.outcome import read_outcome
 
 _BAR_CELLS = 24
@@ -18,11 +19,12 @@ _BAR_CELLS = 24
 
 def answerLine(run):
     """The answer in one line of rich text, with whose answer it is: another scan may be chosen by now."""
+    spread = spread_of(run.provenance)
     scan, outcome = run.name if run.scanNode is None else run.scanNode.GetName(), outcomeOf(run)
     if outcome is not None and (outcome.output.is_score or outcome.members):
-        found = html.escape(outcome.headline())
+        found = html.escape(outcome.headline(spread))
     else:
-        found = " · ".join(f"{html.escape(name)} {value:.1%}" for name, value in run.probabilities.items())
+        found = " · ".join(f"{html.escape(n)} {_percent(p, spread.get(n))}" for n, p in run.probabilities.items())
     isScore = outcome is not None and outcome.output.is_score
     explained = "" if isScore else f" ({html.escape(run.targetClass)} explained)"
     return f"{html.escape(scan)}: <b>{found}</b>{explained}"
@@ -35,24 +37,29 @@ def outcomeOf(run):
 
 def answerText(run):
     """The answer in rich text: bars of classes, or a score and every network's value on its scale."""
-    outcome = outcomeOf(run)
+    outcome, spread = outcomeOf(run), spread_of(run.provenance)
+    note = f"<small>{html.escape(spread_note(run.provenance))}</small>" if spread else ""
     if outcome is None or not (outcome.output.is_score or outcome.members):
-        return barsText(run.probabilities, run.targetClass)
-    bars = "" if outcome.output.is_score else barsText(run.probabilities, run.targetClass)
-    return bars + outcomeText(outcome, run.targetClass)
+        return barsText(run.probabilities, run.targetClass, spread) + note
+    bars = "" if outcome.output.is_score else barsText(run.probabilities, run.targetClass, spread)
+    return "<br>".join(filter(None, (bars + outcomeText(outcome, run.targetClass, spread), note)))
 
 
-def barsText(probabilities, targetClass):
-    """Probability of each class as a bar, in rich text."""
-    rows = []
+def barsText(probabilities, targetClass, spread=None):
+    """Probability of each class as a bar, in rich text, and how far it moves."""
+    rows, spread = [], spread or {}
     for name, value in probabilities.items():
         filled = round(value * _BAR_CELLS)
         empty = "█" * (_BAR_CELLS - filled)
         bar = f"<span style='color:#E17012'>{'█' * filled}</span><span style='color:#C8C8C8'>{empty}</span>"
         title = html.escape(name)
         title = f"<b>{title}</b> (explained)" if name == targetClass else title
-        rows.append(f"<tr><td>{title}&nbsp;</td><td>{bar}</td><td>&nbsp;{value:.1%}</td></tr>")
+        rows.append(f"<tr><td>{title}&nbsp;</td><td>{bar}</td><td>&nbsp;{_percent(value, spread.get(name))}</td></tr>")
     return f"<table>{''.join(rows)}</table>"
+
+
+def _percent(value, spread):
+    return f"{value:.1%}" if spread is None else f"{value:.1%} ± {spread:.1%}"
 
 
 def warningsText(run):
@@ -100,8 +107,14 @@ def aboutText(run):
         options = json.dumps(summary.get("options", {}), ensure_ascii=False)
         lines.append(f"{name}: {summary.get('seconds')} s on {summary.get('device')}, options {options}")
         lines.append(f"  sum {summary.get('relevance_sum'):.6g} of {summary.get('to_attribute'):.6g}")
+        lines += [f"  between the networks, {what}: {value}" for what, value in _agreementFigures(summary)]
     lines += [f"{package} {version}" for package, version in record.get("software", {}).items()]
     return "\n".join(lines)
+
+
+def _agreementFigures(summary):
+    """How far the networks of an ensemble agree on the regions."""
+    return [(key.replace("_", " "), value) for key, value in (summary.get("agreement") or {}).items()]
 
 
 def _preparationLines(record):
@@ -144,7 +157,7 @@ class AnswerPanel:
             return
         ui.answerLabel.text = answerText(run)
         ui.footerAnswerLabel.text = answerLine(run)
-        ui.footerAnswerLabel.toolTip = run.name
+        ui.footerAnswerLabel.toolTip = "\n".join(filter(None, (run.name, spread_note(run.provenance))))
         ui.footerAnswerLabel.visible = True
         self._warnings.show(*warningsText(run))
         ui.checksLabel.text = checksText(run)

@@ -38,9 +38,9 @@ def memberLines(outcome, target):
     return f"<table>{''.join(rows)}</table>" if rows else ""
 
 
-def outcomeText(outcome, target):
-    """A score or the answer of an ensemble: headline, scale and every network's value, in rich text."""
-    headline = f"<b>{html.escape(outcome.headline())}</b>"
+def outcomeText(outcome, target, spread=None):
+    """A score or the answer of an ensemble, how far it moves, scale and every network's value, in rich text."""
+    headline = f"<b>{html.escape(outcome.headline(spread))}</b>"
     meaning = outcome.output.meaning
     parts = [
         headline,
@@ -80,5 +80,5 @@ def _thresholdsText(outcome):
     output = outcome.output
     if not output.levels:
         return ""
-    parts = [f"{name} from {limit:g}" for name, limit in zip(output.levels[1:], output.thresholds, strict=True)]
+    parts = [f"{name} from {limit:.3g}" for name, limit in zip(output.levels[1:], output.thresholds, strict=True)]
     return f"; {', '.join(html.escape(part) for part in parts)}"

@@ -270,6 +270,17 @@ def showOutline(node, segmentId):
         display.EndModify(modified)
 
 
+def outlinedSegment(node):
+    """Id of the segment that is outlined alone; None where none is, or several are."""
+    display = node.GetDisplayNode()
+    if display is None or not display.GetVisibility():
+        return None
+    segmentation = node.GetSegmentation()
+    ids = [segmentation.GetNthSegmentID(i) for i in range(segmentation.GetNumberOfSegments())]
+    visible = [segmentId for segmentId in ids if display.GetSegmentVisibility(segmentId)]
+    return visible[0] if len(visible) == 1 else None
+
+
 def labelAt(node, ras):
     """Label and name of the segment at a place, of those that have a label of ours; (0, "") outside.
 

@@ -28,7 +28,7 @@ class ComparePanel:
         if display is not None:
             self.refresh()
         elif before is not None and Views.isComparing(before.scene):
-            Views.endComparison(before.scene)
+            Comparison.end(before.scene)
 
     def refresh(self):
         """List the maps of the scene; a comparison goes on with those that are still there."""
@@ -65,7 +65,7 @@ class ComparePanel:
             self._filling = False
         problem = Comparison.problem(chosen)
         views = "; ".join(f"{number} {offer.title}" for number, offer in enumerate(chosen, start=1))
-        ui.compareLabel.text = problem or (f"Views from the left: {views}" if views else "")
+        ui.compareLabel.text = problem or (f"Views: {views}" if views else "")
         # A comparison that goes on can always be ended.
         ui.compareButton.enabled = not problem or Views.isComparing(self.display.scene)
 
@@ -95,7 +95,7 @@ class ComparePanel:
             self._tickSomething()
             self._compare()
         else:
-            Views.endComparison(self.display.scene)
+            Comparison.end(self.display.scene)
         self._showTicks()
 
     def onOrientation(self, _index):

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import slicer
 
-from ADAttributionLib import Views
-from ADAttributionLib.Runs import findRuns
+from ADAttributionLib import Legend, Overlays, Views
+from ADAttributionLib.Runs import RUN, findRuns
+from ADAttributionLib.VolumeNodes import nodesOfClass
 
 _PLACE = "ADAttribution.ComparedAs"
 
@@ -29,9 +30,15 @@ class Offer:
     shownNode : vtkMRMLScalarVolumeNode
         What stands for it in the views: itself, or its copy with large clusters only.
     scanNode : vtkMRMLScalarVolumeNode
+    label : str
+        What its view is called where the maps are of several runs: with the scan.
+    meaning : tuple of str
+        Of positive and negative values, in words.
     """
 
     title: str
+    label: str
+    meaning: tuple[str, str]
     mapNode: slicer.vtkMRMLScalarVolumeNode
     shownNode: slicer.vtkMRMLScalarVolumeNode
     scanNode: slicer.vtkMRMLScalarVolumeNode
@@ -44,9 +51,13 @@ def offers(scene, shownRun):
     for run in runs:
         scanNode, filtered = run.backgroundNode, run.filteredNodes
         for name, node in run.mapNodes.items() if scanNode is not None else ():
-            title = run.titles[name]
-            title = title if run.identifier == shownRun.identifier else f"{title} · {run.name}"
-            found.append(Offer(title, node, filtered.get(name, node), scanNode))
+            own = run.titles[name]
+            title = own if run.identifier == shownRun.identifier else f"{own} · {run.name}"
+            label = f"{own}\n{run.scanNode.GetName()}"
+            shown = filtered.get(name, node)
+            found.append(
+                Offer(title, label, Legend.meaningOf(run.methodOf(name), run.targetClass), node, shown, scanNode)
+            )
     return found
 
 
@@ -93,5 +104,24 @@ def problem(chosen):
 
 
 def compare(scene, chosen, orientation):
-    """Show them; see Views.compareMaps."""
-    return Views.compareMaps(scene, [(offer.scanNode, offer.shownNode) for offer in chosen], orientation)
+    """Show them, each view with its map's name and legend; see Views.compareMaps."""
+    composites = Views.compareMaps(scene, [(offer.scanNode, offer.shownNode) for offer in chosen], orientation)
+    _unlabel(scene)
+    oneRun = len({offer.mapNode.GetAttribute(RUN) for offer in chosen}) == 1
+    for number, offer in enumerate(chosen):
+        label = offer.label.splitlines()[0] if oneRun else offer.label
+        Legend.labelView(offer.shownNode, Views.viewName(number), label)
+        settings = Overlays.settingsOf(offer.mapNode) or Overlays.OverlaySettings()
+        Legend.updateLegend(offer.shownNode, settings, Overlays.statisticsOf(offer.mapNode), offer.meaning)
+    return composites
+
+
+def end(scene):
+    """Go back to the layout before the comparison."""
+    Views.endComparison(scene)
+    _unlabel(scene)
+
+
+def _unlabel(scene):
+    for node in nodesOfClass(scene, "vtkMRMLScalarVolumeNode"):
+        Legend.unlabel(node)

@@ -97,6 +97,8 @@ class ExplainLogic:
         target="positive",
         start=None,
         device="auto",
+        startReference=None,
+        memberSd=False,
         wait=True,
         show=True,
         onProgress=None,
@@ -118,6 +120,10 @@ class ExplainLogic:
             Name or label file, or regions that the user drew.
         target, start, device : str
             See ADAttributionLogic.explain.
+        startReference : float, optional
+            What the start "distance" of a score measures from.
+        memberSd : bool
+            Of an ensemble, also a map of the standard deviation over its networks, per method.
         wait : bool
             True returns the Run; False returns a Request at once, and the callbacks get it.
         show : bool
@@ -155,6 +161,8 @@ class ExplainLogic:
             onEnd,
             target=target,
             start=start,
+            start_reference=startReference,
+            member_sd=memberSd,
             device=device,
             **prepared,
         )
@@ -409,6 +417,7 @@ class ExplainLogic:
             display = RunDisplay(run)
             display.show()
             display.showLegend()
+            display.showSurfaces()
         return run
 
     def _addRun(self, answer, scanId, drawnId, show):
@@ -423,6 +432,7 @@ class ExplainLogic:
             display = RunDisplay(run)
             display.show()
             display.showLegend()
+            display.showSurfaces()
         return run
 
     def _finish(self, request, job, run=None, result=None, error=None):

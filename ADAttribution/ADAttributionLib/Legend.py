@@ -17,8 +17,11 @@ from ADAttributionLib.Overlays import PALETTES, Sign
 _ATTRIBUTE = "ADAttribution.Legend"
 #: Steps from the threshold to the maximum.
 _STEPS = 5
-#: One of the main views, and the first one of a comparison.
-_VIEWS = ("vtkMRMLSliceNodeRed", "vtkMRMLSliceNodeADAttribution1")
+#: What heads the legend in a comparison.
+_LABEL = "ADAttribution.LegendLabel"
+_SLICE_NODE = "vtkMRMLSliceNode"
+#: The one of the main views that has it.
+_MAIN_VIEW = f"{_SLICE_NODE}Red"
 _HIDDEN = (0.2, 0.2, 0.22)
 
 #: What a positive value says of the explained class, for methods whose maps are no shares of its score.
@@ -41,17 +44,44 @@ def legendOf(mapNode):
 
 
 def showLegend(mapNode, visible, otherMaps=()):
-    """Show the legend of one map, and of no other."""
+    """Show the legend of one map, and of no other, in one of the main views."""
     for other in otherMaps:
-        legend = legendOf(other)
-        if legend is not None and other is not mapNode:
-            legend.SetVisibility(False)
+        if legendOf(other) is not None and other is not mapNode:
+            _showIn(legendOf(other), _MAIN_VIEW, False)
     legend = legendOf(mapNode)
     if legend is None and visible:
         legend = _addLegend(mapNode)
     if legend is not None:
-        legend.SetVisibility(visible)
+        _showIn(legend, _MAIN_VIEW, visible)
     return legend
+
+
+def labelView(mapNode, viewName, label):
+    """Show the legend of a map in a view of a comparison, headed by a label."""
+    legend = legendOf(mapNode) or _addLegend(mapNode)
+    unlabel(mapNode)
+    legend.SetAttribute(_LABEL, label)
+    _showIn(legend, f"{_SLICE_NODE}{viewName}", True)
+
+
+def unlabel(mapNode):
+    """Take the legend of a map out of the views of a comparison."""
+    legend = legendOf(mapNode)
+    if legend is None:
+        return
+    legend.RemoveAttribute(_LABEL)
+    for view in [legend.GetNthViewNodeID(i) for i in range(legend.GetNumberOfViewNodeIDs())]:
+        if view != _MAIN_VIEW:
+            _showIn(legend, view, False)
+
+
+def _showIn(legend, viewId, shown):
+    """Without any view a legend would be in all of them."""
+    if shown:
+        legend.AddViewNodeID(viewId)
+    else:
+        legend.RemoveViewNodeID(viewId)
+    legend.SetVisibility(legend.GetNumberOfViewNodeIDs() > 0)
 
 
 def updateLegend(mapNode, settings, statistics, meaning):
@@ -73,7 +103,8 @@ def updateLegend(mapNode, settings, statistics, meaning):
     legend.SetMaxNumberOfColors(len(entries))
     isLong = len(entries) > _STEPS
     legend.SetSize(0.13, 0.42 if isLong else 0.24)
-    legend.SetTitleText(_title(settings, statistics, meaning))
+    label = legend.GetAttribute(_LABEL)
+    legend.SetTitleText("\n".join([*([label] if label else []), _title(settings, statistics, meaning)]))
 
 
 def legendEntries(settings, statistics):
@@ -143,8 +174,7 @@ def _addLegend(mapNode):
     legend.SetUseColorNamesForLabels(True)
     legend.SetLabelFormat("%s")
     legend.SetPosition(0.98, 0.05)
-    for view in _VIEWS:
-        legend.AddViewNodeID(view)
+    legend.SetVisibility(False)
     for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
         text.SetFontFamilyToArial()
         text.SetFontSize(10)

@@ -45,6 +45,7 @@ class OverlayPanel:
         connect(ui.mapListWidget, "currentRowChanged(int)", self.onMapChosen)
         connect(ui.showCheckBox, "toggled(bool)", self.onShow)
         connect(ui.legendCheckBox, "toggled(bool)", self.onLegend)
+        connect(ui.surfaceCheckBox, "toggled(bool)", self.onSurfaces)
         connect(ui.thresholdComboBox, "currentIndexChanged(int)", self.onThresholdKind)
         connect(ui.thresholdSlider, "valueChanged(double)", self.onThreshold)
         connect(ui.signComboBox, "currentIndexChanged(int)", self.onSettings)
@@ -72,8 +73,13 @@ class OverlayPanel:
             where = "network's" if display.run.space == "native" else "scan's"
             ui.nativeButton.text = f"Add the map on the {where} grid"
             if display.isShown:
-                display.showLegend(ui.legendCheckBox.checked)
+                self._showBesides()
             self.fill()
+
+    def _showBesides(self):
+        """Legend and surfaces of the shown map, as they are ticked."""
+        self.display.showLegend(self.ui.legendCheckBox.checked)
+        self.display.showSurfaces(self.ui.surfaceCheckBox.checked)
 
     def fill(self):
         """Show the settings of the shown map."""
@@ -106,7 +112,7 @@ class OverlayPanel:
         if self._filling or self.display is None or row < 0:
             return
         self.display.show(list(self.display.run.titles)[row])
-        self.display.showLegend(self.ui.legendCheckBox.checked)
+        self._showBesides()
         self.fill()
         self._onMapChanged()
 
@@ -115,12 +121,18 @@ class OverlayPanel:
             return
         if shown:
             self.display.show()
+            self._showBesides()
         else:
             self.display.hide()
+            self.display.showSurfaces(False)
 
     def onLegend(self, shown):
         if self.display is not None:
             self.display.showLegend(shown)
+
+    def onSurfaces(self, shown):
+        if self.display is not None:
+            self.display.showSurfaces(shown)
 
     def onThresholdKind(self, _index):
         if self._filling or self.display is None:
@@ -149,6 +161,7 @@ class OverlayPanel:
             palette=ui.paletteComboBox.currentData,
             opacity=ui.opacitySlider.value,
         )
+        self._onThresholdChanged()
 
     def onClusterSize(self, voxels):
         if self._filling or self.display is None:
@@ -166,9 +179,19 @@ class OverlayPanel:
                 self.display.filterClusters(minimum)  # the threshold has changed what belongs together
                 self.comparison.refresh()  # what stands for the map is now another volume
             self.ui.clusterLabel.text = self.display.clusters().describe(minimum)
+            self.display.updateSurfaces()
+
+    def regionBars(self):
+        """What the worker is to draw, where the bars of the top regions are chosen; None for another chart."""
+        if self.ui.chartComboBox.currentData != "regions":
+            return None
+        names, values = self.display.topRegions()
+        run, name = self.display.run, self.display.mapName
+        title = f"{run.titles[name]}: regions by relevance per mm³"
+        return {"names": names, "values": values, "title": title, "unit": f"relevance for {run.targetClass} per mm³"}
 
     def chart(self):
-        """The chart that is chosen, made if need be; None where there is none."""
+        """The chart along an axis that is chosen, made if need be; None where bars are chosen."""
         return addCharts(self.display.run, self.display.mapName).get(self.ui.chartComboBox.currentData)
 
     def onNative(self, _checked=False):

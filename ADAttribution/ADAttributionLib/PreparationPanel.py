@@ -189,7 +189,7 @@ class PreparationPanel:
         if parameters.registration is Registration.NONE:
             return ""
         if card is not None and card.get("grid", {}).get("affine") is None:
-            return "This network knows no space to register to: choose Registration = already registered."
+            return "This network knows no space to register to: choose Preparation: already registered."
         try:
             segmentOf(parameters)
         except UsageError as error:

@@ -6,11 +6,11 @@ from ADAttributionLogic.preprocessing.quality import Check
 
 #: What the logic layer's messages say to those who type commands, in words of the panel and the console.
 _WORDS = {
-    "say --accept-qc": "tick “Go on although a check did not pass” in Preparation (console: acceptQuality=True)",
+    "say --accept-qc": "tick “Go on although a check did not pass” in step 1 (console: acceptQuality=True)",
     "say --registered no": "say so in the console (registered=False)",
-    "(--brain-mask)": "(Brain mask in section Preparation; console: brainMask=)",
-    "(--registration none)": "(Registration: already registered)",
-    "say --registration affine": "choose the registration affine",
+    "(--brain-mask)": "(Brain mask, under More about the preparation; console: brainMask=)",
+    "(--registration none)": "(Preparation: already registered)",
+    "say --registration affine": "choose the preparation affine",
 }
 
 
@@ -28,7 +28,7 @@ def failureText(quality):
         [
             f"The scan did not pass {len(failures)} of {len(quality.checks)} checks:",
             *(f"✗ {inPanelWords(str(check))}" for check in failures),
-            "Nothing was explained. Press Check for the figure, and look at it.",
+            "Nothing was explained. Press Check the preparation for the figure, and look at it.",
             f"To go on all the same, {_WORDS['say --accept-qc']}.",
         ]
     )
@@ -41,6 +41,11 @@ def checkLines(quality):
     verdict = "All checks passed." if not failures else f"{len(failures)} of {len(checks)} checks did not pass:"
     ordered = sorted(checks, key=lambda check: check.passed)
     return [verdict, *(f"{'✓' if check.passed else '✗'} {inPanelWords(str(check))}" for check in ordered)]
+
+
+def verdictOf(report):
+    """Whether the checks of a report passed, as a sentence."""
+    return checkLines(report.quality.describe())[0].rstrip(":.") + "."
 
 
 def registeredText(report):

@@ -248,13 +248,6 @@ class QuestionPanel:
         job = {"model": self.model, "methods": methods, "device": parameters.device.value, "regions": regions}
         return {**job, "registration": registration}
 
-    def showEstimate(self, found):
-        """Show what the worker estimated."""
-        parts = ", ".join(f"{entry['name']} {durationText(entry['seconds'])}" for entry in found["methods"])
-        if found.get("preparation"):
-            parts += f", preparation {durationText(found['preparation'])} (nothing if it was done before)"
-        self.ui.estimateLabel.text = f"About {durationText(found['seconds'])} on {found['device']}: {parts}"
-
 
 def durationText(seconds):
     """A duration as people say it."""
@@ -264,6 +257,8 @@ def durationText(seconds):
 
 
 def progressText(job):
-    """Stage and remaining time of a job."""
+    """Stage and remaining time of a job: that of the stage where it tells one, for then it knows best."""
+    if job.text.endswith(" left"):
+        return job.text
     left = job.secondsLeft()
     return job.text if left is None else f"{job.text}, about {durationText(left)} left"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ADAttributionLib import AtlasNodes, Legend, Overlays, Views
+from ADAttributionLib import AtlasNodes, Comparison, Legend, Overlays, Surfaces, Views
 from ADAttributionLib.Clusters import Clusters
 from ADAttributionLib.Runs import setFilteredMap, tableRows
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
@@ -28,6 +28,8 @@ class RunDisplay:
         if shown is not None:
             self.mapName = shown.GetAttribute("ADAttribution.Map")
         self._clusters = (None, None)
+        self._hasSurfaces = False
+        self._regionId = None if run.atlasNode is None else AtlasNodes.outlinedSegment(run.atlasNode)
 
     # ---------------------------------------------------------------------------------------------------------- maps
 
@@ -84,13 +86,31 @@ class RunDisplay:
         self._updateLegend(self.settings)
 
     def _updateLegend(self, settings):
-        method = self.run.provenance.get("methods", {}).get(self.mapName, {}).get("method", self.mapName)
+        method = self.run.methodOf(self.mapName)
         Legend.updateLegend(self.shownNode, settings, self.statistics, Legend.meaningOf(method, self.run.targetClass))
+
+    def showSurfaces(self, visible=True):
+        """Show the brain, the map's clusters and the chosen region in the 3D views, or none of them."""
+        self._hasSurfaces = visible
+        Surfaces.hideOthers(self.scene, self.run)
+        if visible:
+            Surfaces.showBrain(self.run)
+            self.updateSurfaces()
+        else:
+            Surfaces.hide(self.run)
+
+    def updateSurfaces(self):
+        """Let the 3D views follow map, threshold, sign, colours and cluster size; too slow for a moving slider."""
+        if self._hasSurfaces:
+            Surfaces.showClusters(self.run, self.shownNode, self.settings, self.threshold)
+            Surfaces.showRegion(self.run, self._regionId)
 
     def compare(self, mapNames, orientation="Coronal"):
         """Show up to four maps side by side."""
-        nodes = [self.run.filteredNodes.get(name, self.run.mapNodes[name]) for name in mapNames]
-        return Views.compareMaps(self.scene, [(self.run.backgroundNode, node) for node in nodes], orientation)
+        offers = Comparison.offers(self.scene, self.run)
+        wanted = [self.run.mapNodes[name] for name in mapNames]
+        chosen = [next(offer for offer in offers if offer.mapNode is node) for node in wanted]
+        return Comparison.compare(self.scene, chosen, orientation)
 
     # ------------------------------------------------------------------------------------------------------ clusters
 
@@ -166,6 +186,9 @@ class RunDisplay:
         if self.run.atlasNode is not None:
             segmentId = AtlasNodes.segmentIdOf(self.run.atlasNode, label, row["name"]) if label else None
             AtlasNodes.showOutline(self.run.atlasNode, segmentId)
+            self._regionId = segmentId
+            if self._hasSurfaces:
+                Surfaces.showRegion(self.run, segmentId)
         return row
 
     def showTopRegion(self):
@@ -179,9 +202,9 @@ class RunDisplay:
         best = next((row for row in rows if row["density_rank"] == 1), None)
         return None if best is None else self.chooseRegion(best["label"])
 
-    def chooseRegionNamed(self, name):
-        """The same for a region's name as charts show it."""
+    def topRegions(self, count=15):
+        """Names and densities of the highest ranked regions of the shown map, best first."""
         node = self.run.tableNodes.get(self.mapName)
-        rows = [] if node is None else tableRows(node.GetTable())
-        row = next((row for row in rows if row["name"].replace("_", " ") == name), None)
-        return None if row is None else self.chooseRegion(row["label"])
+        rows = [row for row in ([] if node is None else tableRows(node.GetTable())) if row["density_rank"] > 0]
+        best = sorted(rows, key=lambda row: row["density_rank"])[:count]
+        return [row["name"].replace("_", " ") for row in best], [row["density"] for row in best]

@@ -17,9 +17,10 @@ from ADAttributionLib import SceneBuilder
 from ADAttributionLib.AtlasNodes import addAtlas
 from ADAttributionLib.Legend import legendColors
 from ADAttributionLib.Overlays import OverlaySettings, applySettings, statisticsOf
-from ADAttributionLib.Plots import addProfiles, addRegionChart
+from ADAttributionLib.Plots import addProfiles
 from ADAttributionLib.TransformNodes import DIRECTIONS, addTransforms, transformOf
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
+from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_scan
 from ADAttributionLogic.preprocessing.space_transform import identity_transform
@@ -53,7 +54,7 @@ class Run:
         By the name of the map.
     atlasNode : vtkMRMLSegmentationNode or None
     charts : dict of str to vtkMRMLPlotChartNode
-        ``regions``, ``R``, ``A``, ``S``: of the map named `chartedMap`.
+        ``R``, ``A``, ``S``: of the map named `chartedMap`.
     probabilities : dict of str to float
     targetClass : str
     provenance : dict
@@ -82,6 +83,11 @@ class Run:
     @property
     def gridScanNode(self):
         return next(iter(self._nodes("vtkMRMLScalarVolumeNode", "scan")), None)
+
+    @property
+    def spread(self):
+        """How far each class's probability moves with the scan's placement: what stands after ±."""
+        return spread_of(self.provenance)
 
     @property
     def space(self):
@@ -128,6 +134,10 @@ class Run:
     def folderItem(self):
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
         return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(self.aboutNode))
+
+    def methodOf(self, name):
+        """The method of a map."""
+        return self.provenance.get("methods", {}).get(name, {}).get("method", name)
 
     @property
     def notes(self):
@@ -295,11 +305,8 @@ def addCharts(run, name):
     if run.chartedMap == name:
         return run.charts
     _removeAll(run.scene, {n.GetID() for n in _allNodes(run.scene) if _isOf(n, run, ("chart", "chart data"))})
-    title = run.mapNodes[name].GetName()
-    charts, added = addProfiles(run.scene, volumeFromNode(run.mapNodes[name]), title)
-    if name in run.tableNodes:
-        charts["regions"], bars = addRegionChart(run.scene, _RankedRows(run.tableNodes[name]), title)
-        added += bars
+    title = f"{run.titles[name]}: per slice"
+    charts, added = addProfiles(run.scene, volumeFromNode(run.mapNodes[name]), run.mapNodes[name].GetName(), title)
     for node in added:
         _tag(node, run.identifier, "chart data", name)
     for kind, chart in charts.items():
@@ -307,16 +314,6 @@ def addCharts(run, name):
         chart.SetAttribute("ADAttribution.Chart", kind)
     _intoFolder(run, [*charts.values()])
     return charts
-
-
-class _RankedRows:
-    """A table node read as the logic layer's region table is: the ranked regions, best first."""
-
-    def __init__(self, node):
-        self._table = node.GetTable()
-
-    def ranked(self, by):
-        return sorted((row for row in tableRows(self._table) if row[by] > 0), key=lambda row: row[by])
 
 
 def tableRows(table):
@@ -409,6 +406,17 @@ def _addDerivedMap(run, name, volume, role, what):
     _tag(node, run.identifier, role, name)
     _intoFolder(run, [node])
     return node
+
+
+def runNodes(run, className, role):
+    """A run's nodes of a class with a role."""
+    return run._nodes(className, role)
+
+
+def addToRun(run, node, role, mapName=None):
+    """Let a node belong to a run: tagged, and in its folder."""
+    _tag(node, run.identifier, role, mapName)
+    _intoFolder(run, [node])
 
 
 def _tag(node, identifier, role, mapName=None):

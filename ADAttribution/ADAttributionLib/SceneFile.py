@@ -61,6 +61,7 @@ def writeScene(explanation, path):
         display.show()
         display.showLegend()
         display.showTopRegion()
+        display.showSurfaces()
         # MRML writes silently to nowhere when a folder is missing.
         if not target.parent.is_dir():
             raise OutputError(f"The folder {target.parent} does not exist.")

@@ -30,13 +30,13 @@ def jumpTo(scene, ras):
 
 
 def compareMaps(scene, pairs, orientation="Coronal"):
-    """Show up to four maps side by side, in linked slice views of one orientation.
+    """Show up to four maps side by side (three or four in a 2×2 grid), in linked slice views of one orientation.
 
     Parameters
     ----------
     scene : vtkMRMLScene
     pairs : sequence of (vtkMRMLScalarVolumeNode, vtkMRMLScalarVolumeNode)
-        Scan and map of each view, from the left.
+        Scan and map of each view, from the left, then from the top.
     orientation : str
 
     Returns
@@ -55,7 +55,7 @@ def compareMaps(scene, pairs, orientation="Coronal"):
         raise UsageError(f"There is no orientation {orientation!r}. Known: {', '.join(_ORIENTATIONS)}.")
     layout = _layoutNode(scene)
     number = _FIRST_LAYOUT + len(pairs)
-    names = [f"{_PREFIX}{i + 1}" for i in range(len(pairs))]
+    names = [viewName(i) for i in range(len(pairs))]
     description = _description(names, orientation)
     if layout.IsLayoutDescription(number):
         layout.SetLayoutDescription(number, description)
@@ -73,6 +73,11 @@ def compareMaps(scene, pairs, orientation="Coronal"):
         composites.append(composite)
     layout.SetViewArrangement(number)
     return composites
+
+
+def viewName(index):
+    """Name of a view of the comparison, from 0."""
+    return f"{_PREFIX}{index + 1}"
 
 
 def _bringIntoView(sliceNode, mapNode):
@@ -114,13 +119,25 @@ def _layoutNode(scene):
 
 
 def _description(names, orientation):
-    items = "".join(
+    """Side by side; three or four in two rows."""
+    items = [
         f'<item><view class="vtkMRMLSliceNode" singletontag="{name}"><property name="orientation" action="default">'
         f'{orientation}</property><property name="viewlabel" action="default">{number}</property>'
         f'<property name="viewcolor" action="default">#E17012</property></view></item>'
         for number, name in enumerate(names, start=1)
-    )
-    return f'<layout type="horizontal" split="true">{items}</layout>'
+    ]
+    if len(items) <= 2:
+        return _row(items)
+    if len(items) == 3:  # a corner of the grid is free
+        items.append(
+            '<item><view class="vtkMRMLViewNode" singletontag="1"><property name="viewlabel" action="default">1'
+            "</property></view></item>"
+        )
+    return f'<layout type="vertical" split="true"><item>{_row(items[:2])}</item><item>{_row(items[2:])}</item></layout>'
+
+
+def _row(items):
+    return f'<layout type="horizontal" split="true">{"".join(items)}</layout>'
 
 
 def _addPresets(sliceNode):

@@ -18,6 +18,12 @@ Hemisphere = Literal["left", "right", "midline", "both", "unknown"]
 Colour = tuple[int, int, int]
 
 
+#: Counting labels takes memory in proportion to the largest; FreeSurfer's go to 15,175.
+MAX_LABEL = (1 << 22) - 1
+#: The finest parcellations of the field have some thousands.
+MAX_REGIONS = 20_000
+
+
 @dataclass(frozen=True)
 class Region:
     """One region of an atlas.
@@ -149,9 +155,19 @@ def build_atlas(
     Raises
     ------
     AtlasError
-        The volume holds no label.
+        The volume holds no label, too many, or too large ones.
     """
+    if (largest := int(labels.array.max(initial=0))) > MAX_LABEL:
+        raise AtlasError(
+            f"The label map {labels.source or name} has the label {largest}; the largest that is read is {MAX_LABEL}. "
+            "Number its regions from 1."
+        )
     present = [int(label) for label in _unique_labels(labels.array) if label != 0]
+    if len(present) > MAX_REGIONS:
+        raise AtlasError(
+            f"The label map {labels.source or name} has {len(present)} different labels; an atlas has at most "
+            f"{MAX_REGIONS} regions. Is it a scan, or a map of numbered pieces?"
+        )
     if not present:
         raise AtlasError(f"The label map {labels.source or name} is empty: every voxel is 0.")
     side_of = {label: (group.name, side) for group in groups for side, members in _sides(group) for label in members}
@@ -209,9 +225,7 @@ def _sides(group: RegionGroup) -> tuple[tuple[Hemisphere, tuple[int, ...]], ...]
 
 def _unique_labels(array: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Sorted distinct values; a counting pass, because sorting 8 million voxels takes a second."""
-    if array.max(initial=0) < 1 << 22:
-        return np.flatnonzero(np.bincount(array.ravel()))
-    return np.unique(array).astype(np.int64)
+    return np.flatnonzero(np.bincount(array.ravel()))
 
 
 def _check_groups(groups: Sequence[RegionGroup], by_label: Mapping[int, Region], atlas: str) -> None:

@@ -14,12 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ADAttributionLogic.atlas.atlas import Atlas, RegionGroup, build_atlas
+from ADAttributionLogic.atlas.atlas import MAX_LABEL, Atlas, RegionGroup, build_atlas
 from ADAttributionLogic.atlas.region_names import read_region_names
 from ADAttributionLogic.errors import AtlasError, UnknownNameError
 from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.scan_files import read_labels, read_scan
 from ADAttributionLogic.volume import Volume
+
+#: The largest that ships has some kilobytes.
+MAX_GROUPING_BYTES = 10_000_000
 
 TEMPLATE_FILE = "mni_icbm152_t1_tal_nlin_asym_09c_brain.nii.gz"
 
@@ -122,10 +125,12 @@ def load_grouping(name: str) -> tuple[RegionGroup, ...]:
     path = shipped.get(name) or Path(name)
     if not path.is_file():
         raise UnknownNameError("grouping", name, shipped)
+    if path.stat().st_size > MAX_GROUPING_BYTES:
+        raise AtlasError(f"{path} has {path.stat().st_size} bytes; a grouping has at most {MAX_GROUPING_BYTES}.")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return tuple(_group(entry) for entry in document["groups"])
-    except (ValueError, KeyError, TypeError) as cause:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise AtlasError(
             f"{path} is not a grouping: it needs a list 'groups' of name, left, right, midline ({cause})."
         ) from cause
@@ -137,8 +142,16 @@ def available_groupings() -> tuple[str, ...]:
 
 
 def _group(entry: dict[str, Any]) -> RegionGroup:
-    sides = {side: tuple(int(label) for label in entry.get(side, ())) for side in ("left", "right", "midline")}
-    return RegionGroup(str(entry["name"]), **sides)
+    sides = {side: tuple(_label(label) for label in entry.get(side, ())) for side in ("left", "right", "midline")}
+    if not isinstance(entry["name"], str):
+        raise TypeError(f"the name {entry['name']!r:.60} is no text")
+    return RegionGroup(entry["name"], **sides)
+
+
+def _label(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_LABEL:
+        raise ValueError(f"the label {value!r:.60} is no whole number from 1 to {MAX_LABEL}")
+    return value
 
 
 def load_template() -> Volume:

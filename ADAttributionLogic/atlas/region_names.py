@@ -6,16 +6,27 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ADAttributionLogic.atlas.atlas import Colour
+from ADAttributionLogic.atlas.atlas import MAX_LABEL, Colour
 from ADAttributionLogic.errors import AtlasError
 
 #: No list of region names is larger; a larger file is something else.
 MAX_BYTES = 10_000_000
+
+#: No line of such a list is longer; a longer one is passed over.
+_LONGEST_LINE = 10_000
+
+# Line by line, with digits bounded: patterns over a whole text take quadratic time on blank lines, and numbers of
+# thousands of digits are no labels.
+_WHOLE = re.compile(r"([0-9]{1,10})(?:\.0{1,10})?")
+_ITK_SNAP = re.compile(
+    r'([0-9]{1,10})\s+([0-9]{1,5})\s+([0-9]{1,5})\s+([0-9]{1,5})\s+[0-9.]{1,20}\s+[0-9]{1,5}\s+[0-9]{1,5}\s+"(.*)"'
+)
+_FREESURFER = re.compile(r"([0-9]{1,10})\s+(\S+)\s+([0-9]{1,5})\s+([0-9]{1,5})\s+([0-9]{1,5})\s+[0-9]{1,5}")
 
 _LABEL_HEADINGS = ("index", "label", "value", "id", "labelid", "roi", "no.", "number", "labelvalue")
 _NAME_HEADINGS = ("name", "region", "structure", "labelname", "roiname", "anatomy", "area")
@@ -44,11 +55,16 @@ def read_region_names(path: str | os.PathLike[str]) -> RegionNames:
         raise AtlasError(
             f"{file.name} has {file.stat().st_size} bytes; a list of region names has at most {MAX_BYTES}."
         )
-    text = file.read_text(encoding="utf-8-sig", errors="replace")
-    for parse in (_spm_xml, _itk_snap, _freesurfer, _delimited):
-        rows = parse(text, file.name)
-        if rows:
-            return _collect(rows, file.name)
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+        for parse in (_spm_xml, _itk_snap, _freesurfer, _delimited):
+            rows = parse(text, file.name)
+            if rows:
+                return _collect(rows, file.name)
+    except AtlasError:
+        raise
+    except Exception as cause:  # whatever a damaged file makes the parsers raise
+        raise AtlasError(f"{file.name} cannot be read as region names: {cause!r:.200}.") from cause
     raise AtlasError(
         f"{file.name} holds no region names that can be read. Known formats: CSV or TSV with the columns index and "
         "name, FreeSurfer LUT, ITK-SNAP labels, SPM XML."
@@ -59,10 +75,18 @@ _Row = tuple[int, str, "Colour | None"]
 _Parser = Callable[[str, str], "list[_Row]"]
 
 
+def _lines(text: str) -> Iterator[str]:
+    return (line.strip() for line in text.splitlines() if line.strip() and len(line) <= _LONGEST_LINE)
+
+
 def _collect(rows: list[_Row], name: str) -> RegionNames:
     names: dict[int, str] = {}
     colours: dict[int, Colour] = {}
     for label, text, colour in rows:
+        if label > MAX_LABEL:
+            raise AtlasError(f"{name} names the label {label}; the largest that is read is {MAX_LABEL}.")
+        if colour is not None and max(colour) > 255:
+            raise AtlasError(f"{name} gives label {label} the colour {colour}; its parts go from 0 to 255.")
         if label in names and names[label] != text:
             raise AtlasError(f"{name} names label {label} twice: {names[label]!r} and {text!r}.")
         names[label] = text
@@ -78,32 +102,33 @@ def _spm_xml(text: str, name: str) -> list[_Row]:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise AtlasError(f"{name} declares XML entities, which a list of region names has no use for; it is refused.")
     try:
-        root = ElementTree.fromstring(text.encode("utf-8"))  # noqa: S314 (entities were refused above)
+        # As text, not as bytes: an encoding that the file declares (UTF-7) could hide entities from the line above.
+        root = ElementTree.fromstring(text)  # noqa: S314
     except ElementTree.ParseError as cause:
         raise AtlasError(f"{name} is not valid XML: {cause}") from cause
     rows: list[_Row] = []
     for label in root.iter("label"):
         index, region = label.findtext("index"), label.findtext("name")
-        if index and region and index.strip().isdigit():
-            rows.append((int(index), region.strip(), None))
+        if index and region and _WHOLE.fullmatch(index.strip()) and float(index) > 0:
+            rows.append((int(float(index)), region.strip(), None))
     return rows
 
 
 def _itk_snap(text: str, name: str) -> list[_Row]:
     """ITK-SNAP label description: ``IDX R G B A VIS MSH "LABEL"``."""
-    pattern = re.compile(r'^\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+\d+\s+\d+\s+"(.*)"\s*$', re.MULTILINE)
-    return [(int(i), label, (int(r), int(g), int(b))) for i, r, g, b, label in pattern.findall(text) if int(i) > 0]
+    found = (_ITK_SNAP.fullmatch(line) for line in _lines(text))
+    return [(int(m[1]), m[5], (int(m[2]), int(m[3]), int(m[4]))) for m in found if m and int(m[1]) > 0]
 
 
 def _freesurfer(text: str, name: str) -> list[_Row]:
     """FreeSurfer colour table: ``No. Name R G B A``."""
-    pattern = re.compile(r"^\s*(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+\d+\s*$", re.MULTILINE)
-    return [(int(i), label, (int(r), int(g), int(b))) for i, label, r, g, b in pattern.findall(text) if int(i) > 0]
+    found = (_FREESURFER.fullmatch(line) for line in _lines(text))
+    return [(int(m[1]), m[2], (int(m[3]), int(m[4]), int(m[5]))) for m in found if m and int(m[1]) > 0]
 
 
 def _delimited(text: str, name: str) -> list[_Row]:
     """CSV, TSV or semicolon-separated, with a heading (index/label/… and name/region/…) or just label, name."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line for line in _lines(text) if not line.startswith("#")]
     if not lines:
         return []
     delimiter = max("\t,;", key=lines[0].count)
@@ -116,8 +141,9 @@ def _delimited(text: str, name: str) -> list[_Row]:
         if len(row) <= max(label_column, name_column):
             continue
         value = row[label_column].strip()
-        if re.fullmatch(r"\d+(\.0+)?", value) and int(float(value)) > 0:
-            found.append((int(float(value)), row[name_column].strip(), None))
+        whole = _WHOLE.fullmatch(value)
+        if whole and int(whole[1]) > 0:
+            found.append((int(whole[1]), row[name_column].strip(), None))
     return found
 
 

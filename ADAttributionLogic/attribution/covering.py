@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ class Pace:
         self._work_before = 0.0
         monitor.report(0.0, f"{what}: {count:,} in all")
 
-    def advance(self, windows: int, work: float, *, at_least: float = 0.0) -> None:
+    def advance(self, windows: int, work: float, *, at_least: float = 0.0, at_most_seconds: float = math.inf) -> None:
         """Report that windows are done; raises :class:`Cancelled` if the user has cancelled.
 
         Parameters
@@ -216,6 +217,8 @@ class Pace:
             What they took, in the unit of the whole.
         at_least : float
             Fraction that is done for another reason (a budget of time).
+        at_most_seconds : float
+            What is left of such a budget.
         """
         self._done_windows += windows
         self._done_work += work
@@ -227,7 +230,8 @@ class Pace:
             self._started, self._work_before = now, self._done_work
         elif now - self._started > 0.5 and self._done_work > self._work_before:
             rate = (self._done_work - self._work_before) / (now - self._started)
-            text += f", {describe_duration((self._work - self._done_work) / rate)} left"
+            seconds = min((self._work - self._done_work) / rate, at_most_seconds)
+            text += f", {describe_duration(seconds)} left"
         self._monitor.report(max(fraction, at_least), text)
 
 

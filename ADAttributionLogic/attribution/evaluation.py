@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.attribution.target import Decision, Target, decide
 from ADAttributionLogic.errors import GridMismatchError
+from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.layer_graph import LayerGraph, fold_batch_norm
+from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import Activation, Softmax, WeightedOperation
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
 from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.networks.faithfulness import require_same_answer
 from ADAttributionLogic.networks.network import Network
 
 
@@ -54,9 +57,11 @@ class Evaluation:
 
     @property
     def logits(self) -> Tensor:
-        """The network's logits for the image (1, K)."""
+        """The network's logits for the image (1, K); the network itself was asked whether it agrees."""
         if self._logits is None:
-            self._logits = self.logits_of(self.image) if self.is_opaque else self.recording().logits
+            logits = self.logits_of(self.image) if self.is_opaque else self.recording().logits
+            require_same_answer(self.network, self.image, logits)
+            self._logits = logits
         return self._logits
 
     def decision(self, target: Target) -> Decision:
@@ -145,6 +150,16 @@ class GradientRule(BackwardRule):
         self, layer: int, operation: WeightedOperation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         return operation.transpose(relevance, operation.weight, tuple(x.shape for x in inputs))
+
+    def through_product(
+        self, layer: int, operation: Product, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        return operation.gradient(relevance, inputs, relevance)
+
+    def through_normalisation(
+        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        return operation.gradient(relevance, inputs, relevance)
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ADAttributionLogic.attribution.conservation import Balance
+from ADAttributionLogic.attribution.lrp_bounds import bounds_at, keeps_bounds
 from ADAttributionLogic.attribution.lrp_rules import (
     AlphaBetaRule,
     ContributingRule,
@@ -21,19 +24,25 @@ from ADAttributionLogic.attribution.lrp_rules import (
     ZBoxRule,
 )
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
-from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.graph.activations import Sigmoid
+from ADAttributionLogic.graph.arithmetic import Product
+from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
+from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import (
     Activation,
-    Affine,
     Convolution,
     Dense,
     Input,
+    Permute,
     Reshape,
     Softmax,
     WeightedOperation,
+    sum_to,
 )
+from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
+from ADAttributionLogic.graph.upsampling import TransposedConvolution
 from ADAttributionLogic.method_options import Option
 
 
@@ -58,34 +67,41 @@ class Composite:
     sums: Rule
     scaling: Rule
 
-    def assign(self, graph: LayerGraph) -> dict[int, Rule]:
-        """Return the rule of every weighted layer."""
+    def assign(self, graph: LayerGraph, image: Tensor) -> dict[int, Rule]:
+        """Return the rule of every weighted layer; bounds of the image become those of the layers that read it."""
         rules: dict[int, Rule] = {}
         reading = _layers_that_read_the_image(graph)
         for index, layer in enumerate(graph.layers):
             operation = layer.operation
             if isinstance(operation, WeightedOperation) and operation.one_to_one:
                 rules[index] = self.scaling
-            elif isinstance(operation, (Convolution, Dense)):
-                kind = self.convolution if isinstance(operation, Convolution) else self.dense
-                rules[index] = self.first if index in reading else kind
+            elif isinstance(operation, (Convolution, Dense, TransposedConvolution)):
+                kind = self.dense if isinstance(operation, Dense) else self.convolution
+                rules[index] = _with_bounds(self.first, graph, layer.inputs[0], image) if index in reading else kind
             elif isinstance(operation, WeightedOperation):
                 rules[index] = self.sums
         return rules
 
 
 def _layers_that_read_the_image(graph: LayerGraph) -> set[int]:
-    """Weighted layers with nothing but moving and scaling of voxels between them and the image."""
+    """Weighted layers with nothing but moving, choosing and scaling of voxels between them and the image."""
     raw = {0}
     reading: set[int] = set()
     for index, layer in enumerate(graph.layers):
         if isinstance(layer.operation, Input) or not set(layer.inputs) <= raw:
             continue
-        if isinstance(layer.operation, WeightedOperation) and not layer.operation.one_to_one:
-            reading.add(index)
-        elif not isinstance(layer.operation, Activation):
+        if keeps_bounds(layer.operation):
             raw.add(index)
+        elif isinstance(layer.operation, WeightedOperation):
+            reading.add(index)
     return reading
+
+
+def _with_bounds(rule: Rule, graph: LayerGraph, source: int, image: Tensor) -> Rule:
+    if not isinstance(rule, ZBoxRule) or source == 0:
+        return rule
+    low, high = bounds_at(graph, source, image.new_tensor(rule.low), image.new_tensor(rule.high))
+    return replace(rule, low=low, high=high)
 
 
 PRESETS = ("b-rule", "e-rule", "epsilon-plus-flat", "epsilon-gamma-box")
@@ -100,7 +116,7 @@ def composite(options: Mapping[str, Any], image: Tensor) -> Composite:
     """
     preset = options["rule"]
     epsilon = float(options["epsilon"])
-    biased = preset.startswith("epsilon-") if options["bias"] == "preset" else options["bias"] == "absorbed"
+    biased = _biases_absorb(options)
     low = float(image.min()) if options["low"] is None else float(options["low"])
     high = float(image.max()) if options["high"] is None else float(options["high"])
     dense: Rule = EpsilonRule(epsilon, absorb_bias=biased)
@@ -135,10 +151,13 @@ class RelevanceRule(BackwardRule):
     ----------
     rules : mapping of int to Rule
         Of every weighted layer.
+    shares : mapping of int to (float, float)
+        Of every product of two layers, how much of its relevance each gets.
     """
 
-    def __init__(self, rules: Mapping[int, Rule]) -> None:
+    def __init__(self, rules: Mapping[int, Rule], shares: Mapping[int, tuple[float, float]]) -> None:
         self.rules = rules
+        self.shares = shares
 
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
         return relevance
@@ -151,54 +170,90 @@ class RelevanceRule(BackwardRule):
     ) -> tuple[Tensor, ...]:
         return self.rules[layer].redistribute(operation, inputs, relevance)
 
+    def through_product(
+        self, layer: int, operation: Product, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        shares = zip(self.shares[layer], inputs, strict=True)
+        return tuple(sum_to(relevance * share, x.shape) for share, x in shares)
 
-def negate_output(graph: LayerGraph) -> LayerGraph:
-    """Return the network whose single logit is −z, so that what speaks against z speaks for it.
+    def through_normalisation(
+        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        return (relevance,)
 
-    Raises
-    ------
-    NetworkError
-        The logit does not come from a dense layer or convolution.
+
+def shares_of_products(graph: LayerGraph, how: str) -> dict[int, tuple[float, float]]:
+    """How each product of two layers divides its relevance.
+
+    Parameters
+    ----------
+    graph : LayerGraph
+    how : {"signal", "half"}
+        ``signal``: a gate (a sigmoid, softmax or the smaller of the two, which is broadcast) is held constant and the
+        other one gets all (Arras et al. 2017, arXiv:1706.07206); where neither is a gate, or both, as ``half``: both
+        get half (Achtibat et al. 2024, arXiv:2402.05602).
     """
-    index = graph.output
-    while isinstance(graph.layers[index].operation, (Reshape, Affine)):
+    shares: dict[int, tuple[float, float]] = {}
+    for index, layer in enumerate(graph.layers):
+        if isinstance(layer.operation, Product):
+            first, second = (_is_gate(graph, source, layer.shape) for source in layer.inputs)
+            shares[index] = (0.5, 0.5) if how == "half" or first == second else (float(second), float(first))
+    return shares
+
+
+def _is_gate(graph: LayerGraph, index: int, shape: tuple[int, ...]) -> bool:
+    if math.prod(graph.layers[index].shape) < math.prod(shape):
+        return True
+    while isinstance(graph.layers[index].operation, (Reshape, Take, Permute)):
         index = graph.layers[index].inputs[0]
     operation = graph.layers[index].operation
-    if not isinstance(operation, (Convolution, Dense)) or any(
-        isinstance(layer.operation, Affine) for layer in graph.layers[index:]
-    ):
-        raise NetworkError(
-            f"LRP for class 0 of a single output needs a dense layer at the end, but found {graph.layers[index]}."
-        )
-    negated = replace(operation, weight=-operation.weight, bias=None if operation.bias is None else -operation.bias)
-    layers = list(graph.layers)
-    layers[index] = replace(layers[index], operation=negated)
-    return replace(graph, layers=tuple(layers))
+    return isinstance(operation, (Sigmoid, Softmax)) or operation.describe() == "Hardsigmoid"
+
+
+def _biases_absorb(options: Mapping[str, Any]) -> bool:
+    if options["bias"] == "preset":
+        return str(options["rule"]).startswith("epsilon-")
+    return bool(options["bias"] == "absorbed")
 
 
 def _recording(job: Job) -> Recording:
     folded = job.options["batch_norm"] == "fold"
     if not job.decision.is_negated:
         return job.evaluation.recording(folded)
-    return record(negate_output(job.evaluation.graph(folded)), job.evaluation.image, check=job.monitor.check)
+    return record(negated(job.evaluation.graph(folded)), job.evaluation.image, check=job.monitor.check)
 
 
 def _lrp(job: Job) -> MapResult:
     recording = _recording(job)
-    rules = composite(job.options, job.evaluation.image).assign(recording.graph)
+    graph, image = recording.graph, job.evaluation.image
+    rules = composite(job.options, image).assign(graph, image)
+    shares = shares_of_products(graph, job.options["product"])
     start = torch.zeros_like(recording.logits)
     neuron = 0 if job.decision.head != "softmax" else job.decision.class_index
     start[0, neuron] = job.decision.start_relevance
     sums: dict[str, float] = {}
+    balance = Balance(graph, job.decision.start_relevance)
 
     def observe(layer: str, relevance: Tensor) -> None:
         sums[layer] = float(relevance.sum(dtype=torch.float64))
 
-    relevance = walk_back(recording, start, RelevanceRule(rules), observe=observe, check=job.monitor.check)
+    rule = RelevanceRule(rules, shares)
+    relevance = walk_back(recording, start, rule, observe=observe, check=job.monitor.check, balance=balance.add)
     notes: tuple[str, ...] = ()
     if job.options["rule"] == "b-rule" and job.options["beta"] == 0 and job.decision.start_relevance < 0:
         what = "raises the score" if job.decision.head == "score" else "speaks for the class"
         notes = (f"The start relevance is negative: the map shows what {what}, with a negative sign.",)
+    if shares:
+        held = sum(share != (0.5, 0.5) for share in shares.values())
+        notes += (
+            f"{len(shares)} products of two layers: in {held}, the gate is held constant and the other layer gets the "
+            f"relevance; in {len(shares) - held}, both get half.",
+        )
+    if any(isinstance(layer.operation, Softmax) for layer in graph.layers):
+        notes += ("Relevance passes the softmax inside the network unchanged; what it weighs down is not attributed.",)
+    if any(isinstance(layer.operation, Normalisation) for layer in graph.layers):
+        notes += ("Relevance passes group, instance and layer normalisation unchanged.",)
+    notes += balance.warnings(_biases_absorb(job.options))
     return MapResult(relevance[0], job.decision.start_relevance, notes, sums)
 
 
@@ -257,6 +312,13 @@ register(
                 "fold: merged into the layer before it; pass: relevance passes unchanged, as in the published code",
                 str,
                 ("fold", "pass"),
+            ),
+            Option(
+                "product",
+                "signal",
+                "products of two layers: signal (a gate is held constant, the rest gets all) or half (each gets half)",
+                str,
+                ("signal", "half"),
             ),
         ),
         is_conserving=True,

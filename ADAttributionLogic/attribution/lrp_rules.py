@@ -179,24 +179,26 @@ class ZBoxRule(Rule):
 
     Attributes
     ----------
-    low, high : float
-        Smallest and largest possible value of the input.
+    low, high : float or Tensor
+        Smallest and largest possible value of the input; tensors where it differs by channel (1, C, 1, …).
     epsilon : float
     """
 
-    low: float
-    high: float
+    low: float | Tensor
+    high: float | Tensor
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
+        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
+            return  # derived from bounds of the image that were checked
         if not self.low < self.high:
             raise UsageError(f"The z-box needs low < high, but got {self.low:g} and {self.high:g}.")
 
     def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
         weight = operation.weight
         positive, negative = weight.clamp(min=0), weight.clamp(max=0)
-        low = tuple(torch.full_like(x, self.low) for x in inputs)
-        high = tuple(torch.full_like(x, self.high) for x in inputs)
+        low = tuple(_filled(x, self.low) for x in inputs)
+        high = tuple(_filled(x, self.high) for x in inputs)
         z = operation.map(inputs, weight) - operation.map(low, positive) - operation.map(high, negative)
         share = _divide(relevance, z, self.epsilon)
         shapes = _shapes(inputs)
@@ -244,6 +246,10 @@ class ContributingRule(Rule):
 
     def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
         return (relevance * (operation.map(inputs, operation.weight) != 0),)
+
+
+def _filled(x: Tensor, value: float | Tensor) -> Tensor:
+    return value.expand_as(x) if isinstance(value, Tensor) else torch.full_like(x, value)
 
 
 _Terms = list[tuple[Tensors | None, Tensor]]

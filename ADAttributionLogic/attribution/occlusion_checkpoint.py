@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from torch import Tensor
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.graph.tracing import tensors_of
+from ADAttributionLogic.owned_folders import owned_folder, remove_leftovers
 
 KIND = "ad-attribution/voxel-occlusion/1"
 
@@ -37,6 +38,10 @@ class Checkpoint:
     path: Path
     identity: Mapping[str, str]
 
+    @property
+    def _temporary(self) -> str:
+        return f".{self.path.name}-writing-"
+
     def load(self, count: int) -> npt.NDArray[np.float64] | None:
         """The values (count,) of an earlier run, NaN where there are none yet; None without a file.
 
@@ -51,17 +56,20 @@ class Checkpoint:
             raise OutputError(
                 f"The checkpoint {self.path} cannot be written: there is no such folder, or no permission."
             )
+        remove_leftovers(self.path.parent, f"{glob.escape(self._temporary)}*")
         if not self.path.exists():
             return None
+        if not self.path.is_file():
+            raise UsageError(f"The checkpoint {self.path} is no plain file. Choose another name.")
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                identity, values = json.loads(str(file["identity"])), np.asarray(file["values"], dtype=np.float64)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as cause:
-            raise UsageError(
-                f"{self.path} is not a checkpoint of this program ({cause}). Choose another file for the checkpoint."
-            ) from cause
-        except OSError as cause:
+            identity, values = _read(self.path)
+        except PermissionError as cause:
             raise OutputError(f"The checkpoint {self.path} cannot be read: {cause}") from cause
+        except Exception as cause:  # whatever a damaged archive makes numpy raise
+            raise UsageError(
+                f"{self.path} is not a checkpoint of this program, or is damaged ({cause!r:.200}). Choose another file "
+                "for the checkpoint, or delete it."
+            ) from cause
         different = sorted(k for k in {*identity, *self.identity} if identity.get(k) != self.identity.get(k))
         if different or values.shape != (count,):
             raise UsageError(
@@ -78,16 +86,33 @@ class Checkpoint:
         OutputError
         """
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-", suffix=".npz")
-            try:
-                with os.fdopen(handle, "wb") as file:
+            with owned_folder(self.path.parent, self._temporary) as folder:
+                with open(folder / "voxels.npz", "xb", opener=_for_owner_only) as file:
                     np.savez(file, identity=np.array(json.dumps(dict(self.identity))), values=values)
-                os.replace(temporary, self.path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+                os.replace(folder / "voxels.npz", self.path)
         except OSError as cause:
             raise OutputError(f"The checkpoint {self.path} cannot be written: {cause}") from cause
+
+
+def _for_owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _read(path: Path) -> tuple[dict[str, str], npt.NDArray[np.float64]]:
+    """Identity and values, after comparing types and sizes; whatever is wrong raises some exception."""
+    with zipfile.ZipFile(path) as archive:
+        # Stored as they are, no member is larger than the file; the checksum is compared when it is read.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("its members are compressed")
+    with np.load(path, allow_pickle=False) as file:
+        if set(file.files) != {"identity", "values"} or file["identity"].dtype.kind != "U":
+            raise ValueError("it does not hold identity and values")
+        identity, values = json.loads(str(file["identity"])), file["values"]
+    if not isinstance(identity, dict) or not all(isinstance(v, str) for v in identity.values()):
+        raise TypeError("its identity is no mapping of texts")
+    if values.dtype != np.float64 or np.isinf(values).any():
+        raise TypeError("its values are no finite numbers of 64 bits")
+    return identity, values
 
 
 def identify(evaluation: Evaluation, **settings: object) -> dict[str, str]:

@@ -112,7 +112,8 @@ class _Run:
                 self.save()
             elapsed = now - self._started
             of_budget = elapsed / self._seconds if self._seconds else 1.0
-            pace.advance(len(chosen), float(len(chosen)), at_least=of_budget)
+            left = max(self._seconds - elapsed, 0.0)
+            pace.advance(len(chosen), float(len(chosen)), at_least=of_budget, at_most_seconds=left)
             if elapsed >= self._seconds and not self.is_complete:
                 self.why_stopped = f"The {self.job.options['minutes']:g} minutes were up"
                 return False

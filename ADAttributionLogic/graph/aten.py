@@ -1,57 +1,30 @@
 """Which ATen operation becomes which operation of the LayerGraph.
 
-Each converter takes the call's arguments and returns an operation, or None where the call changes nothing (dropout
-in evaluation mode, a copy). What a converter does not understand is an error that names the operation and its place.
+Each converter takes the call's arguments and returns an operation, several in a row, or None where the call changes
+nothing (dropout in evaluation mode, a copy). What a converter does not understand is an error that names the operation
+and its place.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ADAttributionLogic.errors import UnsupportedOperationError
+from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph import operations as ops
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """A call's arguments.
-
-    Attributes
-    ----------
-    operation, location : str
-        For messages.
-    values : mapping
-        By name in the operation's schema; tensors that depend on the image are given as their shape.
-    dynamic : frozenset of str
-        Which arguments depend on the image.
-    output_shape : tuple of int
-        Shape of the result for one image, with the batch axis.
-    """
-
-    operation: str
-    location: str
-    values: Mapping[str, Any]
-    dynamic: frozenset[str]
-    output_shape: tuple[int, ...]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def unsupported(self, why: str) -> UnsupportedOperationError:
-        """An error that names the operation, its place and what about it is not supported."""
-        return UnsupportedOperationError(self.operation, self.location, why)
-
-    def constant(self, name: str) -> Tensor:
-        """A weight: a tensor that does not depend on the image."""
-        value = self.values[name]
-        if name in self.dynamic or not isinstance(value, Tensor):
-            raise self.unsupported(f"Its {name} depends on the image.")
-        return value
+from ADAttributionLogic.graph.activations import ELU, Clamp, Curve, LeakyReLU, PReLU, ReLU, Sigmoid, Tanh
+from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
+from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOver
+from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
+from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm
+from ADAttributionLogic.graph.rearranging import MaxOver
+from ADAttributionLogic.graph.upsampling import LinearUpsampling, TransposedConvolution
 
 
 def _spatial(values: Any, dimensions: int) -> tuple[int, ...]:
@@ -65,8 +38,6 @@ def _symmetric(values: Any, dimensions: int) -> ops.Padding:
 
 
 def _convolution(a: Arguments) -> ops.Operation:
-    if a["transposed"]:
-        raise a.unsupported("Transposed convolutions have no rule.")
     if "input" not in a.dynamic:
         raise a.unsupported("Its weight, not its input, depends on the image.")
     weight = a.constant("weight")
@@ -76,6 +47,10 @@ def _convolution(a: Arguments) -> ops.Operation:
             f"Convolutions of 1 to 3 dimensions on batches of images are supported, not on {a['input']}."
         )
     bias = None if a["bias"] is None else a.constant("bias")
+    if a["transposed"]:
+        stride, padding = _spatial(a["stride"], n), _spatial(a["padding"], n)
+        extra, dilation = _spatial(a["output_padding"], n), _spatial(a["dilation"], n)
+        return TransposedConvolution(weight, bias, stride, padding, extra, dilation, int(a["groups"]))
     return ops.Convolution(
         weight,
         bias,
@@ -97,6 +72,14 @@ def _mm(a: Arguments) -> ops.Operation:
 
 
 def _batch_norm(a: Arguments) -> ops.Operation:
+    channels = a["input"][1]
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        if a[name] is not None and tuple(a.constant(name).shape) != (channels,):
+            found = tuple(a.constant(name).shape)
+            raise NetworkError(
+                f"{a.operation} at {a.location} is damaged: its {name} has shape {found}, but the layer has {channels} "
+                "channels."
+            )
     mean, variance = a.constant("running_mean"), a.constant("running_var")
     scale = torch.rsqrt(variance + a["eps"])
     if a["weight"] is not None:
@@ -107,7 +90,38 @@ def _batch_norm(a: Arguments) -> ops.Operation:
     return ops.Affine(scale, shift)
 
 
-def _max_pool(dimensions: int) -> Callable[[Arguments], ops.Operation]:
+def _group_norm(a: Arguments) -> ops.Operation:
+    weight, bias = (None if a[name] is None else a.constant(name) for name in ("weight", "bias"))
+    return GroupNorm(weight, bias, float(a["eps"]), int(a["group"]))
+
+
+def _instance_norm(a: Arguments) -> ops.Operation:
+    if not a["use_input_stats"]:
+        return _batch_norm(a)
+    weight, bias = (None if a[name] is None else a.constant(name) for name in ("weight", "bias"))
+    return GroupNorm(weight, bias, float(a["eps"]), int(a["input"][1]))
+
+
+def _layer_norm(a: Arguments) -> ops.Operation:
+    weight, bias = (None if a[name] is None else a.constant(name) for name in ("weight", "bias"))
+    return LayerNorm(weight, bias, float(a["eps"]), tuple(int(n) for n in a["normalized_shape"]))
+
+
+def _adaptive_max_pool(a: Arguments) -> ops.Operation:
+    sizes, given = tuple(int(n) for n in a["output_size"]), tuple(a["self"])[2:]
+    if any(size % wanted for size, wanted in zip(given, sizes, strict=True)):
+        raise a.unsupported(f"Its {sizes} windows must divide the size {given}.")
+    kernel = tuple(size // wanted for size, wanted in zip(given, sizes, strict=True))
+    return ops.MaxPool(kernel, kernel, ((0, 0),) * len(kernel), (1,) * len(kernel))
+
+
+def _linear_upsampling(a: Arguments) -> ops.Operation:
+    size = None if a["output_size"] is None else tuple(int(n) for n in a["output_size"])
+    factors = None if a["scale_factors"] is None else tuple(float(f) for f in a["scale_factors"])
+    return LinearUpsampling(coefficient(1.0), None, size, factors, bool(a["align_corners"]))
+
+
+def _max_pool(dimensions: int) -> Converter:
     def convert(a: Arguments) -> ops.Operation:
         kernel = _spatial(a["kernel_size"], dimensions)
         stride = _spatial(a["stride"], dimensions) if a["stride"] else kernel
@@ -122,11 +136,11 @@ def _max_pool(dimensions: int) -> Callable[[Arguments], ops.Operation]:
     return convert
 
 
-def _average_pool(dimensions: int) -> Callable[[Arguments], ops.Operation]:
+def _average_pool(dimensions: int) -> Converter:
     def convert(a: Arguments) -> ops.Operation:
         kernel = _spatial(a["kernel_size"], dimensions)
         return ops.AveragePool(
-            _constant(1.0),
+            coefficient(1.0),
             None,
             kernel,
             _spatial(a["stride"], dimensions) if a["stride"] else kernel,
@@ -140,106 +154,117 @@ def _average_pool(dimensions: int) -> Callable[[Arguments], ops.Operation]:
 
 
 def _adaptive_average_pool(a: Arguments) -> ops.Operation:
-    return ops.AdaptiveAveragePool(_constant(1.0), None, tuple(int(n) for n in a["output_size"]))
+    return ops.AdaptiveAveragePool(coefficient(1.0), None, tuple(int(n) for n in a["output_size"]))
 
 
-def _mean(a: Arguments) -> ops.Operation:
-    shape = a["self"]
-    axes = sorted(int(d) % len(shape) for d in (a["dim"] or range(len(shape))))
-    if axes != list(range(2, len(shape))) or not 1 <= len(axes) <= 3:
-        raise a.unsupported(f"Means are supported over all spatial axes, not over axes {axes} of {len(shape)}.")
-    if not a["keepdim"]:
-        raise a.unsupported("Use keepdim=True and flatten the result, or adaptive average pooling to size 1.")
-    return ops.AdaptiveAveragePool(_constant(1.0), None, (1,) * len(axes))
+def _axes(a: Arguments) -> tuple[int, ...]:
+    axes = tuple(sorted(int(d) % len(a["self"]) for d in (a["dim"] or range(len(a["self"])))))
+    if 0 in axes:
+        raise a.unsupported("It mixes the images of a batch.")
+    return axes
 
 
-def _constant(*values: float) -> Tensor:
-    """A coefficient, in double precision until the graph gets its dtype."""
-    return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.float64)
+def _over_axes(a: Arguments, operation: ops.Operation, axes: tuple[int, ...]) -> Conversion:
+    """An operation that leaves its axes with size 1, and what takes them away unless they are to stay."""
+    if a["keepdim"]:
+        return operation
+    kept = tuple(1 if axis in axes else n for axis, n in enumerate(a["self"]))[1:]
+    return ((operation, kept), (ops.Reshape(a.output_shape[1:]), a.output_shape[1:]))
 
 
-def _scalar(a: Arguments, name: str) -> float | None:
-    """A number or a constant tensor of one element; None for anything else."""
-    value = a[name]
-    if name in a.dynamic:
+def _mean(a: Arguments) -> Conversion:
+    shape, axes = a["self"], _axes(a)
+    if axes == tuple(range(2, len(shape))) and 1 <= len(axes) <= 3:
+        return _over_axes(a, ops.AdaptiveAveragePool(coefficient(1.0), None, (1,) * len(axes)), axes)
+    return _over_axes(a, SumOver(coefficient(1 / math.prod(shape[i] for i in axes)), None, axes), axes)
+
+
+def _sum(a: Arguments) -> Conversion:
+    return _over_axes(a, SumOver(coefficient(1.0), None, _axes(a)), _axes(a))
+
+
+def _maximum(a: Arguments) -> Conversion:
+    axes = (a.axis(a["dim"], "It takes the maximum"),) if isinstance(a["dim"], int) else _axes(a)
+    return _over_axes(a, MaxOver(axes), axes)
+
+
+def _affine(a: Arguments, factor: Tensor, summand: Tensor | None) -> Conversion:
+    """Multiplication by one constant and addition of another, each a number, one per channel or an image."""
+    name = "self" if "self" in a.dynamic else "other"
+    shape = tuple(a[name])
+    if a.output_shape != shape:
+        raise a.unsupported(f"It repeats the layer's elements, from shape {shape} to {a.output_shape}.")
+    summand = None if summand is None or not bool(summand.any()) else summand
+    if summand is None and bool((factor == 1).all()):
         return None
-    if isinstance(value, Tensor):
-        return float(value) if value.numel() == 1 else None
-    return float(value) if isinstance(value, (int, float)) else None
+    weight, bias = _by_channel(factor, len(shape)), None if summand is None else _by_channel(summand, len(shape))
+    if weight is not None and (bias is not None or summand is None):
+        return ops.Affine(weight, bias)
+    return PlacewiseAffine(factor, summand)
 
 
-def _add(sign: int) -> Callable[[Arguments], ops.Operation]:
-    def convert(a: Arguments) -> ops.Operation:
+def _by_channel(values: Tensor, axes: int) -> Tensor | None:
+    """A constant as a scalar or as one number per channel, if it is the same at all places."""
+    if values.numel() == 1:
+        return values.reshape(())
+    shape = (1,) * (axes - values.ndim) + tuple(values.shape)
+    if math.prod(shape) != shape[1]:
+        return None
+    return values.reshape(-1)
+
+
+def _as_constant(a: Arguments, name: str) -> Tensor:
+    value = a[name]
+    if not isinstance(value, Tensor):
+        return coefficient(float(value))
+    return value if value.is_floating_point() else value.to(torch.float64)
+
+
+def _add(sign: int) -> Converter:
+    def convert(a: Arguments) -> Conversion:
         factor = sign * float(a["alpha"])
         if {"self", "other"} <= a.dynamic:
-            if a["self"] != a["other"]:
-                raise a.unsupported(f"Its two inputs have different shapes: {a['self']} and {a['other']}.")
-            return ops.Add(_constant(1.0, factor), None)
-        other = _scalar(a, "other")
-        if other is not None:
-            return ops.Affine(_constant(1.0), _constant(factor * other))
-        constant = _scalar(a, "self")
-        if constant is not None:
-            return ops.Affine(_constant(factor), _constant(constant))
-        raise a.unsupported("Adding a constant image or row is not supported; only a number or another layer.")
+            if len(a["self"]) != len(a["other"]):
+                raise a.unsupported(f"Its inputs have different numbers of axes: {a['self']} and {a['other']}.")
+            return ops.Add(coefficient(1.0, factor), None)
+        if "self" in a.dynamic:
+            return _affine(a, coefficient(1.0), factor * _as_constant(a, "other"))
+        return _affine(a, coefficient(factor), _as_constant(a, "self"))
 
     return convert
 
 
-def _multiply(a: Arguments) -> ops.Operation:
-    for name in ("other", "self"):
-        factor = _scalar(a, name)
-        if factor is not None:
-            return ops.Affine(_constant(factor), None)
-    raise a.unsupported("Only multiplication by a number is supported, not of two layers (a gate) or by an image.")
+def _reversed_difference(a: Arguments) -> Conversion:
+    if "other" in a.dynamic:
+        raise a.unsupported("Both its inputs depend on the image.")
+    return _affine(a, coefficient(-float(a["alpha"])), _as_constant(a, "other"))
 
 
-def _divide(a: Arguments) -> ops.Operation:
-    divisor = _scalar(a, "other")
-    if divisor is None or divisor == 0:
-        raise a.unsupported("Only division by a number other than 0 is supported.")
-    return ops.Affine(_constant(1 / divisor), None)
+def _multiply(a: Arguments) -> Conversion:
+    if {"self", "other"} <= a.dynamic:
+        if len(a["self"]) != len(a["other"]):
+            raise a.unsupported(f"Its inputs have different numbers of axes: {a['self']} and {a['other']}.")
+        return Product()
+    return _affine(a, _as_constant(a, "other" if "self" in a.dynamic else "self"), None)
 
 
-def _reshape(a: Arguments) -> ops.Operation:
-    # One image's elements keep their order, so that the shape without the batch axis says everything.
-    return ops.Reshape(a.output_shape[1:])
+def _divide(a: Arguments) -> Conversion:
+    if "other" in a.dynamic:
+        raise a.unsupported("Its divisor depends on the image.")
+    divisor = _as_constant(a, "other")
+    if not bool((divisor != 0).all()):
+        raise a.unsupported("It divides by 0.")
+    return _affine(a, 1 / divisor, None)
 
 
-def _permute(a: Arguments) -> ops.Operation:
-    order = tuple(int(d) % len(a["self"]) for d in a["dims"])
-    if order[0] != 0:
-        raise a.unsupported("It moves the batch axis.")
-    return ops.Permute(order)
+def _hardtanh(a: Arguments) -> ops.Operation:
+    low, high = float(a["min_val"]), float(a["max_val"])
+    if low == 0:
+        return ReLU(cap=high)
+    return Curve("Hardtanh", partial(F.hardtanh, min_val=low, max_val=high))
 
 
-def _concatenate(a: Arguments) -> ops.Operation:
-    shapes = a["tensors"]
-    if any(isinstance(shape, Tensor) for shape in shapes):
-        raise a.unsupported("Concatenating a constant is not supported.")
-    axis = int(a["dim"]) % len(shapes[0])
-    if axis == 0:
-        raise a.unsupported("It concatenates along the batch axis.")
-    return ops.Concatenate(axis)
-
-
-def _pad(a: Arguments) -> ops.Operation:
-    if float(a["value"]) != 0:
-        raise a.unsupported(f"Only padding with zeros is supported, not with {a['value']}.")
-    numbers = [int(n) for n in a["pad"]]
-    if len(numbers) // 2 > len(a["self"]) - 2:
-        raise a.unsupported("Only spatial axes can be padded.")
-    pairs = [(numbers[i], numbers[i + 1]) for i in range(0, len(numbers), 2)]
-    return ops.ZeroPad(tuple(reversed(pairs)))
-
-
-def _relu6(a: Arguments) -> ops.Operation:
-    if a["min_val"] != 0:
-        raise a.unsupported(f"Only a lower bound of 0 is supported, not {a['min_val']}.")
-    return ops.ReLU(cap=float(a["max_val"]))
-
-
-def _softmax(logarithm: bool) -> Callable[[Arguments], ops.Operation]:
+def _softmax(logarithm: bool) -> Converter:
     def convert(a: Arguments) -> ops.Operation:
         axis = int(a["dim"]) % len(a["self"])
         if axis == 0:
@@ -249,35 +274,87 @@ def _softmax(logarithm: bool) -> Callable[[Arguments], ops.Operation]:
     return convert
 
 
+def _celu(a: Arguments) -> ops.Operation:
+    return ELU(float(a["alpha"]), 1.0, 1 / float(a["alpha"]))
+
+
 def _elu(a: Arguments) -> ops.Operation:
-    return ops.ELU(float(a["alpha"]), float(a["scale"]), float(a["input_scale"]))
+    return ELU(float(a["alpha"]), float(a["scale"]), float(a["input_scale"]))
+
+
+def _clamp(a: Arguments) -> ops.Operation:
+    bounds = []
+    for name, unbounded in (("min", -math.inf), ("max", math.inf)):
+        value = a.values.get(name)
+        if name in a.dynamic or (isinstance(value, Tensor) and value.numel() != 1):
+            raise a.unsupported(f"Its bound {name} must be a number.")
+        bounds.append(unbounded if value is None else float(value))
+    return Clamp(*bounds)
+
+
+def _prelu(a: Arguments) -> ops.Operation:
+    return PReLU(a.constant("weight"))
+
+
+def _gelu(a: Arguments) -> ops.Operation:
+    return Curve("GELU", partial(F.gelu, approximate=a["approximate"]))
+
+
+def _softplus(a: Arguments) -> ops.Operation:
+    return Curve("Softplus", partial(F.softplus, beta=float(a["beta"]), threshold=float(a["threshold"])))
+
+
+def _curve(name: str, function: Callable[[Tensor], Tensor]) -> Converter:
+    return lambda a: Curve(name, function)
 
 
 def _identity(a: Arguments) -> None:
     return None
 
 
+def _dropout(a: Arguments) -> None:
+    if a["train"]:
+        raise a.unsupported("It drops elements at random although the network is in evaluation mode.")
+
+
 def _same_type(a: Arguments) -> None:
-    if a["dtype"] is not None and not a["dtype"].is_floating_point:
-        raise a.unsupported(f"It converts the image to {a['dtype']}.")
+    if a["dtype"] not in (None, torch.float32, torch.float64):
+        raise a.unsupported(f"It converts the image to {a['dtype']}, which is less precise; leave the conversion out.")
 
 
-def _expand(a: Arguments) -> None:
-    if tuple(a["self"]) != a.output_shape:
-        raise a.unsupported("Repeating elements is not supported.")
-
-
-CONVERTERS: Mapping[str, Callable[[Arguments], ops.Operation | None]] = {
+CONVERTERS: Mapping[str, Converter] = {
+    **SHAPE_CONVERTERS,
     "aten.convolution": _convolution,
     "aten.addmm": _addmm,
     "aten.mm": _mm,
     "aten._native_batch_norm_legit_no_training": _batch_norm,
-    "aten.relu": lambda a: ops.ReLU(),
-    "aten.hardtanh": _relu6,
-    "aten.leaky_relu": lambda a: ops.LeakyReLU(float(a["negative_slope"])),
+    "aten.native_group_norm": _group_norm,
+    "aten.instance_norm": _instance_norm,
+    "aten.native_layer_norm": _layer_norm,
+    "aten.upsample_linear1d.vec": _linear_upsampling,
+    "aten.upsample_bilinear2d.vec": _linear_upsampling,
+    "aten.upsample_trilinear3d.vec": _linear_upsampling,
+    "aten.adaptive_max_pool2d": _adaptive_max_pool,
+    "aten.adaptive_max_pool3d": _adaptive_max_pool,
+    "aten.relu": lambda a: ReLU(),
+    "aten.hardtanh": _hardtanh,
+    "aten.leaky_relu": lambda a: LeakyReLU(float(a["negative_slope"])),
     "aten.elu": _elu,
-    "aten.sigmoid": lambda a: ops.Sigmoid(),
-    "aten.tanh": lambda a: ops.Tanh(),
+    "aten.celu": _celu,
+    "aten.prelu": _prelu,
+    "aten._prelu_kernel": _prelu,
+    "aten.clamp": _clamp,
+    "aten.clamp_min": _clamp,
+    "aten.clamp_max": _clamp,
+    "aten.gelu": _gelu,
+    "aten.silu": _curve("SiLU", F.silu),
+    "aten.hardswish": _curve("Hardswish", F.hardswish),
+    "aten.hardsigmoid": _curve("Hardsigmoid", F.hardsigmoid),
+    "aten.mish": _curve("Mish", F.mish),
+    "aten.softplus": _softplus,
+    "aten.abs": _curve("absolute value", torch.abs),
+    "aten.sigmoid": lambda a: Sigmoid(),
+    "aten.tanh": lambda a: Tanh(),
     "aten._softmax": _softmax(False),
     "aten._log_softmax": _softmax(True),
     "aten.max_pool2d_with_indices": _max_pool(2),
@@ -288,7 +365,12 @@ CONVERTERS: Mapping[str, Callable[[Arguments], ops.Operation | None]] = {
     "aten.adaptive_avg_pool1d": _adaptive_average_pool,
     "aten._adaptive_avg_pool2d": _adaptive_average_pool,
     "aten._adaptive_avg_pool3d": _adaptive_average_pool,
+    "aten.mean": _mean,
     "aten.mean.dim": _mean,
+    "aten.sum": _sum,
+    "aten.sum.dim_IntList": _sum,
+    "aten.amax": _maximum,
+    "aten.max.dim": _maximum,
     "aten.add.Tensor": _add(1),
     "aten.add.Scalar": _add(1),
     "aten.sub.Tensor": _add(-1),
@@ -297,20 +379,12 @@ CONVERTERS: Mapping[str, Callable[[Arguments], ops.Operation | None]] = {
     "aten.mul.Scalar": _multiply,
     "aten.div.Tensor": _divide,
     "aten.div.Scalar": _divide,
-    "aten.neg": lambda a: ops.Affine(_constant(-1.0), None),
-    "aten.cat": _concatenate,
-    "aten.constant_pad_nd": _pad,
-    "aten.view": _reshape,
-    "aten._unsafe_view": _reshape,
-    "aten.reshape": _reshape,
-    "aten.squeeze.dim": _reshape,
-    "aten.squeeze.dims": _reshape,
-    "aten.unsqueeze": _reshape,
-    "aten.permute": _permute,
+    "aten.rsub.Scalar": _reversed_difference,
+    "aten.rsub.Tensor": _reversed_difference,
+    "aten.neg": lambda a: ops.Affine(coefficient(-1.0), None),
     "aten.clone": _identity,
     "aten.alias": _identity,
     "aten.detach": _identity,
-    "aten.dropout": _identity,
+    "aten.dropout": _dropout,
     "aten._to_copy": _same_type,
-    "aten.expand": _expand,
 }

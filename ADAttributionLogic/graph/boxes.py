@@ -145,13 +145,15 @@ def convolve_alone(operation: Convolution, weight: Tensor, x: Tensor) -> Tensor:
     return replace(operation, padding=tuple((r, r) for r in reach)).map((x,), weight)
 
 
-def without_padding(operation: Operation) -> Operation:
+def without_padding(operation: Operation, axes: int) -> Operation:
+    """An operation on maps with this many spatial axes, for boxes that bring along what lies around them."""
     if isinstance(operation, Convolution):
         return replace(operation, padding=((0, 0),) * operation.dimensions)
     if isinstance(operation, MaxPool):
         return replace(operation, padding=((0, 0),) * len(operation.kernel), ceil_mode=False)
     if isinstance(operation, ZeroPad):
-        return replace(operation, padding=((0, 0),))
+        channels = operation.padding[:-axes]
+        return replace(operation, padding=(*channels, *((0, 0),) * min(axes, len(operation.padding))))
     if isinstance(operation, AveragePool):
         return replace(
             operation, padding=((0, 0),) * len(operation.kernel), ceil_mode=False, count_include_pad=True, divisor=None

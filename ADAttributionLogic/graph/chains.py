@@ -136,7 +136,9 @@ class Chain:
         So it is when there is at most one activation: pooling selects among its outputs, hence its derivative at the
         winners follows from the chain's output.
         """
-        return not self.elementwise or (len(self.elementwise) == 1 and isinstance(self.elementwise[0], Activation))
+        if len(self.elementwise) > 1:
+            return False
+        return all(isinstance(x, Activation) and not x.needs_input for x in self.elementwise)
 
     @property
     def windows_overlap(self) -> bool:

@@ -44,6 +44,7 @@ from ADAttributionLogic.graph.operations import (
     ZeroPad,
 )
 from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import Recording
 
 #: (numbers of the windows, the known boxes (B, C, …), where they start (B, axes)) → the boxes with the windows covered.
@@ -259,7 +260,8 @@ class IncrementalForward:
     def _unpadded(self, layer: int) -> Operation:
         """A layer's operation for boxes that bring along what lies around them."""
         if layer not in self._operations:
-            self._operations[layer] = without_padding(self.graph.layers[layer].operation)
+            axes = len(self.graph.input_shape) - 1
+            self._operations[layer] = without_padding(self.graph.layers[layer].operation, axes)
         return self._operations[layer]
 
     def _average_scale(self, step: Step, starts: Places, size: Places) -> Tensor:
@@ -355,7 +357,7 @@ class IncrementalForward:
         operation = layer.operation
         if isinstance(operation, WeightedOperation):
             return operation.map(tuple(changes), operation.weight)
-        if isinstance(operation, (Reshape, Permute, ZeroPad, Concatenate)):
+        if isinstance(operation, (Reshape, Permute, ZeroPad, Concatenate, Take)):
             return operation.forward(*changes)
         inputs = [self._known.output(source) + x for source, x in zip(layer.inputs, changes, strict=True)]
         return operation.forward(*inputs) - self._known.output(index)

@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.boxes import adding_work, can_add
 from ADAttributionLogic.graph.chains import Block, split_into_blocks
 from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph
 from ADAttributionLogic.graph.operations import (
+    Add,
     AveragePool,
     Concatenate,
     Convolution,
@@ -270,7 +272,11 @@ def _behind(graph: LayerGraph, inside: set[int], stored: Iterable[int], axes: in
 
 def _reach(graph: LayerGraph, layer: Layer, axes: int) -> Reach | None:
     shapes = [layer.shape, *(graph.layers[source].shape for source in layer.inputs)]
-    return None if axes == 0 or any(len(s) != axes + 1 for s in shapes) else reach_of(layer.operation, axes)
+    if axes == 0 or any(len(s) != axes + 1 for s in shapes):
+        return None
+    if isinstance(layer.operation, (Add, Product)) and any(s[1:] != layer.shape[1:] for s in shapes):
+        return None  # a gate or summand that is the same at all places
+    return reach_of(layer.operation, axes)
 
 
 def _divide(graph: LayerGraph, whole: Step, size: Places, keep_bytes: int, itemsize: int) -> list[Step]:
@@ -330,7 +336,10 @@ def work_of(graph: LayerGraph, step: Step, entering: Places, outputs: Places) ->
         work = work + multiplications(layer.operation, 1) * layer.shape[0] * leaving
     channels = sum(graph.layers[source].shape[0] for part in step.parts for source in part)
     read = np.prod(needed, axis=1) * channels
-    return STARTING + work + HANDLING * (np.minimum(read, inner * first.shape[0]) + leaving * layers[-1].shape[0])
+    moved = np.minimum(read, inner * first.shape[0]) + leaving * layers[-1].shape[0]
+    if len(layers) > 1:
+        moved = moved + inner * first.shape[0]
+    return STARTING + work + HANDLING * moved
 
 
 def whole_work(layer: Layer) -> float:

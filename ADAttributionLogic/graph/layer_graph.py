@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError
-from ADAttributionLogic.graph.operations import Affine, Convolution, Dense, Operation, Sigmoid, Softmax
+from ADAttributionLogic.graph.operations import Affine, Convolution, Dense, Operation
 
 Head = Literal["softmax", "sigmoid", "score"]
 
@@ -58,13 +58,13 @@ class LayerGraph:
         How logits become probabilities: softmax over classes, or the sigmoid of a single logit; a score is none. Where
         the network itself does not end with that function, what it is must be declared
         (:func:`ADAttributionLogic.networks.output.head_of`).
-    head_was_traced : bool
-        Whether the network itself ended with that function (which is then not among the layers).
+    returns : {"logits", "probabilities", "log-probabilities"}
+        What the network itself returns; a softmax or sigmoid at its end is not among the layers.
     """
 
     layers: tuple[Layer, ...]
     head: Head
-    head_was_traced: bool = False
+    returns: Literal["logits", "probabilities", "log-probabilities"] = "logits"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -151,35 +151,6 @@ def class_probabilities(logits: Tensor, head: Head) -> Tensor:
     if head == "softmax":
         return torch.softmax(logits, dim=1)
     return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
-
-
-def strip_head(layers: Sequence[Layer]) -> LayerGraph:
-    """Separate the final softmax or sigmoid, if the network has one, from the layers that give the logits."""
-    head: Head | None = None
-    layers = list(layers)
-    while len(layers) > 1:
-        last = layers[-1].operation
-        if isinstance(last, Softmax) and last.axis in (1, -1) and len(layers[-1].shape) == 1:
-            head = "softmax"
-        elif isinstance(last, Sigmoid) and layers[-1].shape == (1,):
-            head = "sigmoid"
-        else:
-            break
-        layers.pop()
-        if layers[-1].operation.__class__ in (Softmax, Sigmoid):
-            raise NetworkError(
-                "The network applies two softmax or sigmoid functions at its end; its logits are undefined."
-            )
-    traced = head is not None
-    shape = layers[-1].shape
-    if len(shape) != 1:
-        found = ", ".join(map(str, shape))
-        raise NetworkError(f"The network must return one row of class scores per image, but returns (N, {found}).")
-    if head is None:
-        head = "sigmoid" if shape == (1,) else "softmax"
-    if head == "softmax" and shape == (1,):
-        raise NetworkError("The softmax of a single output is always 1; the network cannot decide anything.")
-    return LayerGraph(tuple(layers), head, traced)
 
 
 def fold_batch_norm(graph: LayerGraph) -> LayerGraph:

@@ -10,7 +10,6 @@ then channels, then 0–3 spatial axes. Three families matter to the methods tha
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -35,9 +34,9 @@ class Operation(ABC):
         """Return the vector-Jacobian product for each input."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """Return the operation with its tensors moved and converted."""
+        """Return the operation with its tensors moved and (positions excepted) converted."""
         moved = {
-            f.name: value.to(device=device, dtype=dtype)
+            f.name: value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
@@ -237,16 +236,16 @@ class Affine(WeightedOperation):
 
 @dataclass(frozen=True, eq=False)
 class Add(WeightedOperation):
-    """Sum of inputs of equal shape (a residual connection), each times its entry of the weight, +1 or −1."""
+    """Sum of layers (a residual connection), each times its entry of the weight; small ones are broadcast."""
 
     def map(self, inputs: tuple[Tensor, ...], weight: Tensor) -> Tensor:
         total = inputs[0] * weight[0]
         for number, x in enumerate(inputs[1:], start=1):
-            total = total.add_(x * weight[number])
+            total = total + x * weight[number] if total.numel() < x.numel() else total.add_(x * weight[number])
         return total
 
     def transpose(self, output: Tensor, weight: Tensor, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
-        return tuple(output * weight[number] for number in range(len(shapes)))
+        return tuple(sum_to(output * weight[number], shape) for number, shape in enumerate(shapes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,90 +314,22 @@ class AdaptiveAveragePool(WeightedOperation):
 
 @dataclass(frozen=True, eq=False)
 class Activation(Operation):
-    """A function of each element alone. The derivative is a function of the *output* for all of them."""
+    """A function of each element alone."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the derivative follows from the input only; for monotone functions the output tells it, too."""
+        return False
 
     @abstractmethod
-    def derivative(self, output: Tensor) -> Tensor:
-        """Derivative at the point where the activation has this output."""
+    def derivative(self, values: Tensor) -> Tensor:
+        """Derivative where the activation has this output (this input, if it :attr:`needs_input`)."""
 
     def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
-        return (gradient * self.derivative(output),)
+        return (gradient * self.derivative(inputs[0] if self.needs_input else output),)
 
     #: Whether it is a ReLU or a relative of it (LeakyReLU, ELU, …), at which guided backpropagation clamps.
     is_rectifier = False
-
-
-@dataclass(frozen=True, eq=False)
-class ReLU(Activation):
-    """max(0, x), optionally capped from above (ReLU6)."""
-
-    cap: float = math.inf
-    is_rectifier = True
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        return F.relu(x) if math.isinf(self.cap) else x.clamp(0, self.cap)
-
-    def derivative(self, output: Tensor) -> Tensor:
-        active = output > 0
-        return (active if math.isinf(self.cap) else active & (output < self.cap)).to(output.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class LeakyReLU(Activation):
-    """x for x > 0, slope·x below."""
-
-    slope: float = 0.01
-    is_rectifier = True
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        return F.leaky_relu(x, self.slope)
-
-    def derivative(self, output: Tensor) -> Tensor:
-        return torch.where(output > 0, torch.ones_like(output), torch.full_like(output, self.slope))
-
-
-@dataclass(frozen=True, eq=False)
-class ELU(Activation):
-    """Exponential linear unit: scale·x for x > 0, scale·alpha·(exp(input_scale·x) − 1) below."""
-
-    alpha: float = 1.0
-    scale: float = 1.0
-    input_scale: float = 1.0
-    is_rectifier = True
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        return torch.where(x > 0, x, self.alpha * torch.expm1(self.input_scale * x)) * self.scale
-
-    def derivative(self, output: Tensor) -> Tensor:
-        below = (output + self.alpha * self.scale) * self.input_scale
-        return torch.where(output > 0, torch.full_like(output, self.scale), below)
-
-
-@dataclass(frozen=True, eq=False)
-class Sigmoid(Activation):
-    """1 / (1 + exp(−x))."""
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        return torch.sigmoid(x)
-
-    def derivative(self, output: Tensor) -> Tensor:
-        return output * (1 - output)
-
-
-@dataclass(frozen=True, eq=False)
-class Tanh(Activation):
-    """Hyperbolic tangent."""
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        return torch.tanh(x)
-
-    def derivative(self, output: Tensor) -> Tensor:
-        return 1 - output * output
 
 
 @dataclass(frozen=True, eq=False)
@@ -538,6 +469,12 @@ def linear_transpose(function: Any, output: Tensor, shape: torch.Size) -> tuple[
     with torch.enable_grad():
         x = output.new_zeros(shape, requires_grad=True)
         return torch.autograd.grad(function(x), x, output)
+
+
+def sum_to(values: Tensor, shape: torch.Size) -> Tensor:
+    """The transpose of broadcasting from this shape: sums over the axes that have size 1 in it."""
+    axes = [axis for axis, (n, wanted) in enumerate(zip(values.shape, shape, strict=True)) if n != wanted]
+    return values.sum(axes, keepdim=True) if axes else values
 
 
 def _per_channel(weight: Tensor, x: Tensor) -> Tensor:

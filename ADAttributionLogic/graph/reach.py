@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ADAttributionLogic.graph.arithmetic import Product, SumOver
 from ADAttributionLogic.graph.operations import (
     Activation,
     Add,
@@ -19,6 +20,7 @@ from ADAttributionLogic.graph.operations import (
     Softmax,
     ZeroPad,
 )
+from ADAttributionLogic.graph.rearranging import MaxOver, Take
 
 #: Positions or sizes, one row per box and one column per spatial axis.
 Places = npt.NDArray[np.int64]
@@ -82,14 +84,17 @@ def point(axes: int) -> Reach:
 
 def reach_of(operation: Operation, axes: int) -> Reach | None:
     """The reach of an operation on maps with this many spatial axes; None if it couples all positions."""
-    if isinstance(operation, (Activation, Affine, Add)):
+    if isinstance(operation, (Activation, Affine, Add, Product)):
         return point(axes)
+    if isinstance(operation, Take):
+        return point(axes) if operation.axis == 1 else None
+    if isinstance(operation, (SumOver, MaxOver)):
+        return point(axes) if operation.axes == (1,) else None
     if isinstance(operation, (Softmax, Concatenate)):
         return point(axes) if operation.axis == 1 else None
     if isinstance(operation, ZeroPad):
-        if len(operation.padding) > axes:
-            return None
-        before = [0] * (axes - len(operation.padding)) + [pair[0] for pair in operation.padding]
+        spatial = operation.padding[-axes:]  # what is left pads channels
+        before = [0] * (axes - len(spatial)) + [pair[0] for pair in spatial]
         return Reach((1,) * axes, (1,) * axes, tuple(before), (1,) * axes)
     if isinstance(operation, (Convolution, MaxPool, AveragePool)) and len(operation.kernel) == axes:
         dilation = (1,) * axes if isinstance(operation, AveragePool) else operation.dilation

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOver
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import (
     Activation,
@@ -22,6 +23,7 @@ from ADAttributionLogic.graph.operations import (
     Softmax,
     ZeroPad,
 )
+from ADAttributionLogic.graph.rearranging import MaxOver, Take
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,12 @@ def unit_placements(graph: LayerGraph) -> dict[int, UnitPlacement]:
             axes = len(item.shape) - 1
             known[index] = UnitPlacement((0.0,) * axes, (1.0,) * axes)
             continue
-        if not known.keys() >= set(item.inputs):
+        inputs = item.inputs
+        if isinstance(item.operation, (Add, Product)):  # a gate or summand for all places does not move units
+            inputs = tuple(i for i in inputs if graph.layers[i].shape[1:] == item.shape[1:])
+        if not known.keys() >= set(inputs):
             continue
-        places = {known[i] for i in item.inputs}
+        places = {known[i] for i in inputs}
         moved = _through(item.operation, next(iter(places))) if len(places) == 1 else None
         if moved is not None:
             known[index] = moved
@@ -65,12 +70,17 @@ def unit_placements(graph: LayerGraph) -> dict[int, UnitPlacement]:
 
 
 def _through(operation: Operation, place: UnitPlacement) -> UnitPlacement | None:
-    if isinstance(operation, (Activation, Affine, Add, Softmax)):
+    if isinstance(operation, (Activation, Affine, Add, PlacewiseAffine, Product, Softmax)):
         return place
+    if isinstance(operation, (MaxOver, SumOver)):
+        return place if operation.axes == (1,) else None
+    if isinstance(operation, Take):
+        return place if operation.axis == 1 else None
     if isinstance(operation, Concatenate):
         return place if operation.axis == 1 else None
     if isinstance(operation, ZeroPad):
-        pads = ((0, 0),) * (len(place.step) - len(operation.padding)) + operation.padding
+        spatial = operation.padding[-len(place.step) :]  # what is left pads channels
+        pads = ((0, 0),) * (len(place.step) - len(spatial)) + spatial
         return UnitPlacement(
             tuple(o - s * p[0] for o, s, p in zip(place.offset, place.step, pads, strict=True)), place.step
         )

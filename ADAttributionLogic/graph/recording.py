@@ -9,8 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.chains import Block, Chain, split_into_blocks
 from ADAttributionLogic.graph.layer_graph import LayerGraph
+from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import (
     Activation,
     MaxPool,
@@ -33,7 +35,7 @@ class BackwardRule(Protocol):
     is_linear: bool = True
 
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
-        """From the output of an element-wise function, whose values are given, to its input."""
+        """From the output of an element-wise function to its input; given are the values that its derivative takes."""
 
     def through_softmax(self, operation: Softmax, relevance: Tensor, output: Tensor) -> Tensor:
         """From the output of a softmax inside the network to its input."""
@@ -42,6 +44,16 @@ class BackwardRule(Protocol):
         self, layer: int, operation: WeightedOperation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """From the output of a weighted sum to each of its inputs."""
+
+    def through_product(
+        self, layer: int, operation: Product, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """From the product of two layers to each of them."""
+
+    def through_normalisation(
+        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """From what was normalised by its own statistics to what it was."""
 
 
 @dataclass(eq=False)
@@ -113,6 +125,7 @@ def walk_back(
     target_layer: int = 0,
     observe: Callable[[str, Tensor], None] | None = None,
     check: Callable[[], None] | None = None,
+    balance: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
 ) -> Tensor:
     """Carry relevance (or a gradient) from the logits back to a layer's output, by default to the input.
 
@@ -128,6 +141,8 @@ def walk_back(
         Called with each block's last layer's name and the relevance of its output.
     check : callable, optional
         Called between blocks; raises to cancel.
+    balance : callable, optional
+        Called with the last layer of each block, the relevance of its output and those of its inputs.
 
     Returns
     -------
@@ -145,7 +160,10 @@ def walk_back(
             check()
         if observe is not None:
             observe(recording.graph.layers[block.output].name, relevance)
-        for source, part in zip(block.sources, _through_block(recording, block, relevance, rule), strict=True):
+        parts = _through_block(recording, block, relevance, rule)
+        if balance is not None:
+            balance(block.output, relevance, parts)
+        for source, part in zip(block.sources, parts, strict=True):
             waiting[source] = waiting[source] + part if source in waiting else part
     result = waiting.get(target_layer)
     if result is None:
@@ -171,7 +189,9 @@ def _through_block(recording: Recording, block: Block, relevance: Tensor, rule: 
 
     def through_elementwise(operation: Operation, part: Tensor, before: Tensor | None, after: Tensor) -> Tensor:
         if isinstance(operation, Activation):
-            return rule.through_activation(operation, part, after)
+            values = before if operation.needs_input else after
+            assert values is not None  # such a chain keeps what its activations need
+            return rule.through_activation(operation, part, values)
         assert isinstance(operation, WeightedOperation) and before is not None
         return rule.through_weighted(layer_of[id(operation)], operation, (before,), part)[0]
 
@@ -198,11 +218,15 @@ def _through_layer(
     rule: BackwardRule,
 ) -> tuple[Tensor, ...]:
     if isinstance(operation, Activation):
-        return (rule.through_activation(operation, relevance, output),)
+        return (rule.through_activation(operation, relevance, inputs[0] if operation.needs_input else output),)
     if isinstance(operation, Softmax):
         return (rule.through_softmax(operation, relevance, output),)
     if isinstance(operation, WeightedOperation):
         return rule.through_weighted(index, operation, inputs, relevance)
+    if isinstance(operation, Normalisation):
+        return rule.through_normalisation(operation, inputs, relevance)
+    if isinstance(operation, Product):
+        return rule.through_product(index, operation, inputs, relevance)
     if isinstance(operation, MaxPool) and winners is not None:
         return (scatter_to_winners(relevance, winners[0], inputs[0].shape),)
     return operation.gradient(relevance, inputs, output)

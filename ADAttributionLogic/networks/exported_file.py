@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ADAttributionLogic.errors import NetworkError, UnsafeFileError, UnsupportedOperationError
 from ADAttributionLogic.networks.allowed_operations import is_allowed
 from ADAttributionLogic.networks.archives import check_archive
+from ADAttributionLogic.networks.call_shapes import check_shapes
 
 #: Major version of the archive's graph format that is understood.
 SCHEMA_MAJOR = 8
@@ -56,6 +57,11 @@ class _Reference:
     name: str
 
 
+@dataclass(frozen=True)
+class _BatchSize:
+    """The number of images, in a network that was exported for any."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Call:
     """One operation of the network."""
@@ -80,8 +86,8 @@ class ExportedNetwork(nn.Module):
         Graph names of the image and of the result.
     input_shape : tuple of int
         Channels and spatial size that it was exported for.
-    batch_size : int
-        That it was exported for.
+    batch_size : int or None
+        That it was exported for; None for any.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class ExportedNetwork(nn.Module):
         image: str,
         output: str,
         input_shape: tuple[int, ...],
-        batch_size: int,
+        batch_size: int | None,
     ) -> None:
         super().__init__()
         self.calls = tuple(calls)
@@ -105,7 +111,7 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores of a batch; images are taken one by one where the export fixed the batch size to one."""
-        if x.shape[0] != self.batch_size:
+        if self.batch_size is not None and x.shape[0] != self.batch_size:
             if self.batch_size != 1:
                 raise NetworkError(
                     f"This network was exported for batches of {self.batch_size}; export it for one image."
@@ -121,11 +127,14 @@ class ExportedNetwork(nn.Module):
         def resolve(argument: Any) -> Any:
             if isinstance(argument, _Reference):
                 return values[argument.name]
+            if isinstance(argument, _BatchSize):
+                return x.shape[0]
             return [resolve(item) for item in argument] if isinstance(argument, list) else argument
 
         for call in self.calls:
             arguments = [resolve(a) for a in call.arguments]
             keywords = {key: resolve(value) for key, value in call.keywords.items()}
+            check_shapes(call.name, arguments, keywords)
             result = call.function(*arguments, **keywords)
             if call.is_list or len(call.results) > 1:
                 values.update(zip(call.results, result, strict=False))
@@ -198,16 +207,43 @@ class _Reader:
             )
         module = program["graph_module"]
         graph, signature = module["graph"], module["signature"]
-        if program.get("range_constraints") or graph.get("sym_int_values"):
-            raise UnsupportedOperationError("dynamic shapes", self.name, "Export the network for one fixed image size.")
+        self._require_fixed_size(program, graph, signature)
         tensors = {
             **self._tensors("data/weights", "data/weights/model_weights_config.json"),
             **self._tensors("data/constants", "data/constants/model_constants_config.json"),
         }
         state, image = self._inputs(signature, tensors)
-        calls = [self._call(node) for node in graph["nodes"]]
-        shape = [_whole(size) for size in graph["tensor_values"][image]["sizes"]]
-        return ExportedNetwork(calls, state, image, self._output(signature), tuple(shape[1:]), shape[0])
+        calls = [self._call(node) for node in graph["nodes"] if not self._is_about_sizes(node)]
+        first, *others = graph["tensor_values"][image]["sizes"]
+        batch_size = None if "as_expr" in first else _whole(first)
+        shape = tuple(_whole(size) for size in others)
+        return ExportedNetwork(calls, state, image, self._output(signature), shape, batch_size)
+
+    def _require_fixed_size(
+        self, program: Mapping[str, Any], graph: Mapping[str, Any], signature: Mapping[str, Any]
+    ) -> None:
+        """Only the number of images may be left open, and only as it is: no expression of it is evaluated."""
+        self.batch_names: set[str] = set()
+        if not program.get("range_constraints") and not graph.get("sym_int_values"):
+            return
+        images = [e["user_input"]["arg"]["as_tensor"]["name"] for e in signature["input_specs"] if "user_input" in e]
+        first, *others = graph["tensor_values"][images[0]]["sizes"]
+        batch = first.get("as_expr", {}).get("expr_str")
+        named = graph.get("sym_int_values") or {}
+        if batch is None or len(program.get("range_constraints") or ()) > 1 or any("as_int" not in n for n in others):
+            raise _dynamic(self.name)
+        if any(value.get("as_expr", {}).get("expr_str") != batch for value in named.values()):
+            raise _dynamic(self.name)
+        self.batch_names = set(named)
+
+    def _is_about_sizes(self, node: Mapping[str, Any]) -> bool:
+        """Whether a call asks for the number of images, or only checks it."""
+        kinds = {kind for output in node["outputs"] for kind in output}
+        if self.batch_names and kinds and kinds <= {"as_sym_int", "as_sym_bool"}:
+            names = {o["as_sym_int"].get("as_name") for o in node["outputs"] if "as_sym_int" in o}
+            return names <= self.batch_names
+        checks = ("torch.ops.aten._assert_scalar.", "torch.ops.aten._assert_tensor_metadata.")
+        return str(node["target"]).startswith(checks)
 
     def _tensors(self, folder: str, table: str) -> dict[str, Tensor]:
         """Raw little-endian payloads, by fully qualified name."""
@@ -314,6 +350,13 @@ class _Reader:
             raise UnsupportedOperationError(target, self.name, "This PyTorch does not have it.")
         return getattr(overloads, parts[4])
 
+    def _size(self, value: Mapping[str, Any]) -> int | _BatchSize:
+        if "as_int" in value:
+            return int(_plain(value["as_int"], "as_int"))
+        if value.get("as_name") in self.batch_names:
+            return _BatchSize()
+        raise _dynamic(self.name)
+
     def _value(self, argument: Mapping[str, Any], target: str) -> Any:
         ((kind, value),) = argument.items()
         if kind == "as_none":
@@ -326,8 +369,10 @@ class _Reader:
             return [_Reference(i["as_tensor"]["name"]) if "as_tensor" in i else None for i in value]
         if kind in _PLAIN:
             return _plain(value, kind)
-        if kind == "as_sym_int" and "as_int" in value:
-            return _plain(value["as_int"], "as_int")
+        if kind == "as_sym_int":
+            return self._size(value)
+        if kind == "as_sym_ints":
+            return [self._size(item) for item in value]
         if kind == "as_scalar_type" and value in _DTYPES:
             return _DTYPES[value]
         if kind == "as_memory_format" and value in _MEMORY_FORMATS:
@@ -339,11 +384,17 @@ class _Reader:
         raise UnsupportedOperationError(target, self.name, f"An argument of kind {kind} is not supported.")
 
 
+def _dynamic(name: str) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        "dynamic shapes",
+        name,
+        "Only the number of images may be left open; export the network for one fixed image size.",
+    )
+
+
 def _whole(size: Mapping[str, Any]) -> int:
     if "as_int" not in size:
-        raise UnsupportedOperationError(
-            "dynamic shapes", "the exported file", "Export the network for one fixed image size."
-        )
+        raise _dynamic("the exported file")
     return int(_plain(size["as_int"], "as_int"))
 
 

@@ -108,6 +108,7 @@ def model_from_module(
     name: str = "",
     allow_opaque: bool = False,
     output: Output | OutputKind | None = None,
+    gives_probabilities: bool = False,
 ) -> Model:
     """Make a model of a network that was constructed in code.
 
@@ -124,6 +125,8 @@ def model_from_module(
         Accept operations without a rule; then only gradients and occlusion explain it.
     output : Output or {"softmax", "sigmoid", "score"}, optional
         What its outputs are; a single one must be declared unless the network itself ends with a sigmoid.
+    gives_probabilities : bool
+        Whether it returns probabilities, where that cannot be seen.
 
     Raises
     ------
@@ -131,7 +134,14 @@ def model_from_module(
         A single output of which nobody says what it is, among others.
     """
     name = name or type(network).__name__
-    traced = explainable(network, (1, *shape), output=_kind(output), allow_opaque=allow_opaque, name=name)
+    traced = explainable(
+        network,
+        (1, *shape),
+        output=_kind(output),
+        gives_probabilities=gives_probabilities,
+        allow_opaque=allow_opaque,
+        name=name,
+    )
     card = {"source": "passed in code"}
     return _bare(name, traced, shape, grid, normalisation, classes, "", card, positive_class, output)
 
@@ -169,7 +179,8 @@ def _from_state_dict(
     module, known, fitted = network_from_state_dict(state, shape)
     if normalisation is None:
         normalisation = Normalisation("min-max" if known.name == "boehle2019" else "none")
-    network = explainable(module, (1, *fitted), output=_kind(output) or known.output, name=known.name)
+    declared = _kind(output) or known.output
+    network = explainable(module, (1, *fitted), output=declared, name=known.name, is_ours=True)
     card = {"file": str(path), "architecture": known.name, "title": known.title}
     space, sha256 = _space_of(fitted), file_sha256(path)
     return _bare(known.name, network, fitted, space, normalisation, classes, sha256, card, output=output)

@@ -33,6 +33,11 @@ class Network:
     class_count : int
         1 for a score.
     name : str
+    original : nn.Module or None
+        The network itself, in evaluation mode, whose answer is compared with ours
+        (:mod:`~ADAttributionLogic.networks.faithfulness`); None for networks of our own making.
+    gives_probabilities : bool
+        Whether the user said that it returns probabilities.
     """
 
     input_shape: tuple[int, ...]
@@ -42,6 +47,8 @@ class Network:
     module: nn.Module | None = field(default=None, repr=False)
     why_opaque: str = ""
     name: str = "network"
+    original: nn.Module | None = field(default=None, repr=False)
+    gives_probabilities: bool = False
 
     @property
     def folded(self) -> LayerGraph:
@@ -76,8 +83,10 @@ def explainable(
     input_shape: Sequence[int],
     *,
     output: OutputKind | None = None,
+    gives_probabilities: bool = False,
     allow_opaque: bool = False,
     name: str = "",
+    is_ours: bool = False,
 ) -> Network:
     """Make any PyTorch module explainable.
 
@@ -90,9 +99,13 @@ def explainable(
         Channels and spatial size; 1D, 2D or 3D.
     output : {"softmax", "sigmoid", "score"}, optional
         What its outputs are; needed for a single one that is not the network's own sigmoid.
+    gives_probabilities : bool
+        Whether it returns probabilities, where that cannot be seen: their logarithm then stands for the logits.
     allow_opaque : bool
-        Accept operations without a rule: then only gradient methods and occlusion work, and logits are assumed.
+        Accept operations without a rule: then only gradient methods and occlusion work.
     name : str
+    is_ours : bool
+        Whether it is an architecture of this package, whose layers are compared with it in the tests, not in each use.
 
     Raises
     ------
@@ -100,12 +113,16 @@ def explainable(
     """
     name = name or type(network).__name__
     try:
-        graph = trace(network, input_shape)
+        graph = trace(network, input_shape, output, gives_probabilities)
     except UnsupportedOperationError as cause:
         if not allow_opaque:
             raise
-        return opaque(network, input_shape, str(cause), output=output, name=name)
-    return from_graph(graph, name, output)
+        return opaque(
+            network, input_shape, str(cause), gives_probabilities=gives_probabilities, output=output, name=name
+        )
+    made = from_graph(graph, name, output)
+    original = None if is_ours else shell_copy(network).eval()
+    return replace(made, original=original, gives_probabilities=gives_probabilities)
 
 
 def from_graph(graph: LayerGraph, name: str, output: OutputKind | None = None) -> Network:
@@ -117,7 +134,7 @@ def from_graph(graph: LayerGraph, name: str, output: OutputKind | None = None) -
         See :func:`~.output.head_of`.
     """
     outputs = graph.layers[-1].shape[0]
-    head = head_of(outputs, graph.head if graph.head_was_traced else None, output, name)
+    head = head_of(outputs, None if graph.returns == "logits" else graph.head, output, name)
     return Network(graph.input_shape, head, _class_count(outputs, head), replace(graph, head=head), name=name)
 
 
@@ -178,9 +195,10 @@ def opaque(
     """
     shell = shell_copy(module).eval()
     shape = "×".join(map(str, input_shape))
+    like = next((t for t in (*shell.parameters(), *shell.buffers()) if t.is_floating_point()), torch.zeros(()))
     try:
         with torch.no_grad():
-            scores = shell(torch.zeros(1, *input_shape))
+            scores = shell(torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device))
     except RuntimeError as cause:
         raise GridMismatchError(
             f"{name} cannot take an image of {shape} (channels×voxels): {str(cause).splitlines()[-1]}"
@@ -193,4 +211,5 @@ def opaque(
     traced: Head | None = ("sigmoid" if outputs == 1 else "softmax") if gives_probabilities else None
     head = head_of(outputs, traced, output, name)
     logits = LogitsOf(shell, gives_probabilities)
-    return Network(tuple(input_shape), head, _class_count(outputs, head), None, logits, why, name)
+    count = _class_count(outputs, head)
+    return Network(tuple(input_shape), head, count, None, logits, why, name, shell, gives_probabilities)

@@ -22,6 +22,7 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import architecture, build_network
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
+from ADAttributionLogic.networks.json_document import read_document
 from ADAttributionLogic.networks.network import Network, explainable, opaque
 from ADAttributionLogic.networks.output import Output, OutputKind, check_thresholds, read_output
 from ADAttributionLogic.networks.state_dicts import flattened_size, require_fit
@@ -112,13 +113,8 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
         raise NetworkError(f"{folder} is no model package: it has no {MODEL_FILE}.")
-    if path.stat().st_size > MAX_MODEL_JSON_BYTES:
-        raise NetworkError(f"{path} has {path.stat().st_size} bytes; a model card has at most {MAX_MODEL_JSON_BYTES}.")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as cause:
-        raise NetworkError(f"{path} is not valid JSON: {cause}") from cause
-    if _mapping(_mapping(card).get("network")).get("format") == "torchscript":
+    card = read_document(path, "a model card", MAX_MODEL_JSON_BYTES)
+    if _mapping(card.get("network")).get("format") == "torchscript":
         refuse_torchscript(f"{Path(folder).name}.ts")
     schema = json.loads((resources_folder() / "Models" / "model.schema.json").read_text(encoding="utf-8"))
     # The deepest one says most: an entry of another kind often lacks what its own kind needs as well.
@@ -239,7 +235,7 @@ def _network(card: Mapping[str, Any], folder: Path, entry: Mapping[str, Any], sh
     if "architecture" in kind:
         known = architecture(kind["architecture"])
         module = _known_network(known.name, weights, shape)
-        network = explainable(module, (1, *shape), output=declared or known.output, name=name)
+        network = explainable(module, (1, *shape), output=declared or known.output, name=name, is_ours=True)
     else:
         network = network_from_pt2(weights, shape, gives_probabilities, name, declared)
     if network.head != "score" and network.class_count != len(card["classes"]):
@@ -282,7 +278,7 @@ def network_from_pt2(
     refuse_torchscript(path)
     module = read_exported_network(path)
     try:
-        return explainable(module, (1, *shape), output=output, name=name)
+        return explainable(module, (1, *shape), output=output, gives_probabilities=gives_probabilities, name=name)
     except UnsupportedOperationError as cause:
         return opaque(
             module, (1, *shape), str(cause), gives_probabilities=gives_probabilities, output=output, name=name

@@ -14,6 +14,7 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.history import BiasCorrection
 from ADAttributionLogic.preprocessing.registration_target import isotropic_grid, upright
 from ADAttributionLogic.preprocessing.space_transform import itk_image
+from ADAttributionLogic.preprocessing.threads import one_itk_thread
 from ADAttributionLogic.volume import Volume, resample
 
 #: Spacing (mm) at which the field is fitted; it varies over centimetres.
@@ -51,7 +52,8 @@ def fit_bias_field(scan: Volume, brain: Volume, monitor: Monitor) -> BiasCorrect
 
     n4.AddCommand(sitk.sitkIterationEvent, report)
     try:
-        n4.Execute(image, itk_image(mask))
+        with one_itk_thread():
+            n4.Execute(image, itk_image(mask))
     except RuntimeError:
         if cancelled:
             raise cancelled[0] from None

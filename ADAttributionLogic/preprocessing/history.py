@@ -7,12 +7,12 @@ that change intensities only leave maps as they are: relevance is not divided by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from ADAttributionLogic.geometry import Grid, exact_reorientation
+from ADAttributionLogic.geometry import Grid, exact_reorientation, nearest_ras
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
 from ADAttributionLogic.volume import Interpolation, Volume, resample
 
@@ -40,17 +40,25 @@ class Step(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Reorientation:
-    """Voxels stored in another order; no value changes, in either direction."""
+    """Voxels stored along the anatomical axes; no value changes, in either direction.
+
+    Attributes
+    ----------
+    before : Grid
+    after : Grid
+        :func:`~.geometry.nearest_ras` of it, perhaps :func:`~.geometry.in_round_numbers`.
+    """
 
     before: Grid
     after: Grid
     name: str = "reorient"
 
     def apply(self, scan: Volume) -> Volume:
-        return resample(scan, self.after, "nearest")
+        copied = resample(scan, nearest_ras(self.before), "nearest")
+        return replace(copied, affine=self.after.affine)
 
     def take_back(self, values: Volume, interpolation: Interpolation) -> Volume:
-        return resample(values, self.before, interpolation)
+        return resample(replace(values, affine=nearest_ras(self.before).affine), self.before, interpolation)
 
     def describe(self) -> dict[str, Any]:
         return {"from": self.before.orientation(), "to": self.after.orientation(), "interpolation": "none"}

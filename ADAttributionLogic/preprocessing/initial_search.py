@@ -21,6 +21,7 @@ import numpy.typing as npt
 from ADAttributionLogic.geometry import Affine
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
+from ADAttributionLogic.preprocessing.threads import side_by_side
 from ADAttributionLogic.volume import Volume
 
 #: Spacing (mm) of the search.
@@ -63,11 +64,13 @@ def find_starts(scan: Volume, target: RegistrationTarget, count: int, monitor: M
     """
     image = upright(scan, SEARCH_MM)
     spectra = _Spectra.of(image.array, _template_box(target))
-    candidates: list[Start] = []
     turns = list(product(PITCH_DEGREES, ROLL_DEGREES, YAW_DEGREES, SIZES))
-    for number, (pitch, roll, yaw, size) in enumerate(turns):
-        monitor.report(number / len(turns), "searching for the brain")
-        candidates.append(_best_shift(image, target, _rotation((pitch, roll, yaw)) * size, spectra))
+
+    def best_of(turn: tuple[float, ...], part: Monitor) -> Start:
+        part.check()
+        return _best_shift(image, target, _rotation(turn[:3]) * turn[3], spectra)
+
+    candidates = side_by_side(best_of, turns, monitor, "searching for the brain")
     return _different(sorted(candidates, key=lambda c: -c.correlation), count, _centre(target))
 
 
@@ -129,7 +132,8 @@ def _best_shift(image: Volume, target: RegistrationTarget, linear: npt.NDArray[n
     mask = np.where(mask > 0.5, np.float32(1), np.float32(0))
     weight = float(mask.sum())
     centred = (brain - (brain * mask).sum() / weight) * mask
-    centred /= np.linalg.norm(centred)
+    # Not np.linalg.norm, whose scalar product adds up on as many threads as there are.
+    centred /= np.sqrt((centred**2).sum())
 
     def correlate(
         spectrum: npt.NDArray[np.complexfloating], kernel: npt.NDArray[np.float32]

@@ -1,7 +1,8 @@
 """Rigid and affine registration of a scan to a template brain by SimpleITK: many starts, two resolutions.
 
 The measure that is optimised is Mattes' mutual information inside the template's metric mask; which of the starts is
-taken is decided by what they reached.
+taken is decided by what they reached. Each optimisation runs on one thread, the starts side by side, so that the same
+scan has the same transform to the last bit (see :mod:`~.threads`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 from ADAttributionLogic.errors import Cancelled, ScanError
 from ADAttributionLogic.geometry import Affine
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.preprocessing.initial_search import find_starts
+from ADAttributionLogic.preprocessing.initial_search import Start, find_starts
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
 from ADAttributionLogic.preprocessing.space_transform import itk_affine, itk_image, ras_matrix
+from ADAttributionLogic.preprocessing.threads import one_itk_thread, side_by_side
 from ADAttributionLogic.volume import Volume
 
 #: How many places of the coarse search are refined.
@@ -69,11 +71,13 @@ def register_linear(
         starts = find_starts(scan, target.at(COARSE_MM), STARTS, part)
     coarse, fixed = _Images.of(scan, target, COARSE_MM)
     first: Literal["rigid", "similarity"] = "rigid" if kind == "rigid" else "similarity"
-    fits = []
-    for number, start in enumerate(starts):
+
+    def fit(start: Start, part: Monitor) -> tuple[Affine, float]:
         matrix = _without_size(start.matrix, fixed) if kind == "rigid" else start.matrix
-        with monitor.stage(0.4 + 0.1 * number, 0.5 + 0.1 * number) as part:
-            fits.append(_optimise(coarse, fixed, matrix, first, 40, 4.0, part))
+        return _optimise(coarse, fixed, matrix, first, 40, 4.0, part)
+
+    with monitor.stage(0.4, 0.7) as part:
+        fits = side_by_side(fit, starts, part, "registering")
     matrix, information = max(fits, key=lambda fit: fit[1], default=(np.eye(4), -np.inf))
     if not np.isfinite(information):
         raise ScanError(
@@ -177,7 +181,8 @@ def _optimise(
 
     method.AddCommand(sitk.sitkIterationEvent, report)
     try:
-        method.Execute(fixed.image, moving.image)
+        with one_itk_thread():
+            method.Execute(fixed.image, moving.image)
     except RuntimeError as cause:
         if "map outside" not in str(cause) and "valid points" not in str(cause):
             raise

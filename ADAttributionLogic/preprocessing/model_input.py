@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.errors import GeometryError
+from ADAttributionLogic.errors import GeometryError, ScanError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.volume import Volume, check_usable_scan, resample, resampling_is_exact
+
+#: Voxels that many times the range of the others beyond it are named, or refused.
+OUTLIER_NOTED = 3.0
+OUTLIER_REFUSED = 30.0
 
 #: Below this fraction of the network's grid inside the scan's field of view, the scan is refused.
 LEAST_COVERAGE = 0.25
@@ -88,9 +92,34 @@ def prepare(
                 "interpolation": "none" if exact else "linear",
             }
         )
+    if normalisation.kind in ("min-max", "z-score"):
+        notes += _check_outliers(placed)
     values, figures = normalisation.apply(placed.array)
     steps.append({"step": "normalise", "kind": normalisation.kind, "mask": normalisation.mask, **figures})
     return ModelInput(placed.with_array(values), placed, usable, tuple(steps), tuple(notes))
+
+
+def _check_outliers(scan: Volume) -> list[str]:
+    """Single voxels far beyond all others decide the scale of min-max and z-score, and flatten the brain."""
+    voxels = scan.array[scan.array != 0]
+    if voxels.size < 1000:
+        return []
+    low, high = (float(p) for p in np.percentile(voxels[:: max(1, voxels.size // 200_000)], (0.5, 99.5)))
+    spread = max(high, 0.0) - min(low, 0.0)
+    largest = max(float(voxels.max()) - high, low - float(voxels.min()))
+    if spread <= 0 or largest <= OUTLIER_NOTED * spread:
+        return []
+    count = int(((voxels > high + OUTLIER_NOTED * spread) | (voxels < low - OUTLIER_NOTED * spread)).sum())
+    what = (
+        f"{count} voxels (up to {float(voxels[np.abs(voxels).argmax()]):.3g}) lie far beyond the others ({low:.3g} to "
+        f"{high:.3g}), and the normalisation takes its scale from them"
+    )
+    if largest > OUTLIER_REFUSED * spread:
+        raise ScanError(
+            f"{what}: the rest of the brain would be flattened. Limit them first (registration and preparation do, see "
+            "winsorising), or repair the scan."
+        )
+    return [f"{what}: the brain is darker than in other scans. Limit them (winsorising) and compare."]
 
 
 def _check_coverage(scan: Volume, grid: Grid) -> list[str]:

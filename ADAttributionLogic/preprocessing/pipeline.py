@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.geometry import Grid, exact_reorientation, in_round_numbers, nearest_ras
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.bias_field import fit_bias_field
 from ADAttributionLogic.preprocessing.brain_extraction import (
@@ -21,7 +21,11 @@ from ADAttributionLogic.preprocessing.brain_extraction import (
     given_brain,
     measure_tissue,
 )
-from ADAttributionLogic.preprocessing.deformable_registration import ants_available, register_deformable
+from ADAttributionLogic.preprocessing.deformable_registration import (
+    ANTS_THREADS,
+    ants_available,
+    register_deformable,
+)
 from ADAttributionLogic.preprocessing.history import (
     BrainExtraction,
     Registration,
@@ -298,7 +302,9 @@ class _Run:
         return found
 
     def _reorient(self) -> Grid:
-        after = _nearest_ras(self.scan.grid)
+        after = nearest_ras(self.scan.grid)
+        if exact_reorientation(after, self.grid) is None:
+            after = in_round_numbers(after)
         self.steps: list[Step] = [Reorientation(self.scan.grid, after)]
         return after
 
@@ -329,7 +335,7 @@ class _Run:
         return step.apply(scan)
 
     def _deform(self, monitor: Monitor, scan: Volume, transform: SpaceTransform) -> SpaceTransform:
-        self.parameters["engine"] = "SimpleITK multi-start affine, ANTs SyNQuick"
+        self.parameters |= {"engine": "SimpleITK multi-start affine, ANTs SyNQuick", "ants_threads": ANTS_THREADS}
         return register_deformable(scan, self.target, transform.matrix, monitor)
 
     def _extract(self, monitor: Monitor, scan: Volume, transform: SpaceTransform, tissue: Tissue) -> BrainExtraction:
@@ -388,19 +394,3 @@ class _Run:
 def replay(steps: Sequence[Step], scan: Volume) -> Volume:
     """The brain on the model's grid, from the scan and its history."""
     return apply_all(steps, scan)
-
-
-def _nearest_ras(grid: Grid) -> Grid:
-    """The same voxels, stored so that the axes run as nearly as possible to the right, front and top."""
-    axes = [0, 0, 0]
-    signs = [1, 1, 1]
-    for axis, letter in enumerate(grid.orientation()):
-        anatomical = next(a for a, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
-        axes[anatomical] = axis
-        signs[anatomical] = 1 if letter in "RAS" else -1
-    step = np.zeros((4, 4))
-    step[3, 3] = 1
-    for target_axis, (source, sign) in enumerate(zip(axes, signs, strict=True)):
-        step[source, target_axis] = sign
-        step[source, 3] += grid.shape[source] - 1 if sign < 0 else 0
-    return Grid((grid.shape[axes[0]], grid.shape[axes[1]], grid.shape[axes[2]]), grid.affine @ step)

@@ -99,7 +99,8 @@ def _decode_here(task: Mapping[str, Any]) -> None:
         found = [n for n in reader.GetSize() if n != 1]
         if found != [n for n in (columns, rows, frames) if n != 1] or reader.GetNumberOfComponents() != 1:
             raise ValueError(f"{Path(file).name} has {found} pixels where {[columns, rows, frames]} were expected")
-        out[start : start + size] = sitk.GetArrayViewFromImage(reader.Execute()).ravel()
+        image = reader.Execute()  # kept: the view below does not keep its memory
+        out[start : start + size] = sitk.GetArrayViewFromImage(image).ravel()
         start += size
     out.flush()
 

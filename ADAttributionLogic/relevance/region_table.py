@@ -128,11 +128,14 @@ class RegionTable:
         In the order of :data:`ALL_COLUMNS`, of which the last three may be missing. Ranks of 0 mean "not ranked".
     atlas, method : str
         What it was computed from.
+    quantity : str
+        What relevance is relevance for, with its unit, e.g. ``"COG (points)"``; "" where that is not known.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
     atlas: str
     method: str
+    quantity: str = ""
 
     def __len__(self) -> int:
         return len(self.columns["label"])
@@ -210,6 +213,7 @@ def region_table(
     method: str = "",
     drops: Mapping[int, float] | None = None,
     spread: Mapping[int, RegionSpread] | None = None,
+    quantity: str = "",
 ) -> RegionTable:
     """Summarise a heatmap by atlas region.
 
@@ -227,6 +231,8 @@ def region_table(
         By label, how much the score falls when the region is covered: an additional column.
     spread : mapping of int to RegionSpread, optional
         By label, how the networks of an ensemble differ: two additional columns.
+    quantity : str
+        Written into the table: what is explained, with its unit.
 
     Raises
     ------
@@ -272,7 +278,7 @@ def region_table(
         described[MEMBER_SD.name] = np.array([s.sd for s in found] + [np.nan])
         tops = [float(s.top_ten) if k else np.nan for s, k in zip(found, known, strict=True)]
         described[MEMBER_TOP_TEN.name] = np.array([*tops, np.nan])
-    return RegionTable(described, index.atlas.name, method)
+    return RegionTable(described, index.atlas.name, method, quantity)
 
 
 def region_sums(heatmap: npt.NDArray[Any], index: RegionIndex) -> npt.NDArray[np.float64]:

@@ -22,7 +22,7 @@ from ADAttributionLogic.errors import ADAttributionError, ScanError, UnknownName
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preparation import PreparationReport, read_quality
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, read_transform, resample_to_scan
-from ADAttributionLogic.relevance.region_table import COLUMNS, DROP, RANKS, RegionTable, rank_columns
+from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, COLUMNS, RANKS, RegionTable, rank_columns
 from ADAttributionLogic.report.preprocessing_files import QUALITY_FIGURE
 from ADAttributionLogic.report.result_places import KIND, PREPROCESSING_FOLDER, PROVENANCE_FILE
 from ADAttributionLogic.scan_files import read_scan
@@ -114,7 +114,7 @@ def _map(folder: Path, name: str, summary: Mapping[str, Any]) -> AnswerMap:
     method = str(summary["method"])
     volume = read_scan(folder / "heatmaps" / f"{name}.nii.gz")
     table = folder / "tables" / f"{name}.json"
-    title = _title(method)
+    title = str(summary.get("title") or _title(method))
     return AnswerMap(
         name,
         method,
@@ -138,8 +138,8 @@ def _title(method: str) -> str:
 def _table(path: Path) -> RegionTable:
     document = json.loads(path.read_text(encoding="utf-8"))
     rows, columns = document["rows"], {}
-    for column in (*COLUMNS, DROP):
-        if column is DROP and DROP.name not in rows[0]:
+    for column in ALL_COLUMNS:
+        if column not in COLUMNS and column.name not in rows[0]:
             continue
         values = [row[column.name] for row in rows]
         if column.name in RANKS:
@@ -147,7 +147,9 @@ def _table(path: Path) -> RegionTable:
         kinds: dict[type, Any] = {str: object, int: np.int64, float: np.float64}
         columns[column.name] = np.array(values, dtype=kinds[column.kind])
     # Ranks by today's rule: those of older results count regions of a single voxel.
-    return RegionTable({**columns, **rank_columns(columns)}, document["atlas"], document["method"])
+    return RegionTable(
+        {**columns, **rank_columns(columns)}, document["atlas"], document["method"], document.get("quantity", "")
+    )
 
 
 # ------------------------------------------------------------------------------------------------ preparation and atlas

@@ -49,12 +49,13 @@ def draw_scale(axes: Axes, outcome: Outcome, target: str) -> None:
     low, high = scale_range(outcome, target)
     names = list(outcome.output.levels)
     axes.set_xlim(low, high)
-    axes.set_ylim(-1.6, 1.5)
+    axes.set_ylim(-1.6, 2.2)
     axes.axis("off")
     for name, start, stop in level_spans(outcome, low, high):
         colour = LEVEL_COLOURS[min(names.index(name), len(LEVEL_COLOURS) - 1)] if name else "#3a3a44"
         axes.barh(0, stop - start, left=start, height=0.9, color=colour)
-        axes.text((start + stop) / 2, 0, name, color=_TEXT, fontsize=9, ha="center", va="center", alpha=0.85)
+        # Below the bar: on it the networks' lines would cross out the names.
+        axes.text((start + stop) / 2, -0.62, name, color=_TEXT, fontsize=9, ha="center", va="top")
     for tick in sorted({low, high, *outcome.output.thresholds}):
         axes.text(tick, -0.62, f"{tick:.3g}", color=_MUTED, fontsize=8, ha="center", va="top")
     for member in outcome.members:
@@ -65,7 +66,7 @@ def draw_scale(axes: Axes, outcome: Outcome, target: str) -> None:
     what = f"{target}{unit}" if outcome.output.is_score else f"P({target})"
     axes.text(
         low,
-        1.35,
+        2.1,
         f"{what}: triangle the {'mean' if several else 'answer'}{several}",
         color=_MUTED,
         fontsize=8,

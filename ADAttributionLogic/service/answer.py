@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.atlas.atlas import Atlas, Region
+from ADAttributionLogic.atlas.atlas import MAX_LABEL, MAX_REGIONS, Atlas, Region
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
-from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, RegionTable
+from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, COLUMNS, RegionTable
+from ADAttributionLogic.service.exchange_schema import require_valid
 from ADAttributionLogic.volume import Volume
 
 if TYPE_CHECKING:
@@ -155,11 +156,12 @@ def load_array(folder: Path, name: str) -> npt.NDArray[Any]:
     UsageError
         The name leads out of the folder, or the file is no array.
     """
-    path = _own_file(folder, name)
+    path = own_file(folder, name)
     try:
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as cause:
-        raise UsageError(f"The array {path} cannot be read: {cause}") from cause
+        # Mapped: the size in the file's header is compared with the file before anything is allocated.
+        array: npt.NDArray[Any] = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as cause:  # whatever a damaged file makes numpy raise
+        raise UsageError(f"The array {path} cannot be read: {cause!r:.200}. Compute it again.") from cause
     return array
 
 
@@ -170,7 +172,13 @@ def save_volume(volume: Volume, folder: Path, name: str) -> dict[str, Any]:
 
 
 def load_volume(entry: Mapping[str, Any], folder: Path) -> Volume:
-    """The inverse of :func:`save_volume`."""
+    """The inverse of :func:`save_volume`.
+
+    Raises
+    ------
+    UsageError, ScanError, GeometryError
+    """
+    require_valid(entry, "volume")
     affine = np.array(entry["affine"], dtype=np.float64)
     return Volume(load_array(folder, entry["file"]), affine, entry.get("source", ""), tuple(entry.get("notes", ())))
 
@@ -193,12 +201,24 @@ def save_atlas(atlas: Atlas, folder: Path, name: str) -> dict[str, Any]:
 
 
 def load_atlas_entry(entry: Mapping[str, Any], folder: Path) -> Atlas:
-    """The inverse of :func:`save_atlas`."""
+    """The inverse of :func:`save_atlas`.
+
+    Raises
+    ------
+    UsageError
+    """
+    require_valid(entry, "atlas")
     regions = tuple(
         Region(r["label"], r["name"], r["hemisphere"], r["group"], tuple(r["members"]), tuple(r["colour"]))
         for r in entry["regions"]
     )
     labels = load_volume(entry["labels"], folder)
+    kind, low, high = labels.array.dtype.kind, labels.array.min(initial=0), labels.array.max(initial=0)
+    if kind not in "iu" or low < 0 or high > MAX_LABEL or len(regions) > MAX_REGIONS:
+        raise UsageError(
+            f"The labels of the atlas {entry['name']} go from {low} to {high} ({labels.array.dtype}, {len(regions)} "
+            f"regions); whole numbers from 0 to {MAX_LABEL} and at most {MAX_REGIONS} regions are read."
+        )
     return Atlas(entry["name"], labels, regions, entry["title"], entry["licence"], entry["source"])
 
 
@@ -221,19 +241,28 @@ def save_report(report: PreparationReport, folder: Path, name: str) -> dict[str,
 
 
 def load_report(document: Mapping[str, Any], folder: Path) -> PreparationReport:
-    """The inverse of :func:`save_report`."""
+    """The inverse of :func:`save_report`.
+
+    Raises
+    ------
+    UsageError
+    """
+    require_valid(document, "report")
     if document["figure"] is None:
         return read_report(document)
     try:
-        return read_report(document, _own_file(folder, document["figure"]).read_bytes())
+        return read_report(document, own_file(folder, document["figure"]).read_bytes())
     except OSError as cause:
         raise UsageError(f"The quality figure {document['figure']} cannot be read: {cause}") from cause
 
 
-def _own_file(folder: Path, name: str) -> Path:
+def own_file(folder: Path, name: str) -> Path:
+    """A file that the other process wrote into the folder; a name that leads out of it is refused."""
     path = folder / name
-    if path.resolve().parent != folder.resolve():
-        raise UsageError(f"The file {name} lies outside the folder {folder}; it is refused.")
+    if "\0" in name or path.resolve().parent != folder.resolve():
+        raise UsageError(f"The file {name!r} lies outside the folder {folder}; it is refused.")
+    if not path.is_file():
+        raise UsageError(f"The file {path} is missing, or is no plain file. Compute it again.")
     return path
 
 
@@ -260,7 +289,14 @@ def save_answer(answer: Answer, folder: Path, prefix: str) -> dict[str, Any]:
 
 
 def load_answer(document: Mapping[str, Any], folder: Path) -> Answer:
-    """The inverse of :func:`save_answer`."""
+    """The inverse of :func:`save_answer`.
+
+    Raises
+    ------
+    UsageError
+        Not as :func:`save_answer` writes it.
+    """
+    require_valid(document, "answer")
     maps = tuple(
         AnswerMap(
             m["name"],
@@ -318,12 +354,18 @@ def _table_entry(table: RegionTable) -> dict[str, Any]:
         name: [None if isinstance(v, float) and math.isnan(v) else v for v in column.tolist()]
         for name, column in table.columns.items()
     }
-    return {"atlas": table.atlas, "method": table.method, "columns": columns}
+    return {"atlas": table.atlas, "method": table.method, "quantity": table.quantity, "columns": columns}
 
 
 def _table_from(entry: Mapping[str, Any]) -> RegionTable:
     types: dict[type, Any] = {str: object, int: np.int64, float: np.float64}
     given = entry["columns"]
     # JSON's null becomes NaN.
-    columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in ALL_COLUMNS if c.name in given}
-    return RegionTable(columns, entry["atlas"], entry["method"])
+    try:
+        columns = {c.name: np.array(given[c.name], dtype=types[c.kind]) for c in ALL_COLUMNS if c.name in given}
+    except (ValueError, TypeError, OverflowError) as cause:
+        raise UsageError(f"A column of the table of {entry['method']} is of another type: {cause}.") from cause
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1 or not {c.name for c in COLUMNS} <= set(columns):
+        raise UsageError(f"The columns of the table of {entry['method']} are missing or of several lengths: {lengths}.")
+    return RegionTable(columns, entry["atlas"], entry["method"], entry.get("quantity", ""))

@@ -1,60 +1,23 @@
-"""How long a computation will take: counted in forward passes, timed by real ones.
-
-The factors were measured in November 2026 on the bundled network (``simulated-atrophy``, that of Böhle et al. 2019) at
-193×229×193 on a CPU, as processor time of one thread, so that other programs do not matter (0.35 s per forward pass):
-
-================================================  ======
-method                                            passes
-================================================  ======
-sensitivity, gradient × input, guided, Grad-CAM   1.5–1.7
-integrated gradients, SmoothGrad, per repetition  3.5–3.7
-LRP: b-rule with β = 0, e-rule, ε-plus-flat       3.5–3.9
-LRP: b-rule with β > 0, ε-γ-box                   7.1–7.4
-occlusion, box 40, stride 25 (640 windows)        9.0–9.8
-area occlusion, AAL 2 (120 regions)               12
-area occlusion, Neuromorphometrics (136)          21
-area occlusion, Desikan-Killiany (112)            24
-voxel occlusion, per 1000 voxels                  1.1
-================================================  ======
-
-Each estimate is within a factor of two of these. What windows cost is not in the table: it is counted on the network's
-own layers, as the run does that chooses between following what a window changes and full passes
-(:mod:`ADAttributionLogic.graph.incremental_steps`). On two threads of the same computer small boxes were up to twice as
-fast in relation to a pass (see the README); their factors lie between both. On a GPU nothing was measured.
-"""
+"""How long a computation will take: counted in forward passes, timed by real ones."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
-from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, mean_work
+from ADAttributionLogic.attribution import cost
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.errors import UnknownNameError
 from ADAttributionLogic.explain import MethodRequest
-from ADAttributionLogic.graph.reach import Places
-from ADAttributionLogic.method_options import OptionValue
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preparation import PREPARATION_SECONDS
 
-#: One gradient of the image whose forward pass is there already, and one with its forward pass.
-_GRADIENT, _REPEATED_GRADIENT = 1.6, 3.6
-#: Relevance rules over the layers: those that run a layer once or twice, and those that run it four times.
-_RULES, _MORE_RULES = 3.8, 7.3
-#: What is computed once before windows are covered.
-_BEFORE_BOXES = 1.0
-#: Part of the grid that is brain.
-_BRAIN = 0.22
-#: A region is no cube: the edge of a box that costs as much, relative to that of a cube of its volume.
-_REGION_EDGE = 3.6
+#: Forward passes for the answer: of the scan as it lies, and moved a little four times.
+_ANSWERS = 5
 
 
 def forward_passes(request: MethodRequest, model: Model, regions: int) -> float:
@@ -64,7 +27,6 @@ def forward_passes(request: MethodRequest, model: Model, regions: int) -> float:
     ----------
     request : MethodRequest
     model : Model
-        Windows are counted as the run would compute them: by following what they change, or by full passes.
     regions : int
         Regions of the atlas, 0 without one.
 
@@ -74,52 +36,7 @@ def forward_passes(request: MethodRequest, model: Model, regions: int) -> float:
         No such method, or an option it cannot take.
     """
     method = get_method(request.name)
-    options = method.complete(request.options)
-    if method.name == "occlusion":
-        grid = WindowGrid(model.shape, int(options["size"] or 1), int(options["stride"] or 1))
-        lows, highs = grid.limits(np.ones(grid.counts, dtype=bool))
-        return _BEFORE_BOXES + len(lows) * _passes_per_window(model, lows, highs, options)
-    if method.name == "voxel-occlusion":
-        voxels = math.prod(model.shape) * _covered(str(options["mask"]), regions)
-        return _BEFORE_BOXES + voxels * _passes_per_window(model, *_boxes_of(model.shape, 1.0), options)
-    if method.name == "area-occlusion":
-        return _BEFORE_BOXES + _passes_for_regions(model, max(regions, 1), options)
-    if method.name == "lrp":
-        positive_alone = options["rule"] != "b-rule" or not options["beta"]
-        return _RULES if positive_alone and options["rule"] != "epsilon-gamma-box" else _MORE_RULES
-    repeats = options.get("steps") or options.get("samples")
-    return _GRADIENT if repeats is None else _REPEATED_GRADIENT * float(repeats)
-
-
-def _covered(mask: str, regions: int) -> float:
-    """Part of the grid that a mask chooses, as far as it can be known without the scan."""
-    if mask == "all":
-        return 1.0
-    if mask.replace(",", "").replace(" ", "").isdigit():
-        return _BRAIN * min(1.0, (mask.count(",") + 1) / max(regions, 1))
-    return _BRAIN
-
-
-def _passes_for_regions(model: Model, regions: int, options: Mapping[str, OptionValue]) -> float:
-    volume, pairs = math.prod(model.shape) * _BRAIN / regions, int(options["pairs"] or 0)
-    each = _passes_per_window(model, *_boxes_of(model.shape, _REGION_EDGE * volume ** (1 / 3)), options)
-    return regions * each + math.comb(min(pairs, regions), 2) * min(1.0, 2 * each)
-
-
-def _boxes_of(shape: Sequence[int], edge: float) -> tuple[Places, Places]:
-    """Boxes of one size all over the image."""
-    size = np.minimum(round(edge), shape)
-    starts = [np.unique(np.linspace(0, n - s, 5).astype(np.int64)) for n, s in zip(shape, size.tolist(), strict=True)]
-    lows = np.stack([axis.ravel() for axis in np.meshgrid(*starts, indexing="ij")], axis=1)
-    return lows, lows + size
-
-
-def _passes_per_window(model: Model, lows: Places, highs: Places, options: Mapping[str, OptionValue]) -> float:
-    network = model.network
-    if network.graph is None:
-        return 1.0
-    work = mean_work(network.folded, lows, highs, int(options["memory"] or 0) << 20)
-    return work if work < WORTH_FOLLOWING else 1.0
+    return cost.forward_passes(method, method.complete(request.options), model.shape, regions, model.network)
 
 
 def seconds_per_pass(model: Model, device: torch.device) -> float:
@@ -164,11 +81,11 @@ def estimate(
     seconds = [networks * _seconds(request, model, pass_seconds, regions) for request in requests]
     named = [{"name": r.name, "seconds": round(s, 3)} for r, s in zip(requests, seconds, strict=True)]
     preparation = PREPARATION_SECONDS[registration]
-    total = sum(seconds) + networks * pass_seconds + preparation
+    total = sum(seconds) + networks * _ANSWERS * pass_seconds + preparation
     return {"methods": named, "preparation": preparation, "seconds": round(total, 3)}
 
 
 def _seconds(request: MethodRequest, model: Model, pass_seconds: float, regions: int) -> float:
-    seconds = forward_passes(request, model, regions) * pass_seconds
-    minutes = request.options.get("minutes")
-    return seconds if minutes is None else min(seconds, 60 * float(minutes))
+    method = get_method(request.name)
+    options = method.complete(request.options)
+    return cost.expected_seconds(method, options, model.shape, regions, pass_seconds, model.network)

@@ -147,7 +147,7 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
 def rank_regions(network: nn.Module, patients: Sequence[_Scan], anatomy: Anatomy) -> list[tuple[int, str]]:
     """Regions (label, name) by mean LRP density (b-rule, β = 0) over some patients, highest first."""
     index = index_regions(anatomy.atlas)
-    explained = explainable(network, (1, *anatomy.template.grid.shape))
+    explained = explainable(network, (1, *anatomy.template.grid.shape), is_ours=True)
     densities = []
     for patient in patients:
         image = torch.from_numpy(patient.load().astype(np.float32))[None, None]

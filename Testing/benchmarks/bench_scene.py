@@ -74,6 +74,42 @@ def scene_display() -> Iterator[Figure]:
     SceneFile.closeScene(scene)
 
 
+def surfaces() -> Iterator[Figure]:
+    """The 3D view's surfaces of a map of the real size: after the threshold, what a user waits for."""
+    from ADAttributionLib import Runs, SceneBuilder, SceneFile, Surfaces
+    from ADAttributionLib.RunDisplay import RunDisplay
+    from ADAttributionLogic.atlas.library import load_template
+    from ADAttributionLogic.service.answer import Answer, AnswerMap
+
+    template = load_template()
+    heatmap = template.with_array(_map() * (template.array > 0))
+    record = {"model": {"name": "none"}, "start": "probability", "atlas": None}
+    found = AnswerMap("lrp", "lrp", "Layer-wise relevance propagation", heatmap, None, {})
+    scene = SceneFile.newScene()
+    scan = SceneBuilder.addScan(scene, template, "scan")
+    display = RunDisplay(Runs.createRun(scene, Answer({"AD": 1.0}, "AD", template, (found,), None, record), scan))
+    display.show()
+    yield Figure("surface of the brain, processor seconds", _processor(lambda _: Surfaces.showBrain(display.run), 1))
+    display.showSurfaces()
+
+    def change(number: int) -> None:
+        display.change(percentile=93 + number % 5)
+        display.updateSurfaces()
+
+    yield Figure("surfaces of both signs after a change of threshold, processor seconds", _processor(change, 10), 1.0)
+    yield Figure("the same, seconds", _seconds(change, 10), 1.0)
+    SceneFile.closeScene(scene)
+
+
+def _processor(action: Callable[[int], object], rounds: int) -> float:
+    times = []
+    for number in range(rounds):
+        started = time.process_time()
+        action(number)
+        times.append(time.process_time() - started)
+    return statistics.median(times)
+
+
 def worker_start() -> Iterator[Figure]:
     """From the click to the first step of the computation, on a scan of the real size."""
     import tempfile
@@ -117,4 +153,4 @@ def worker_start() -> Iterator[Figure]:
         client.close()
 
 
-BENCHMARKS = (scene_display, worker_start)
+BENCHMARKS = (scene_display, surfaces, worker_start)

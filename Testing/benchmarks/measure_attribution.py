@@ -21,7 +21,7 @@ from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, build_network, initialise
+from ADAttributionLogic.networks.architectures import ARCHITECTURES, ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.networks.network import explainable
 
 ROUNDS = 5
@@ -34,7 +34,7 @@ def main() -> None:
     module = build_network(name, ICBM152_SHAPE)
     initialise(module, 0)
     started = time.perf_counter()
-    network = explainable(module, image.shape[1:])
+    network = explainable(module, image.shape[1:], output=ARCHITECTURES[name].output, is_ours=True)
     traced = time.perf_counter() - started
 
     def forward() -> object:

@@ -50,7 +50,7 @@ def main() -> None:
     image = torch.from_numpy(np.ascontiguousarray(scan / scan.max()))[None, None]
     module = build_network("boehle2019", ICBM152_SHAPE)
     initialise(module, 0)
-    network = explainable(module, image.shape[1:])
+    network = explainable(module, image.shape[1:], is_ours=True)
 
     def forward() -> None:
         with torch.no_grad():

@@ -118,6 +118,10 @@ def test_the_answer_in_a_line_and_the_checks_of_its_preparation() -> None:
     assert AnswerPanel.answerLine(run) == "T&lt;1&gt;: <b>C&lt;N 25.0% · AD 75.0%</b> (AD explained)"
     run.scanNode = None
     assert AnswerPanel.answerLine(run).startswith("T1 - net - AD: "), "the scan was removed from the scene"
+    run.provenance = {"answer_spread": {"plus_minus": {"AD": 0.041, "C<N": 0.041}, "moves": {"mean_mm": 0.241}}}
+    assert "<b>C&lt;N 25.0% ± 4.1% · AD 75.0% ± 4.1%</b>" in AnswerPanel.answerLine(run)
+    bars = AnswerPanel.answerText(run)
+    assert "75.0% ± 4.1%" in bars and "when the scan lies 0.2 mm elsewhere" in bars
     assert "nothing checked" in AnswerPanel.checksText(run)
     quality = QualityReport(
         (Check("similarity", 0.62, "at least 0.35", True, ""), Check("over<lap", 0.5, "at least 0.85", False, "Look."))

@@ -23,7 +23,8 @@ from ADAttributionLib.PreparationPanel import (
     preparationOf,
     segmentOf,
 )
-from ADAttributionLib.QuestionPanel import QuestionPanel
+from ADAttributionLib.QualityText import verdictOf
+from ADAttributionLib.QuestionPanel import progressText
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.WorkerClient import WorkerError
 from ADAttributionLogic.errors import UsageError
@@ -201,6 +202,12 @@ def test_a_report_is_shown_until_the_question_changes(section, ui, pictures) -> 
     assert "All checks passed." in ui.reportLabel.text
 
 
+def test_the_verdict_in_a_sentence() -> None:
+    assert verdictOf(reportWith(GOOD)) == "All checks passed." and "1 of 2 checks did not pass." in verdictOf(
+        reportWith(GOOD, BAD)
+    )
+
+
 def test_another_scan_is_not_accepted_beforehand(section, scene, scanNode, small_scan) -> None:
     from ADAttributionLib import SceneBuilder
 
@@ -227,14 +234,15 @@ def test_a_failure_names_the_box_to_tick(section, ui) -> None:
     assert "1 of 2" in ui.reportLabel.text and ui.stepTabWidget.currentIndex == 0, "the step with the box opens"
 
 
-def test_the_estimate_says_that_the_preparation_is_in_it(ui) -> None:
-    QuestionPanel(ui, []).showEstimate(
-        {"seconds": 60, "preparation": 15.0, "device": "cpu", "methods": [{"name": "lrp", "seconds": 45.0}]}
-    )
-    assert ui.estimateLabel.text == "About 60 s on cpu: lrp 45 s, preparation 15 s (nothing if it was done before)"
-
-
 # ------------------------------------------------------------------------------------------------- the running request
+
+
+def test_one_estimate_of_what_is_left() -> None:
+    """That of the stage, which knows its budget and pace, or that of the whole."""
+    stage = SimpleNamespace(text="voxels covered: 10 of 900, about 9 min left", secondsLeft=lambda: 1.0)
+    assert progressText(stage) == stage.text
+    assert progressText(SimpleNamespace(text="lrp", secondsLeft=lambda: 40.0)) == "lrp, about 40 s left"
+    assert progressText(SimpleNamespace(text="lrp", secondsLeft=lambda: None)) == "lrp"
 
 
 class Asked:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
 from contract import Api
 from stand_in import StandIn, panel
 
-from ADAttributionLib import AtlasNodes, Comparison, Overlays, Runs, SceneBuilder, SceneFile, Views
+from ADAttributionLib import AtlasNodes, Comparison, Legend, Overlays, Runs, SceneBuilder, SceneFile, Views
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Overlays import Sign
@@ -36,16 +36,6 @@ def display(scene, scanNode, answer):
     made = RunDisplay(Runs.createRun(scene, answer, scanNode))
     made.show()
     return made
-
-
-class Index:
-    """A row of the table view."""
-
-    def __init__(self, row: int) -> None:
-        self._row = row
-
-    def row(self) -> int:
-        return self._row
 
 
 def test_a_stand_in_has_what_the_class_has_and_no_more(ui) -> None:
@@ -96,8 +86,13 @@ def test_overlay_section(scene, ui, display) -> None:
     ui.showCheckBox.checked = True
     ui.legendCheckBox.checked = True
     assert display.isShown
-    for index, kind in enumerate(("regions", "R", "A", "S")):
+    bars = section.regionBars()
+    assert len(bars["names"]) == len(bars["values"]) == 15 and bars["unit"] == "relevance for AD per mm³"
+    assert bars["title"] == "Gradient × input: regions by relevance per mm³" and section.chart() is None
+    for index, kind in enumerate(("R", "A", "S"), start=1):
         ui.chartComboBox.setCurrentIndex(index)
+        assert section.regionBars() is None
+        assert len(section.chart().GetTitle()) < 45, "a plot view cuts longer ones off"
         assert section.chart().GetAttribute("ADAttribution.Chart") == kind
     section.onNative()
     assert list(display.run.nativeNodes) == ["gradient-x-input"]
@@ -109,12 +104,23 @@ def test_overlay_section(scene, ui, display) -> None:
 def compared(scene) -> list[str]:
     """Ids of the maps in the views of the comparison, from the left, as Slicer's layout node has them."""
     layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    names = [view.GetAttribute("singletontag") for row in rows(layout) for view in row if isSlice(view)]
+    return [scene.GetSingletonNode(name, "vtkMRMLSliceCompositeNode").GetForegroundVolumeID() for name in names]
+
+
+def rows(layout) -> list[list]:
+    """The views of a layout, row by row."""
+
+    def nested(element) -> list:
+        items = [element.GetNestedElement(i) for i in range(element.GetNumberOfNestedElements())]
+        return [item.GetNestedElement(0) for item in items]
+
     root = layout.GetLayoutRootElement()
-    shown = []
-    for index in range(root.GetNumberOfNestedElements()):
-        name = root.GetNestedElement(index).GetNestedElement(0).GetAttribute("singletontag")
-        shown.append(scene.GetSingletonNode(name, "vtkMRMLSliceCompositeNode").GetForegroundVolumeID())
-    return shown
+    return [nested(row) for row in nested(root)] if root.GetAttribute("type") == "vertical" else [nested(root)]
+
+
+def isSlice(view) -> bool:
+    return view.GetAttribute("class") == "vtkMRMLSliceNode"
 
 
 def tick(ui, title: str, state: int = 2) -> None:
@@ -146,7 +152,7 @@ def test_any_maps_side_by_side_in_the_order_of_ticking(scene, ui, display, two_r
     other = f"{gradient} · {control.name}"
     for title in (beta, other, lrp):
         tick(ui, title)
-    assert ui.compareLabel.text == f"Views from the left: 1 {beta}; 2 {other}; 3 {lrp}"
+    assert ui.compareLabel.text == f"Views: 1 {beta}; 2 {other}; 3 {lrp}"
     assert not Views.isComparing(scene)
     ui.compareButton.checked = True
     expected = [patient.mapNodes["lrp-2"], control.mapNodes["gradient-x-input"], patient.mapNodes["lrp"]]
@@ -163,6 +169,30 @@ def test_any_maps_side_by_side_in_the_order_of_ticking(scene, ui, display, two_r
 
 def _ticked(section):
     return Comparison.ticked(section.comparison._offered)
+
+
+def test_two_rows_from_three_maps_on_and_every_view_says_what_it_shows(scene, ui, display, two_runs) -> None:
+    patient, control = two_runs
+    section = OverlayPanel(ui, lambda: None, lambda: None)
+    section.setDisplay(display)
+    ui.compareButton.checked = True
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    assert [len(row) for row in rows(layout)] == [2, 2] and len(compared(scene)) == 3, "the fourth is the 3D view"
+    titles = [Legend.legendOf(node).GetTitleText().splitlines()[0] for node in patient.mapNodes.values()]
+    assert titles == list(patient.titles.values()), "without the scan, which is the same in all"
+    for number, node in enumerate(patient.mapNodes.values(), start=1):
+        legend = Legend.legendOf(node)
+        views = [legend.GetNthViewNodeID(i) for i in range(legend.GetNumberOfViewNodeIDs())]
+        assert f"vtkMRMLSliceNodeADAttribution{number}" in views and legend.GetVisibility()
+        assert ("vtkMRMLSliceNodeRed" in views) == (node is display.mapNode)
+    tick(ui, f"{patient.titles['lrp']} · {control.name}")
+    assert [len(row) for row in rows(layout)] == [2, 2] and len(compared(scene)) == 4
+    lines = Legend.legendOf(control.mapNodes["lrp"]).GetTitleText().splitlines()
+    assert lines[:2] == [patient.titles["lrp"], "T1 of a control"]
+    assert Legend.legendOf(patient.mapNodes["lrp"]).GetTitleText().splitlines()[1] == "T1 of a patient"
+    ui.compareButton.checked = False
+    shown = [n for n in control.mapNodes.values() if Legend.legendOf(n) and Legend.legendOf(n).GetVisibility()]
+    assert shown == [] and Legend.legendOf(display.mapNode).GetVisibility()
 
 
 def test_more_than_four_ticks_are_refused_and_nothing_changes(scene, ui, display, two_runs) -> None:
@@ -183,7 +213,7 @@ def test_more_than_four_ticks_are_refused_and_nothing_changes(scene, ui, display
     tick(ui, titles[0], 0)
     assert ui.compareButton.enabled is False
     tick(ui, titles[1], 0)
-    assert ui.compareButton.enabled and ui.compareLabel.text.startswith("Views from the left: 1 ")
+    assert ui.compareButton.enabled and ui.compareLabel.text.startswith("Views: 1 ")
 
 
 def test_a_comparison_survives_another_run_saving_and_the_end_of_a_run(scene, ui, display, two_runs, tmp_path) -> None:
@@ -198,7 +228,7 @@ def test_a_comparison_survives_another_run_saving_and_the_end_of_a_run(scene, ui
     section.setDisplay(RunDisplay(control))
     assert compared(scene) == before and ui.compareButton.checked is True
     assert boxes(ui) == [lrp, f"{gradient} · {patient.name}"], "the shown run is listed first and needs no name"
-    assert ui.compareLabel.text == f"Views from the left: 1 {gradient} · {patient.name}; 2 {lrp}"
+    assert ui.compareLabel.text == f"Views: 1 {gradient} · {patient.name}; 2 {lrp}"
 
     assert scene.WriteToMRB(str(tmp_path / "two.mrb"))
     again = SceneFile.readScene(tmp_path / "two.mrb")
@@ -244,23 +274,117 @@ def test_a_view_of_a_scan_far_from_the_origin_is_not_empty(scene, ui, two_runs) 
 # ------------------------------------------------------------------------------------------------------ other sections
 
 
-def test_regions_section(scene, ui, display, answer) -> None:
-    section = RegionsPanel(ui)
-    section.setDisplay(None)
-    assert ui.regionsCollapsibleButton.enabled is False and section.onSelection() is None
-    section.setDisplay(display)
-    assert ui.regionTableView.mrmlTableNode() is display.run.tableNodes["lrp"]
-    section.onFilter("Hippo")
-    proxy = ui.regionTableView.sortFilterProxyModel()
-    assert proxy.values["filter"] == "Hippo" and proxy.filterKeyColumn == 1
-    row = answer.maps[0].table.rows()[7]
-    ui.regionTableView.selectionModel().values["selectedIndexes"] = [Index(7)]
-    assert section.onSelection()["name"] == row["name"]
+class TableSeam:
+    """What QtSeam does with the table, kept as values; the user's clicks."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, list[str]] = {}
+
+    def listSetting(self, name: str) -> list[str]:
+        return self.settings.get(name, [])
+
+    def setSetting(self, name: str, value: list[str]) -> None:
+        self.settings[name] = value
+
+    def fillTable(self, _table, heads, rows) -> None:
+        self.heads, self.rows = list(heads), rows
+
+    def onHeaderClicked(self, _table, callback) -> None:
+        self.clickHead = callback
+
+    def fillMenu(self, _button, choices, onToggled) -> None:
+        self.choices, self.toggle = choices, onToggled
+
+    def column(self, title: str) -> list[str]:
+        index = self.heads.index(title)
+        return [row[index].text for row in self.rows]
+
+
+@pytest.fixture
+def regions(ui, display):
+    made = RegionsPanel(ui, TableSeam())
+    made.setDisplay(display)
+    return made, made._seam
+
+
+def choose(ui, row: int) -> None:
+    ui.regionTable.values["chosenRow"] = row
+    ui.regionTable.emit("itemSelectionChanged()")
+
+
+def test_regions_by_rank_with_density_as_a_bar(regions, answer) -> None:
+    _, table = regions
+    ranked = answer.maps[0].table.ranked("density_rank")
+    assert table.heads == ["Rank", "Region", "Side", "Density", "Share"]
+    assert table.column("Rank")[: len(ranked)] == [str(row["density_rank"]) for row in ranked]
+    assert table.column("Region")[:9] == [row["name"].replace("_", " ") for row in ranked[:9]]
+    number, bar = table.column("Density")[0].split()
+    assert number == f"{ranked[0]['density']:.1e}" and bar == "█" * 8
+    third = table.column("Density")[2].split()[1]
+    assert len(third) == pytest.approx(8 * ranked[2]["density"] / ranked[0]["density"], abs=1)
+    assert table.rows[0][3].colour == "#E17012" and "relevance/mm³" in table.rows[0][3].toolTip
+    assert table.column("Share")[0] == f"{100 * ranked[0]['share']:.1f} %"
+
+
+def test_small_regions_are_grey_without_rank_at_the_end(display, regions, answer) -> None:
+    section, table = regions
+    best, second = answer.maps[0].table.ranked("density_rank")[:2]
+    node = display.run.tableNodes["lrp"]
+    labels = [row["label"] for row in Runs.tableRows(node.GetTable())]
+    node.GetTable().GetColumnByName("volume_mm3").SetValue(labels.index(best["label"]), 37.0)
+    SceneBuilder.rankAnew(node)
+    section.refresh()
+    assert table.column("Region")[0] == second["name"].replace("_", " ") and table.column("Rank")[0] == "1"
+    assert table.column("Density")[0].endswith("█" * 8), "the bars are those of what is ranked"
+    assert table.column("Region")[-2:] == [best["name"].replace("_", " "), "outside the atlas"]
+    for row in table.rows[-2:]:
+        assert row[0].text == "" and {cell.colour for cell in row} == {"#909090"}
+    assert table.rows[-2][1].toolTip == "37 mm³ on the map; regions below 100 mm³ are not ranked"
+    assert all(row[0].text and row[1].colour == "" for row in table.rows[:-2])
+    assert display.showTopRegion()["name"] == second["name"]
+
+
+def test_the_user_chooses_columns_sorts_and_searches(ui, display, regions) -> None:
+    _, table = regions
+    assert [name for name, _, on in table.choices if on] == ["name", "hemisphere", "share", "density", "density_rank"]
+    table.toggle("asymmetry", True)
+    table.toggle("share", False)
+    assert table.heads == ["Rank", "Region", "Side", "Density", "Asymmetry"]
+    again = RegionsPanel(ui, table)
+    again.setDisplay(display)
+    assert table.heads[-1] == "Asymmetry", "kept for the next time"
+    table.clickHead(1)
+    names = table.column("Region")
+    assert names == sorted(names)
+    table.clickHead(3)
+    values = [float(text.split()[0]) for text in table.column("Density") if text]
+    assert values == sorted(values, reverse=True)
+    table.clickHead(3)
+    assert [float(text.split()[0]) for text in table.column("Density") if text] == sorted(values)
+    ui.regionSearchBox.text = "hippocampus"
+    assert table.column("Region") and all("ippocampus" in name for name in table.column("Region"))
+    for name in list(again._shown()):
+        table.toggle(name, False)
+    assert len(table.heads) == 1, "one is left"
+
+
+def test_a_chosen_row_is_outlined_and_the_table_follows_the_map(ui, display, regions, answer) -> None:
+    section, table = regions
+    ui.regionSearchBox.text = "Hippo"
+    best = next(row for row in answer.maps[0].table.ranked("density_rank") if "hippo" in row["name"].lower())
+    choose(ui, 0)
     shown = display.run.atlasNode.GetDisplayNode()
-    assert shown.GetSegmentVisibility(AtlasNodes.segmentIdOf(display.run.atlasNode, row["label"]))
+    assert shown.GetSegmentVisibility(AtlasNodes.segmentIdOf(display.run.atlasNode, best["label"]))
+    ui.regionSearchBox.text = ""
+    before = table.column("Density")
     display.show("gradient-x-input")
     section.refresh()
-    assert ui.regionTableView.mrmlTableNode() is display.run.tableNodes["gradient-x-input"]
+    assert table.column("Density") != before
+    lines = section.text().splitlines()
+    assert lines[0].startswith("Label\tRegion") and "Density (relevance/mm³)" in lines[0]
+    assert lines[1].split("\t")[7] == "1" and lines[-1].split("\t")[7] == "n/a"
+    section.setDisplay(None)
+    assert ui.regionsCollapsibleButton.enabled is False and table.rows == [] and section.onSelection() is None
 
 
 def test_question_section(ui, small_package, tmp_path) -> None:
@@ -279,8 +403,6 @@ def test_question_section(ui, small_package, tmp_path) -> None:
     assert section.target == "CN" and section.recent == [str(small_package)]
     with pytest.raises(NetworkError):
         section.addModel(tmp_path)
-    section.showEstimate({"seconds": 100, "device": "cpu", "methods": [{"name": "lrp", "seconds": 45.0}]})
-    assert ui.estimateLabel.text == "About 2 min on cpu: lrp 45 s"
 
 
 def test_answer_section(scene, ui, display) -> None:

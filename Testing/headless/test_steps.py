@@ -14,8 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
 
 from contract import Api
 from stand_in import panel
+from test_panels import parameters
+from test_preparation_panel import parameters as preparation
 
 from ADAttributionLib import Dependencies, Runs, SceneBuilder
+from ADAttributionLib.EstimatePanel import EstimatePanel, estimateText
+from ADAttributionLib.QuestionPanel import Device, QuestionPanel
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.ResultOpening import ResultOpening
 from ADAttributionLib.ScanArrivals import ScanArrivals, firstScan
@@ -216,3 +220,47 @@ def test_another_python_has_its_own_packages(ui, monkeypatch) -> None:
 def test_the_python_of_the_environment_computes_where_the_user_has_chosen_none() -> None:
     assert chosenPython("", {}) == "" and chosenPython("/a", {"AD_ATTRIBUTION_PYTHON": "/b"}) == "/a"
     assert chosenPython("", {"AD_ATTRIBUTION_PYTHON": "/b"}) == "/b", "settings are empty under --testing"
+
+
+# ------------------------------------------------------------------------------------------------------------ estimates
+
+
+class Estimator:
+    """An ExplainLogic of which only the estimate is asked."""
+
+    def __init__(self) -> None:
+        self.client, self.jobs = self, []
+
+    def registrationToDo(self, volumeNode, model, **asked):
+        return asked["registration"]
+
+    def request(self, command, job, onEnd) -> None:
+        assert command == "estimate"
+        self.jobs.append(job)
+        self.onEnd = onEnd
+
+
+def test_an_estimate_is_asked_for_once_at_a_time_and_shown(ui, small_package) -> None:
+    question, estimator = QuestionPanel(ui, []), Estimator()
+    question.addModel(small_package)
+    asked = parameters(methods={"lrp": True}, device=Device.AUTO)
+    for name, value in vars(preparation()).items():
+        setattr(asked, name, value)
+    panel = EstimatePanel(ui, question, lambda: asked, lambda: estimator)
+    ui.estimateButton.emit("clicked(bool)", False)
+    assert ui.estimateLabel.text == "Measuring one forward pass…"
+    panel.refresh()
+    (job,) = estimator.jobs
+    assert job["registration"] == "affine" and [m["name"] for m in job["methods"]] == ["lrp"]
+    methods = [{"name": "lrp", "seconds": 45.0}]
+    found = {"seconds": 60, "preparation": 15.0, "device": "cpu", "methods": methods}
+    estimator.onEnd(SimpleNamespace(state="done", result=found))
+    assert ui.estimateLabel.text == "About 60 s on cpu: lrp 45 s, preparation 15 s (nothing if it was done before)"
+    panel.refresh()
+    estimator.onEnd(SimpleNamespace(state="failed", result=None, error=WorkerError("no memory")))
+    assert len(estimator.jobs) == 2 and ui.estimateLabel.text == "no memory"
+    assert estimateText({"seconds": 100, "device": "cpu", "methods": methods}) == "About 2 min on cpu: lrp 45 s"
+    asked.otherOptions = "no option"
+    panel.refresh()
+    assert "cannot be estimated: 'no option' is no option" in ui.estimateLabel.text and len(estimator.jobs) == 2
+    EstimatePanel(ui, question, lambda: None, pytest.fail).refresh()

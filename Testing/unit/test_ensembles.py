@@ -171,7 +171,7 @@ def test_the_answer_is_the_mean_with_every_members_value(scores: Model, scan: Vo
     assert found.outcome.spread == pytest.approx(np.std(each, ddof=1))
     assert found.probabilities == {} and found.target_class == "COG"
     assert read_outcome(json.loads(json.dumps(found.provenance["outcome"]))) == found.outcome
-    assert f"{found.outcome.agreeing} of 3 networks say {found.outcome.verdict}" in found.outcome.headline()
+    assert f"{found.outcome.agreeing} of 3 networks" in found.outcome.headline()
 
 
 @pytest.mark.parametrize("method", ["lrp", "guided-backprop", "occlusion"])
@@ -320,6 +320,15 @@ def test_an_ensembles_result_as_files(scores: Model, scan: Volume, atlas: Atlas,
     assert (folder / "overview.png").exists() and (folder / "heatmaps" / "lrp-sd.nii.gz").exists()
     header = (folder / "tables" / "lrp.csv").read_text().splitlines()[0]
     assert header.endswith("member_sd,member_top_ten")
+    assert json.loads((folder / "tables" / "lrp.units.json").read_text())["quantity"] == "COG (points)"
+
+
+def test_what_a_table_is_of() -> None:
+    score = outcome_of(COG, ("COG",), [("", (0.2,), ())])
+    assert score.quantity("COG", "score") == "COG (points)"
+    assert score.quantity("COG", "distance") == "COG − reference (points)"
+    classes = outcome_of(Output("softmax"), ("CN", "AD"), [("", (0.25, 0.75), ())])
+    assert (classes.quantity("AD", "probability"), classes.quantity("AD", "logit")) == ("P(AD)", "logit of AD")
 
 
 def test_a_batch_names_the_score_its_unit_and_every_network(scores: Model, scan: Volume, tmp_path: Path) -> None:
@@ -332,6 +341,12 @@ def test_a_batch_names_the_score_its_unit_and_every_network(scores: Model, scan:
     assert row["predicted_class"] in ("low", "high") and row["networks"] == 3
     again = explain_batch(find_scans(tmp_path / "in"), scores, options, tmp_path / "out").rows[0]
     assert again["COG [points]"] == row["COG [points]"] and again["status"] == "done before"
+
+
+def test_a_mean_that_a_single_network_shares() -> None:
+    each = [("a", (0.9, 0.1), ()), ("b", (0.45, 0.55), ()), ("c", (0.45, 0.55), ())]
+    found = outcome_of(Output("softmax"), ("CN", "AD"), each)
+    assert (found.verdict, found.agreeing) == ("CN", 1) and found.agreement_text() == "1 of 3 networks says CN"
 
 
 def test_an_outcome_of_classes_reads_as_before() -> None:

@@ -50,6 +50,15 @@ def test_one_output_is_what_it_is_declared_to_be() -> None:
     assert model_from_module(OneOutput(ends_with_sigmoid=True).eval(), SHAPE).network.head == "sigmoid"
 
 
+def test_a_bare_exported_file_is_asked_what_it_is(tmp_path: Path) -> None:
+    program = torch.export.export(OneOutput().eval(), (torch.zeros(1, 1, *SHAPE),))
+    torch.export.save(program, tmp_path / "age.pt2")
+    with pytest.raises(NetworkError, match="age has one output, and nothing says what it is"):
+        load_model(tmp_path / "age.pt2")
+    assert load_model(tmp_path / "age.pt2", output="score").output.is_score
+    assert load_model(tmp_path / "age.pt2", output="sigmoid").classes == ("CN", "AD")
+
+
 @pytest.mark.parametrize(
     ("outputs", "traced", "declared", "reason"),
     [

@@ -410,16 +410,19 @@ def test_cancelling_takes_effect_within_one_batch(network: nn.Module, scan: Tens
 def test_the_time_left_is_what_the_measured_pace_says(monkeypatch: pytest.MonkeyPatch) -> None:
     from ADAttributionLogic.attribution import covering
 
-    clock = iter([100.0, 110.0, 120.0])
+    clock = iter([100.0, 110.0, 120.0, 130.0])
     monkeypatch.setattr(covering.time, "perf_counter", lambda: next(clock))
     seen: list[tuple[float, str]] = []
     pace = covering.Pace(Monitor(lambda f, t: seen.append((f, t))), "windows", 100, 10.0)
     for _ in range(3):
         pace.advance(10, 1.0)
+    pace.advance(10, 1.0, at_least=0.9, at_most_seconds=3.0)
+    assert seen[-1][0] == 0.9, "a budget of time ends it sooner"
     assert [text for _, text in seen] == [
         "windows: 100 in all",
         "windows: 10 of 100",  # the first batch pays for what is computed once, and says nothing about the others
         "windows: 20 of 100, about 80 s left",
         "windows: 30 of 100, about 70 s left",
+        "windows: 40 of 100, about 3 s left",
     ]
     assert covering.describe_duration(600) == "about 10 min" and covering.describe_duration(6000) == "about 1 h 40 min"

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ncomms2022 import SOURCE, needs_weights
 from network_source import Source, serve_package, write_registry
 
 from ADAttributionLogic.cli import main
@@ -23,6 +24,7 @@ from ADAttributionLogic.errors import Cancelled, NetworkError, OutputError, Unkn
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.networks.qiu2022_package import NAMES, source_files
 from ADAttributionLogic.store.download import DownloadError
 from ADAttributionLogic.store.installation import install_package, install_registered, remove, verify
 from ADAttributionLogic.store.places import installed_packages, models_folder
@@ -320,6 +322,25 @@ def test_the_shipped_registry() -> None:
         assert len({f.path for f in network.files}) == len(network.files) == 11
         assert network.licence == "MIT" and "Permission is hereby granted" in network.licence_text
         assert "doi:10.1038/s41467-022-31037-5" in network.citation and "Not for diagnosis" in network.intended_use
+
+
+def test_the_registry_names_the_files_that_the_conversion_pins() -> None:
+    for network in read_registry():
+        pinned = {(file.path, file.sha256) for file in source_files(network.name)}
+        assert {(file.path, file.sha256) for file in network.files} == pinned
+
+
+@needs_weights
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_networks_install_offline(name: str, home: Path) -> None:
+    assert main(["models", "install", name, "--from", str(SOURCE), "--yes"]) == 0
+    model = load_model(name)
+    assert len(model.members) == 5 and model.card["licence"].startswith("MIT")
+    assert {path.name for path in (home / name).iterdir()} == {
+        "LICENSE",
+        "model.json",
+        *(f"cross{fold}.safetensors" for fold in range(5)),
+    }
 
 
 def test_a_network_that_could_be_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,65 @@
+"""Normalisation by the statistics of the image itself: group, instance and layer normalisation."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ADAttributionLogic.graph.operations import Operation
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation(Operation):
+    """Subtraction of a mean and division by a deviation that the activations themselves have.
+
+    LRP passes relevance through unchanged (the identity rule for layer normalisation of Achtibat et al. 2024,
+    arXiv:2402.05602): by the centred values, which lie around 0, it would be enlarged without bound.
+
+    Attributes
+    ----------
+    weight, bias : Tensor or None
+        Multiplied with and added to the result.
+    epsilon : float
+        Added to the variance.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    epsilon: float
+
+    @abstractmethod
+    def normalise(self, x: Tensor) -> Tensor:
+        """Compute the output."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return self.normalise(x)
+
+    def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            x = inputs[0].detach().requires_grad_(True)
+            return torch.autograd.grad(self.normalise(x), x, gradient)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupNorm(Normalisation):
+    """By groups of channels; each channel alone is instance normalisation."""
+
+    groups: int
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.groups, self.weight, self.bias, self.epsilon)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm(Normalisation):
+    """Over the last axes, of this shape."""
+
+    shape: tuple[int, ...]
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.shape, self.weight, self.bias, self.epsilon)
