@@ -177,7 +177,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._settle = QtSeam.makeRestTimer(100, self._onScanLoaded)
         self._arrivals = ScanArrivals(slicer.mrmlScene, self._settle.start)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
-        self._regions = RegionsPanel(self.ui)
+        self._regions = RegionsPanel(self.ui, QtSeam)
         self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
         self._connectWidgets()
         scene = slicer.mrmlScene

@@ -72,6 +72,48 @@ def _addRow(form: qt.QFormLayout, title, helpText, editor):
     form.addRow(explanation)
 
 
+def fillTable(table: qt.QTableWidget, heads, rows):
+    """Show rows of cells (text, toolTip, colour) without telling of a selection."""
+    table.blockSignals(True)
+    table.clear()
+    table.setColumnCount(len(heads))
+    table.setHorizontalHeaderLabels(list(heads))
+    table.verticalHeader().hide()
+    table.setRowCount(len(rows))
+    for number, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            item = qt.QTableWidgetItem(cell.text)
+            item.setToolTip(cell.toolTip)
+            if cell.colour:
+                item.setForeground(qt.QBrush(qt.QColor(cell.colour)))
+            table.setItem(number, column, item)
+    table.resizeColumnsToContents()
+    table.blockSignals(False)
+
+
+def onHeaderClicked(table: qt.QTableWidget, callback):
+    """Call back with the number of a column whose head is clicked."""
+    connected(table.horizontalHeader().connect("sectionClicked(int)", callback), "sectionClicked(int)")
+
+
+def fillMenu(button: qt.QToolButton, choices, onToggled):
+    """Give a button a menu of choices (name, text, checked); ``onToggled`` gets the name and whether it is chosen."""
+    menu = qt.QMenu(button)
+    for name, text, checked in choices:
+        action = menu.addAction(text)
+        action.setCheckable(True)
+        action.setChecked(checked)
+        connected(action.connect("toggled(bool)", _withName(onToggled, name)), "toggled(bool)")
+    earlier = button.menu()
+    button.setMenu(menu)
+    if earlier is not None:
+        earlier.deleteLater()
+
+
+def _withName(callback, name):
+    return lambda value: callback(name, value)
+
+
 def copyText(text):
     """Put a text on the clipboard."""
     slicer.app.clipboard().setText(text)
@@ -146,7 +188,8 @@ def chooseOne(title, texts):
     for text in texts:
         listing.addItem(text)
     listing.setCurrentRow(0)
-    buttons = qt.QDialogButtonBox(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
+    buttons = qt.QDialogButtonBox()
+    buttons.setStandardButtons(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
     connect(buttons, "accepted()", dialog.accept)
     connect(buttons, "rejected()", dialog.reject)
     connect(listing, "itemDoubleClicked(QListWidgetItem*)", lambda _item: dialog.accept())

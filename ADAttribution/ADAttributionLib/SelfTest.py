@@ -218,9 +218,11 @@ def checkPanel(case, widget):
     ui, scene = widget.ui, slicer.mrmlScene
     slicer.app.processEvents()
     case.assertFalse(ui.applyButton.enabled)
-    scan = addPhantom(scene)
     widget.initializeParameterNode()
-    ui.inputSelector.setCurrentNode(scan)
+    scan = addPhantom(scene)
+    _waitUntil(case, lambda: ui.inputSelector.currentNode() is not None, "a loaded scan is chosen by itself")
+    case.assertEqual(ui.inputSelector.currentNode().GetID(), scan.GetID())
+    ui.stepTabWidget.setCurrentIndex(1)
     widget._question.addModel(SMALL_NETWORK)
     ui.preparationComboBox.setCurrentIndex(0)  # already registered
     ui.areaOcclusionCheckBox.checked = False  # needs an atlas
@@ -244,6 +246,14 @@ def checkPanel(case, widget):
     case.assertEqual(RunDisplay(run).settings.percentile, 99.0)
     _checkComparison(case, ui, scene)
     _checkOptions(case, ui)
+
+
+def _waitUntil(case, condition, what, seconds=10):
+    """Let Slicer work until something has happened."""
+    stop = time.monotonic() + seconds
+    while not condition():
+        case.assertLess(time.monotonic(), stop, what)
+        slicer.app.processEvents()
 
 
 def _checkComparison(case, ui, scene):

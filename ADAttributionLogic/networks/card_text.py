@@ -67,10 +67,15 @@ def _grid_text(card: Mapping[str, Any]) -> str:
 
 def _performance_text(card: Mapping[str, Any]) -> str:
     entries = card.get("performance", ())
-    return "; ".join(_figure_text(entry) for entry in entries) or NOT_STATED
+    sources = list(dict.fromkeys(entry["source"] for entry in entries))
+    parts = [
+        f"{'; '.join(_figure_text(entry) for entry in entries if entry['source'] == source)}. Source: {source}."
+        for source in sources
+    ]
+    return " ".join(parts) or NOT_STATED
 
 
 def _figure_text(entry: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{count} {group}" for group, count in entry.get("n", {}).items())
     data = f"{entry['data']}: {sizes}" if sizes else entry["data"]
-    return f"{entry['task']}, {entry['measure']} {entry['value']:g} ({data}; {entry['source']})"
+    return f"{entry['task']}, {entry['measure']} {entry['value']:g} ({data})"

@@ -249,8 +249,10 @@ _CARDS: dict[str, dict[str, Any]] = {
         ],
         "limitations": (
             "Individual scans are often graded wrongly: the groups overlap widely (mean score of normal, impaired and "
-            "demented people .50, .84 and 1.26). Of cohorts recruited in memory clinics; other scanners, ages and "
-            "populations were seen little."
+            "demented people .50, .84 and 1.26), and on other cohorts than its own it does worse. Shrinking the medial "
+            "temporal lobe alone in a simulation (hippocampus −78 %) raised the mean score of one healthy brain from "
+            ".41 to .51 only, far from the threshold of impairment; of a template brain from .36 to .39 at −55 %, and "
+            "not further."
         ),
     },
     "qiu2022-alzheimers": {

@@ -38,14 +38,15 @@ DOSES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)
 
 
 def main() -> int:
-    studies = {"preparation": preparations, "atrophy": atrophies}
+    studies = {"preparation": (preparations, "preparation"), "atrophy": (atrophies, "brain\tdose\tleft hippocampus")}
     if len(sys.argv) != 2 or sys.argv[1] not in studies:
         print(f"usage: study_real_network.py {'|'.join(studies)}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
         # The members are read one by one, from this folder.
         model = load_model(convert("qiu2022-impairment", SOURCE, Path(folder) / "package"))
-        return _table(model, list(studies[sys.argv[1]](model)))
+        inputs, heading = studies[sys.argv[1]]
+        return _table(model, heading, list(inputs(model)))
 
 
 def preparations(model: Model) -> Iterator[tuple[str, Volume]]:
@@ -87,14 +88,14 @@ def atrophies(_model: Model) -> Iterator[tuple[str, Volume]]:
             yield f"{name}\t{dose:g} mm\t{change:+.0%}", found.scan
 
 
-def _table(model: Model, inputs: list[tuple[str, Volume]]) -> int:
+def _table(model: Model, heading: str, inputs: list[tuple[str, Volume]]) -> int:
     images = [prepare(scan, model.grid, model.normalisation).array for _, scan in inputs]
     columns = []
     for member in model.members:
         graph = member.load().folded
         with torch.no_grad():
             columns.append([float(graph.logits(torch.from_numpy(image)[None, None])) for image in images])
-    print("\t".join(["input", *(m.name for m in model.members), "mean", "verdicts by own thresholds"]))
+    print("\t".join([heading, *(m.name for m in model.members), "mean", "verdicts by own thresholds"]))
     for number, (name, _) in enumerate(inputs):
         scores = [column[number] for column in columns]
         levels = [model.output.level_of(s, m.thresholds) for s, m in zip(scores, model.members, strict=True)]

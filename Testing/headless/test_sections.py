@@ -38,16 +38,6 @@ def display(scene, scanNode, answer):
     return made
 
 
-class Index:
-    """A row of the table view."""
-
-    def __init__(self, row: int) -> None:
-        self._row = row
-
-    def row(self) -> int:
-        return self._row
-
-
 def test_a_stand_in_has_what_the_class_has_and_no_more(ui) -> None:
     with pytest.raises(AttributeError):
         ui.applyButton.caption = "x"
@@ -279,23 +269,117 @@ def test_a_view_of_a_scan_far_from_the_origin_is_not_empty(scene, ui, two_runs) 
 # ------------------------------------------------------------------------------------------------------ other sections
 
 
-def test_regions_section(scene, ui, display, answer) -> None:
-    section = RegionsPanel(ui)
-    section.setDisplay(None)
-    assert ui.regionsCollapsibleButton.enabled is False and section.onSelection() is None
-    section.setDisplay(display)
-    assert ui.regionTableView.mrmlTableNode() is display.run.tableNodes["lrp"]
-    section.onFilter("Hippo")
-    proxy = ui.regionTableView.sortFilterProxyModel()
-    assert proxy.values["filter"] == "Hippo" and proxy.filterKeyColumn == 1
-    row = answer.maps[0].table.rows()[7]
-    ui.regionTableView.selectionModel().values["selectedIndexes"] = [Index(7)]
-    assert section.onSelection()["name"] == row["name"]
+class TableSeam:
+    """What QtSeam does with the table, kept as values; the user's clicks."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, list[str]] = {}
+
+    def listSetting(self, name: str) -> list[str]:
+        return self.settings.get(name, [])
+
+    def setSetting(self, name: str, value: list[str]) -> None:
+        self.settings[name] = value
+
+    def fillTable(self, _table, heads, rows) -> None:
+        self.heads, self.rows = list(heads), rows
+
+    def onHeaderClicked(self, _table, callback) -> None:
+        self.clickHead = callback
+
+    def fillMenu(self, _button, choices, onToggled) -> None:
+        self.choices, self.toggle = choices, onToggled
+
+    def column(self, title: str) -> list[str]:
+        index = self.heads.index(title)
+        return [row[index].text for row in self.rows]
+
+
+@pytest.fixture
+def regions(ui, display):
+    made = RegionsPanel(ui, TableSeam())
+    made.setDisplay(display)
+    return made, made._seam
+
+
+def choose(ui, row: int) -> None:
+    ui.regionTable.values["chosenRow"] = row
+    ui.regionTable.emit("itemSelectionChanged()")
+
+
+def test_regions_by_rank_with_density_as_a_bar(regions, answer) -> None:
+    _, table = regions
+    ranked = answer.maps[0].table.ranked("density_rank")
+    assert table.heads == ["Rank", "Region", "Side", "Density", "Share"]
+    assert table.column("Rank")[: len(ranked)] == [str(row["density_rank"]) for row in ranked]
+    assert table.column("Region")[:9] == [row["name"].replace("_", " ") for row in ranked[:9]]
+    number, bar = table.column("Density")[0].split()
+    assert number == f"{ranked[0]['density']:.1e}" and bar == "█" * 8
+    third = table.column("Density")[2].split()[1]
+    assert len(third) == pytest.approx(8 * ranked[2]["density"] / ranked[0]["density"], abs=1)
+    assert table.rows[0][3].colour == "#E17012" and "relevance/mm³" in table.rows[0][3].toolTip
+    assert table.column("Share")[0] == f"{100 * ranked[0]['share']:.1f} %"
+
+
+def test_small_regions_are_grey_without_rank_at_the_end(display, regions, answer) -> None:
+    section, table = regions
+    best, second = answer.maps[0].table.ranked("density_rank")[:2]
+    node = display.run.tableNodes["lrp"]
+    labels = [row["label"] for row in Runs.tableRows(node.GetTable())]
+    node.GetTable().GetColumnByName("volume_mm3").SetValue(labels.index(best["label"]), 37.0)
+    SceneBuilder.rankAnew(node)
+    section.refresh()
+    assert table.column("Region")[0] == second["name"].replace("_", " ") and table.column("Rank")[0] == "1"
+    assert table.column("Density")[0].endswith("█" * 8), "the bars are those of what is ranked"
+    assert table.column("Region")[-2:] == [best["name"].replace("_", " "), "outside the atlas"]
+    for row in table.rows[-2:]:
+        assert row[0].text == "" and {cell.colour for cell in row} == {"#909090"}
+    assert table.rows[-2][1].toolTip == "37 mm³ on the map; regions below 100 mm³ are not ranked"
+    assert all(row[0].text and row[1].colour == "" for row in table.rows[:-2])
+    assert display.showTopRegion()["name"] == second["name"]
+
+
+def test_the_user_chooses_columns_sorts_and_searches(ui, display, regions) -> None:
+    _, table = regions
+    assert [name for name, _, on in table.choices if on] == ["name", "hemisphere", "share", "density", "density_rank"]
+    table.toggle("asymmetry", True)
+    table.toggle("share", False)
+    assert table.heads == ["Rank", "Region", "Side", "Density", "Asymmetry"]
+    again = RegionsPanel(ui, table)
+    again.setDisplay(display)
+    assert table.heads[-1] == "Asymmetry", "kept for the next time"
+    table.clickHead(1)
+    names = table.column("Region")
+    assert names == sorted(names)
+    table.clickHead(3)
+    values = [float(text.split()[0]) for text in table.column("Density") if text]
+    assert values == sorted(values, reverse=True)
+    table.clickHead(3)
+    assert [float(text.split()[0]) for text in table.column("Density") if text] == sorted(values)
+    ui.regionSearchBox.text = "hippocampus"
+    assert table.column("Region") and all("ippocampus" in name for name in table.column("Region"))
+    for name in list(again._shown()):
+        table.toggle(name, False)
+    assert len(table.heads) == 1, "one is left"
+
+
+def test_a_chosen_row_is_outlined_and_the_table_follows_the_map(ui, display, regions, answer) -> None:
+    section, table = regions
+    ui.regionSearchBox.text = "Hippo"
+    best = next(row for row in answer.maps[0].table.ranked("density_rank") if "hippo" in row["name"].lower())
+    choose(ui, 0)
     shown = display.run.atlasNode.GetDisplayNode()
-    assert shown.GetSegmentVisibility(AtlasNodes.segmentIdOf(display.run.atlasNode, row["label"]))
+    assert shown.GetSegmentVisibility(AtlasNodes.segmentIdOf(display.run.atlasNode, best["label"]))
+    ui.regionSearchBox.text = ""
+    before = table.column("Density")
     display.show("gradient-x-input")
     section.refresh()
-    assert ui.regionTableView.mrmlTableNode() is display.run.tableNodes["gradient-x-input"]
+    assert table.column("Density") != before
+    lines = section.text().splitlines()
+    assert lines[0].startswith("Label\tRegion") and "Density (relevance/mm³)" in lines[0]
+    assert lines[1].split("\t")[7] == "1" and lines[-1].split("\t")[7] == "n/a"
+    section.setDisplay(None)
+    assert ui.regionsCollapsibleButton.enabled is False and table.rows == [] and section.onSelection() is None
 
 
 def test_question_section(ui, small_package, tmp_path) -> None:

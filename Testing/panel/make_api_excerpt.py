@@ -27,12 +27,18 @@ MORE_CLASSES = (
     "QLabel",
     "QStandardItemModel",
     "QPixmap",
+    "QMenu",
+    "QAction",
+    "QColor",
+    "QHeaderView",
 )
+#: Not in the list, which holds widgets; used by modules that come with Slicer (DICOMLib, Data Probe).
+VALUE_CLASSES = {"QTableWidgetItem": ["setForeground", "setToolTip"], "QBrush": []}
+#: Signals of classes that the list could not make one of; they stand among the attributes without their arguments.
+MORE_SIGNALS = {"QHeaderView": ["sectionClicked(int)"]}
 INSTANCES = (
     "slicer.app",
     "slicer.app.layoutManager()",
-    "qMRMLTableView.sortFilterProxyModel()",
-    "qMRMLTableView.selectionModel()",
 )
 MODULES = ("slicer.util", "slicer.ScriptedLoadableModule", "slicer.parameterNodeWrapper")
 
@@ -42,9 +48,14 @@ def excerpt(full: dict[str, Any], classes: set[str]) -> dict[str, Any]:
     base = full["classes"][BASE]
     wanted = {name: full["classes"][name] for name in sorted(classes | set(MORE_CLASSES))}
     wanted |= {name: full["instances"][name] for name in INSTANCES}
+    for name, signals in MORE_SIGNALS.items():
+        assert {signal.split("(")[0] for signal in signals} <= set(wanted[name]["attributes"])
+        wanted[name] = {**wanted[name], "signals": signals}
+    bare = {"inherits": "", "properties": {}, "signals": [], "slots": []}
+    values = {name: {**bare, "attributes": attributes} for name, attributes in VALUE_CLASSES.items()}
     return {
         "about": full["about"],
-        "classes": {name: _short(entry, None if name == BASE else base) for name, entry in wanted.items()},
+        "classes": values | {name: _short(entry, None if name == BASE else base) for name, entry in wanted.items()},
         "modules": {name: sorted(full[name]) for name in MODULES},
         "loaded": full["modules"],
         "layouts": full["layouts"],

@@ -19,6 +19,7 @@ _CHANGES = {
     "currentRow": ("currentRowChanged(int)",),
     "text": ("textChanged(QString)",),
     "currentPath": ("currentPathChanged(QString)",),
+    "currentNode": ("currentNodeChanged(vtkMRMLNode*)",),
 }
 
 
@@ -73,6 +74,9 @@ class StandIn:
         self.slots.setdefault(signal, []).append(slot)
         return True
 
+    def do_currentNode(self) -> object:
+        return self.values.get("currentNode")
+
     def do_addItem(self, text: str, data: object = None) -> None:
         self.items.append((text, data))
         # A real combo box shows its first item; a list shows none.
@@ -107,25 +111,8 @@ class StandIn:
     def do_layout(self) -> StandIn:
         return self.values.setdefault("layout", StandIn("QFormLayout", self.api))
 
-    def do_setMRMLTableNode(self, node: object) -> None:
-        self.values["node"] = node
-
-    def do_mrmlTableNode(self) -> object:
-        return self.values.get("node")
-
-    def do_sortFilterProxyModel(self) -> StandIn:
-        proxy = self.values.setdefault("proxy", StandIn("qMRMLTableView.sortFilterProxyModel()", self.api))
-        proxy.values["view"] = self
-        return proxy
-
-    def do_mapToSource(self, index: object) -> object:
-        return index
-
-    def do_setFilterFixedString(self, text: str) -> None:
-        self.values["filter"] = text
-
-    def do_selectionModel(self) -> StandIn:
-        return self.values.setdefault("selection", StandIn("qMRMLTableView.selectionModel()", self.api))
+    def do_currentRow(self) -> int:
+        return self.values.get("chosenRow", -1)
 
 
 def panel(api: Api) -> SimpleNamespace:

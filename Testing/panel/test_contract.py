@@ -126,7 +126,7 @@ def test_a_misspelt_panel_is_noticed(api: Api, right: str, wrong: str, message: 
         ("ui.applyButton.connect('click(bool)', f)", "no signal click(bool)"),
         ("self._connect(self.ui.thresholdSlider, 'valueChanged(float)', f)", "no signal valueChanged(float)"),
         ("slider = ui.thresholdSlider\n    slider.values = 3", "no writable property values"),
-        ("proxy = ui.regionTableView.sortFilterProxyModel()\n    proxy.setFilter('a')", "no attribute setFilter"),
+        ("head = ui.regionTable.horizontalHeader()\n    head.stretch('a')", "no attribute stretch"),
         ("timer = qt.QTimer()\n    timer.connect('timedOut()', f)", "no signal timedOut()"),
         ("qt.QTimmer()", "QTimmer is not in the excerpt"),
         ("slicer.util.loadUi('a')", "slicer.util has no loadUi"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -218,6 +220,26 @@ def test_a_declared_size_beyond_the_file_is_refused_in_every_format(volume: Volu
             path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
             with pytest.raises(ScanError, match="1024000000 bytes of voxels, but the file has"):
                 read_scan(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mgz", ".nrrd", ".mha"])
+def test_reading_takes_no_more_than_three_times_the_image_and_200_mb(tmp_path: Path, suffix: str) -> None:
+    """64 million voxels of one byte, which become 256 MB of float32; no second copy may be held."""
+    array = np.zeros((400, 400, 400), np.uint8)
+    array[::7] = 9
+    path = save(Volume(array, np.diag([1.0, 1, 1, 1])), tmp_path, suffix)
+    code = """if True:
+        import resource, sys
+        import nibabel, nrrd
+        from ADAttributionLogic.scan_files import read_scan
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert read_scan(sys.argv[1]).array.max() == 9
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 3 * array.nbytes + 200e6
 
 
 # -------------------------------------------------------------------------------------------------- detached voxels

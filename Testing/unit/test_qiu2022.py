@@ -150,7 +150,6 @@ def test_lrp_adds_up_to_the_networks_own_score(one: tuple[str, int, Evaluation])
     reached = found.relevance_by_layer["backbone.block1.BN"]
     assert reached == pytest.approx(found.to_attribute, rel=1e-3)
     lost_there = reached - found.relevance_by_layer["backbone.block1.pooling"]
-    print(one[:2], found.to_attribute, found.unattributed, lost_there)
     assert abs(found.unattributed - lost_there) <= 5e-3 * abs(found.to_attribute)
     assert abs(found.unattributed) <= 0.1 * abs(found.to_attribute)
 
@@ -216,9 +215,11 @@ def test_a_healthy_head_as_acquired_is_called_normal(models: dict[str, Model], t
     turned[:3, :3] = Rotation.from_euler("xyz", (9, -6, 5), degrees=True).as_matrix()
     turned[:3, 3] = 12, -25, 18
     lying = Volume(head.array, turned @ head.affine, head.source)
-    found = explain_native(lying, models[NAMES[0]], ["sensitivity"], cache=tmp_path)
-    print({m.name: round(m.values["COG"], 2) for m in found.outcome.members})
+    found = explain_native(lying, models[NAMES[0]], ["sensitivity"], atlas=load_atlas("aal"), cache=tmp_path)
     assert found.outcome.verdict == "normal" and found.outcome.agreeing >= 4
     assert f"{found.outcome.agreeing} of 5 networks say normal" in found.outcome.headline()
+    # The table is that of the head as it lay, and the networks' top tens are in it.
+    columns = found.heatmaps[0].table.columns
+    assert np.nansum(columns["member_top_ten"]) == 5 * 10 and columns["voxels"].sum() == head.array.size
     interpolated = [s for s in found.provenance["preprocessing"] if s.get("interpolation", "none") != "none"]
     assert [s["step"] for s in interpolated] == ["registration and resampling"]

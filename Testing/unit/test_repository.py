@@ -40,6 +40,7 @@ ROOMS = {
     "attribution": {"attribution", "graph", "networks"},
     "atlas": {"atlas"},
     "relevance": {"relevance", "atlas"},
+    "ensembles": {"ensembles", "attribution", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
     "simulation": {"simulation", "atlas"},

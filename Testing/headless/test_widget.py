@@ -1,0 +1,95 @@
+"""The panel as its user uses it, from a loaded scan to the result: the module's own file, the real scene and worker."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
+
+from slicer_application import running
+
+from ADAttributionLib import SceneBuilder
+from ADAttributionLib.Runs import findRuns
+
+SCAN, EXPLANATION, RESULT = range(3)
+
+
+@pytest.fixture
+def application(scene, monkeypatch, tmp_path):
+    monkeypatch.setenv("AD_ATTRIBUTION_CACHE", str(tmp_path))
+    monkeypatch.setenv("AD_ATTRIBUTION_PYTHON", sys.executable)  # what is installed here is not the panel's matter
+    with running(scene, monkeypatch) as opened:
+        yield opened
+
+
+def test_the_first_scan_that_is_loaded_is_chosen_and_no_other(application, scene, small_scan) -> None:
+    ui = application.ui
+    assert ui.statusLabel.text == "Choose a scan." and not ui.applyButton.enabled
+    first = SceneBuilder.addVolume(scene, small_scan, "T1")
+    application.rest()
+    SceneBuilder.addVolume(scene, small_scan, "T1 of another")
+    application.rest()
+    assert application.widget._parameterNode.inputVolume is first and ui.inputSelector.currentNode() is first
+    assert ui.applyButton.enabled and ui.statusLabel.text == "", "all else has a good beginning"
+    assert ui.preparationLabel.text.startswith("Will be registered (affine), about")
+    scene.Clear(False)
+    application.rest()
+    assert ui.statusLabel.text == "Choose a scan."
+    again = SceneBuilder.addVolume(scene, small_scan, "T1")
+    application.rest()
+    assert application.widget._parameterNode.inputVolume is again
+
+
+def test_presets_tick_boxes_and_follow_them(application) -> None:
+    ui = application.ui
+    assert ui.presetComboBox.currentData == "QUICK" and ui.lrpCheckBox.checked and ui.areaOcclusionCheckBox.checked
+    ui.presetComboBox.setCurrentIndex(1)
+    ui.presetComboBox.emit("activated(int)", 1)
+    assert ui.guidedBackpropCheckBox.checked and not ui.areaOcclusionCheckBox.checked
+    ui.smoothgradCheckBox.checked = True
+    assert ui.presetComboBox.currentData == "OWN"
+    ui.smoothgradCheckBox.checked = False
+    assert ui.presetComboBox.currentData == "PAPERS"
+
+
+def test_from_a_scan_to_its_result_and_back_from_a_failure(application, scene, scanNode, small_package) -> None:
+    ui, widget = application.ui, application.widget
+    application.rest()
+    widget._question.addModel(small_package)
+    ui.preparationComboBox.setCurrentIndex(0)  # already registered
+    ui.atlasComboBox.setCurrentIndex(1)  # Neuromorphometrics
+    ui.areaOcclusionCheckBox.checked = False
+    assert ui.applyButton.text == "Explain" and ui.applyButton.enabled, ui.statusLabel.text
+    assert "Taken as it lies" in ui.preparationLabel.text
+    ui.stepTabWidget.setCurrentIndex(EXPLANATION)
+    ui.applyButton.emit("clicked(bool)", False)
+    assert ui.applyButton.text == "Cancel" and ui.progressBar.visible and ui.footerAnswerLabel.visible is False
+    application.wait(lambda: ui.progressBar.visible is False)
+    (run,) = findRuns(scene)
+    assert ui.statusLabel.text == "Done." and ui.applyButton.text == "Explain", ui.logTextEdit.plainText
+    assert ui.stepTabWidget.values["currentWidget"] is ui.resultScrollArea, "it opens by itself"
+    assert "T1 of a patient: <b>" in ui.footerAnswerLabel.text and "%" in ui.answerLabel.text
+    best = min((r for r in _rows(run) if r["density_rank"] > 0), key=lambda r: r["density_rank"])
+    assert _outlined(run) == [best["name"]]
+
+    ui.otherOptionsLineEdit.text = "lrp.epsilon = 5000"
+    application.rest()
+    ui.applyButton.emit("clicked(bool)", False)
+    application.wait(lambda: ui.progressBar.visible is False)
+    assert ui.statusLabel.text.startswith("Failed: ") and ui.detailsButton.visible
+    assert ui.footerAnswerLabel.visible and len(findRuns(scene)) == 1, "the former answer is still there"
+
+
+def _rows(run):
+    from ADAttributionLib.Runs import tableRows
+
+    return tableRows(run.tableNodes["lrp"].GetTable())
+
+
+def _outlined(run):
+    display, segmentation = run.atlasNode.GetDisplayNode(), run.atlasNode.GetSegmentation()
+    ids = [segmentation.GetNthSegmentID(i) for i in range(segmentation.GetNumberOfSegments())]
+    return [segmentation.GetSegment(i).GetName() for i in ids if display.GetSegmentVisibility(i)]
