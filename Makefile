@@ -5,6 +5,7 @@
 #   make fuzz    5200 damaged files through every reader; a table of what became of them (INPUTS=500 for fewer)
 #   make lint    ruff and mypy
 #   make study   how well scans as acquired are recovered (an hour and more); tables in Testing/benchmarks/native_recovery
+#   make sbom    bill of materials (CycloneDX) of what is installed, in dist/
 #   make study-real  what changes the score of the real networks (QIU2022=folder with their authors' files); tables in
 #                    Testing/benchmarks/real_network
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
@@ -14,13 +15,15 @@ VENV   ?= .venv
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 BENCH  ?=
+# Versions with which all tests passed; CONSTRAINTS= takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= --constraint Testing/constraints.txt
 INPUTS ?=
 BIN    := $(VENV)/bin
 
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study study-real train clean
+.PHONY: demo test fuzz bench lint study study-real sbom train clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -42,7 +45,7 @@ lint: $(VENV)/developed
 
 STUDY := Testing/benchmarks/native_recovery
 study: $(VENV)/developed
-	$(BIN)/pip install --quiet --editable ".[registration]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[registration]"
 	$(BIN)/python Testing/benchmarks/study_native_recovery.py head affine > $(STUDY)/head-affine.tsv
 	for what in patients controls; do \
 	  $(BIN)/python Testing/benchmarks/study_native_recovery.py $$what affine 0 23 > $(STUDY)/$$what-affine.tsv || exit 1; done
@@ -53,6 +56,10 @@ REAL := Testing/benchmarks/real_network
 study-real: $(VENV)/developed
 	for what in preparation atrophy; do \
 	  $(BIN)/python Testing/benchmarks/study_real_network.py $$what > $(REAL)/$$what.tsv || exit 1; done
+
+sbom: $(VENV)/developed
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json $(BIN)/python
 
 train: $(VENV)/developed
 	$(BIN)/python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort
@@ -68,9 +75,9 @@ $(VENV)/torch:
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml
-	$(BIN)/pip install --quiet --editable ".[atlas,report,headless]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,report,headless]"
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable ".[atlas,report,headless,training,dev]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,report,headless,training,dev]"
 	touch $@

@@ -7,51 +7,55 @@ reported in its row and does not stop the others.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
-import re
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutputError, ScanError
+from ADAttributionLogic.batch_list import BatchScan, find_scans
+from ADAttributionLogic.batch_question import claim, differences, question_of, write_whole
+from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, sentence_of
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preparation import Preparation
-from ADAttributionLogic.provenance import describe_atlas, describe_model
-from ADAttributionLogic.report.result_folder import SceneWriter, write_explanation
-from ADAttributionLogic.report.result_places import PROVENANCE_FILE, SUMMARY_FILE
-from ADAttributionLogic.scan_files import ITK_SUFFIXES, NIBABEL_SUFFIXES, file_suffix, read_scan
+from ADAttributionLogic.private_results import hide_in_question, hide_paths, private_name, without_names
+from ADAttributionLogic.provenance import source_sha256
+from ADAttributionLogic.report.placing import damaged, tidy_up
+from ADAttributionLogic.report.result_folder import (
+    SceneWriter,
+    check_output_folder,
+    earlier_result,
+    write_explanation,
+)
+from ADAttributionLogic.report.result_places import SUMMARY_FILE
+from ADAttributionLogic.scan_files import read_scan
+from ADAttributionLogic.spreadsheet_cells import plain_cell
 from ADAttributionLogic.volume import Volume
 
-QUESTION_FILE = "batch.json"
+__all__ = ["BatchOptions", "BatchResult", "BatchScan", "explain_batch", "find_scans"]
+
 LOG_FILE = "failures.log"
-KIND = "ad-attribution/batch/1"
 
 #: Columns before those of the classes and methods.
-_COLUMNS = ("name", "scan", "status", "message", "explained_class", "predicted_class", "seconds", "folder")
-
-
-@dataclass(frozen=True)
-class BatchScan:
-    """A scan on the list.
-
-    Attributes
-    ----------
-    name : str
-        Name of its result folder, unique in the batch.
-    path : Path
-    """
-
-    name: str
-    path: Path
+_COLUMNS = (
+    "name",
+    "scan",
+    "status",
+    "message",
+    "explained_class",
+    "predicted_class",
+    "looks_registered",
+    "seconds",
+    "folder",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,13 @@ class BatchOptions:
 
     With a `preparation` every scan is registered first (see :func:`~.explain_native.explain_native`); one that does not
     pass the quality checks is a failed scan, with the numbers in its row, unless the preparation accepts it.
+
+    Attributes
+    ----------
+    cache : Path, optional
+        Folder of preprocessed scans; the user's cache folder by default.
+    private : bool
+        Results without paths and names: a scan and its folder are called by the hash of its file.
     """
 
     methods: Sequence[MethodRequest]
@@ -71,6 +82,8 @@ class BatchOptions:
     replace_non_finite: float | None = None
     figure: bool = True
     preparation: Preparation | None = None
+    cache: Path | None = None
+    private: bool = False
 
 
 @dataclass
@@ -91,70 +104,6 @@ class BatchResult:
     failed: int = 0
     kept: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-def find_scans(source: str | os.PathLike[str]) -> tuple[BatchScan, ...]:
-    """List the scans of a folder (with its subfolders) or of a CSV file.
-
-    Parameters
-    ----------
-    source : path-like
-        A folder with NIfTI, MGH, NRRD or MetaImage files, or a CSV with a column ``scan`` (paths of files or of DICOM
-        folders, relative to the CSV) and optionally ``name``.
-
-    Raises
-    ------
-    ScanError
-        Neither, or nothing in it.
-    """
-    path = Path(source)
-    if path.is_dir():
-        scans = _scans_in_folder(path)
-    elif path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        scans = _scans_in_list(path)
-    else:
-        raise ScanError(f"{path} is neither a folder nor a CSV file with a column 'scan'.")
-    if not scans:
-        raise ScanError(f"{path} names no scan. Known files: {', '.join(NIBABEL_SUFFIXES + ITK_SUFFIXES)}.")
-    return _with_unique_names(scans)
-
-
-def _scans_in_folder(folder: Path) -> list[BatchScan]:
-    scans = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        suffix = file_suffix(path, NIBABEL_SUFFIXES + ITK_SUFFIXES)
-        if path.is_file() and suffix and not any(part.startswith(".") for part in relative.parts):
-            scans.append(BatchScan(str(relative)[: -len(suffix)], path))
-    return scans
-
-
-def _scans_in_list(file: Path) -> list[BatchScan]:
-    with open(file, newline="", encoding="utf-8-sig") as text:
-        rows = list(csv.DictReader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
-    scans = []
-    for number, row in enumerate(rows, start=2):
-        given = (row.get("scan") or "").strip()
-        if not given:
-            raise ScanError(f"{file}, line {number}: the column 'scan' is {'empty' if 'scan' in row else 'missing'}.")
-        path = file.parent / given
-        suffix = file_suffix(path, NIBABEL_SUFFIXES + ITK_SUFFIXES)
-        scans.append(BatchScan((row.get("name") or "").strip() or path.name[: len(path.name) - len(suffix)], path))
-    return scans
-
-
-def _with_unique_names(scans: Sequence[BatchScan]) -> tuple[BatchScan, ...]:
-    """Names as folder names, on every system; equal ones get a number."""
-    taken: set[str] = set()
-    unique = []
-    for scan in scans:
-        name = re.sub(r"[^\w.+-]+", "_", scan.name, flags=re.ASCII).strip("._") or "scan"
-        candidate, number = name, 2
-        while candidate.lower() in taken:
-            candidate, number = f"{name}-{number}", number + 1
-        taken.add(candidate.lower())
-        unique.append(BatchScan(candidate, scan.path))
-    return tuple(unique)
 
 
 def explain_batch(
@@ -193,13 +142,17 @@ def explain_batch(
     Cancelled
     """
     folder = Path(out)
-    _claim(folder, _question(model, options, atlas))
+    question = question_of(model, options, atlas)
+    question = hide_in_question(question, atlas) if options.private else question
+    asked = _Asked(model, options, atlas, question, folder, scene_writer)
+    claim(folder, asked.question)
+    tidy_up(folder)
     monitor = monitor or Monitor()
     result = BatchResult(folder / SUMMARY_FILE)
     for number, scan in enumerate(scans):
         with monitor.stage(number / len(scans), (number + 1) / len(scans)) as part:
             part.report(0.0, f"{scan.name}, scan {number + 1} of {len(scans)}")
-            row = _one_scan(scan, model, options, folder, atlas, scene_writer, part)
+            row = _one_scan(scan, asked, part)
         result.rows.append(row)
         counted = {"done": "done", "failed": "failed"}.get(row["status"], "kept")
         setattr(result, counted, getattr(result, counted) + 1)
@@ -209,33 +162,96 @@ def explain_batch(
     return result
 
 
-def _one_scan(
-    scan: BatchScan,
-    model: Model,
-    options: BatchOptions,
-    folder: Path,
-    atlas: Atlas | None,
-    scene_writer: SceneWriter | None,
-    monitor: Monitor,
-) -> dict[str, Any]:
-    target = folder / scan.name
-    if (target / PROVENANCE_FILE).is_file():
-        return _row_from_folder(scan, target)
+@dataclass(frozen=True)
+class _Asked:
+    """What is the same for all scans."""
+
+    model: Model
+    options: BatchOptions
+    atlas: Atlas | None
+    question: Mapping[str, Any]
+    folder: Path
+    scene_writer: SceneWriter | None
+
+
+def _one_scan(scan: BatchScan, asked: _Asked, monitor: Monitor) -> dict[str, Any]:
+    """A scan's row; whatever is wrong with it, the others are still to be done."""
     try:
-        with monitor.stage(0.0, 0.8) as part:
-            found = _explain_one(read_scan(scan.path), model, options, atlas, part)
-        # An unfinished explanation would look finished when the batch is resumed.
-        monitor.check()
-        with monitor.stage(0.8, 1.0) as part:
-            write_explanation(found, target, figure=options.figure, scene_writer=scene_writer, monitor=part)
-    except Cancelled:
+        sha256 = _hash_of(scan)
+        if asked.options.private:
+            scan = replace(scan, name=private_name(sha256))
+        target = asked.folder / scan.name
+        earlier = earlier_result(target)
+        because = "" if earlier is None else _why_not_kept(earlier, target, sha256, asked)
+        if earlier is not None and not because:
+            return _shown(_row_from_folder(scan, target, earlier), asked)
+        return _shown(_computed(scan, sha256, asked, because, monitor), asked)
+    except (Cancelled, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except (ADAttributionError, RuntimeError, MemoryError, OSError, ValueError) as error:
-        # Whatever is wrong with one scan, the others are still to be done.
-        with open(folder / LOG_FILE, "a", encoding="utf-8") as log:
-            log.write(f"{scan.name} ({scan.path})\n{traceback.format_exc()}\n")
-        return {**_empty_row(scan), "status": "failed", "message": str(error) or type(error).__name__}
+    except BaseException as error:  # also what libraries written in Rust raise
+        _write_log(scan, asked, error)
+        return _shown({**_empty_row(scan), "status": "failed", "message": sentence_of(error)}, asked)
+
+
+def _hash_of(scan: BatchScan) -> str:
+    if not scan.path.exists():
+        raise ScanError(f"{scan.path} does not exist.")
+    return source_sha256(scan.path)
+
+
+def _why_not_kept(earlier: Mapping[str, Any], target: Path, sha256: str, asked: _Asked) -> str:
+    """Why the earlier result in a scan's folder does not answer this question for this scan; "" when it does."""
+    stamp = earlier.get("batch")
+    if not isinstance(stamp, dict) or not isinstance(stamp.get("question"), dict):
+        return "The result that was here did not say what it answers; it was computed again."
+    if stamp.get("scan_sha256") != sha256:
+        return "The scan is another one than that of the result that was here; it was computed again."
+    different = differences(stamp["question"], asked.question)
+    if different:
+        return f"The result that was here answered another {', '.join(different)}; it was computed again."
+    broken = damaged(target, earlier.get("files", {}))
+    return f"The result that was here was damaged ({', '.join(broken)}); it was computed again." if broken else ""
+
+
+def _computed(scan: BatchScan, sha256: str, asked: _Asked, because: str, monitor: Monitor) -> dict[str, Any]:
+    target = asked.folder / scan.name
+    place = check_output_folder(target, overwrite=bool(because))
+    with monitor.stage(0.0, 0.8) as part:
+        found = _explain_one(read_scan(scan.path), asked.model, asked.options, asked.atlas, part)
+    if _hash_of(scan) != sha256:
+        raise ScanError(f"{scan.path} was changed while it was read; start again.")
+    found = without_names(found) if asked.options.private else found
+    notes = [*filter(None, (because,)), *found.provenance["notes"]]
+    stamp = {"question": dict(asked.question), "scan_sha256": sha256}
+    found = replace(found, provenance={**found.provenance, "notes": notes, "batch": stamp})
+    # An unfinished explanation would look finished when the batch is resumed.
+    monitor.check()
+    with monitor.stage(0.8, 1.0) as part:
+        write_explanation(
+            found, target, place=place, figure=asked.options.figure, scene_writer=asked.scene_writer, monitor=part
+        )
     return _row(scan, target, "done", found.provenance, _best_regions(found))
+
+
+def _write_log(scan: BatchScan, asked: _Asked, error: BaseException) -> None:
+    """The whole story of a failure, for those who mend it."""
+    story = "".join(traceback.format_exception(error))
+    if asked.options.private:
+        story = hide_paths(story, str(scan.path), scan.name)
+    path = asked.folder / LOG_FILE
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with open(handle, "a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"{scan.name}{'' if asked.options.private else f' ({scan.path})'}\n{story}\n")
+    except OSError as cause:
+        raise OutputError(f"{path} cannot be written: {cause}") from cause
+
+
+def _shown(row: dict[str, Any], asked: _Asked) -> dict[str, Any]:
+    """Without the path, where results are private."""
+    if not asked.options.private:
+        return row
+    return {**row, "scan": "", "message": hide_paths(row["message"], row["scan"], row["name"])}
 
 
 def _explain_one(
@@ -260,6 +276,7 @@ def _explain_one(
         asked.options,
         space=asked.space,
         accept_quality=asked.accept_quality,
+        cache=options.cache,
         **common,
     )
 
@@ -274,11 +291,20 @@ def _row(
         "message": " ".join(record["notes"]),
         "explained_class": record["target_class"],
         "predicted_class": outcome["verdict"],
+        "looks_registered": _looks_registered(record),
         "seconds": record["seconds"],
         "folder": target.name,
         **_answer_columns(outcome, spread_of(record)),
         **{f"top region ({name})": region for name, region in best.items()},
     }
+
+
+def _looks_registered(record: Mapping[str, Any]) -> str:
+    """Whether the scan lies where the network needs it: its answer means nothing otherwise."""
+    if "quality" in record:
+        return "prepared" if record["quality"]["passed"] else "prepared, checks failed"
+    look = record.get("looks_registered")
+    return "unknown" if look is None else "yes" if look["looks_registered"] else "no"
 
 
 def _outcome_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -318,10 +344,9 @@ def _best_regions(found: Explanation) -> dict[str, str]:
     return {name: str(rows[0]["name"]) if rows else "" for name, rows in ranked.items()}
 
 
-def _row_from_folder(scan: BatchScan, target: Path) -> dict[str, Any]:
+def _row_from_folder(scan: BatchScan, target: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """The row of a scan that an earlier start has completed."""
     try:
-        record = json.loads((target / PROVENANCE_FILE).read_text(encoding="utf-8"))
         best = {}
         for name in record["methods"]:
             table = target / "tables" / f"{name}.json"
@@ -329,46 +354,10 @@ def _row_from_folder(scan: BatchScan, target: Path) -> dict[str, Any]:
                 rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
                 best[name] = next((row["name"] for row in rows if row["density_rank"] == 1), "")
         return _row(scan, target, "done before", record, best)
-    except (OSError, ValueError, KeyError) as cause:
-        message = f"The earlier result in {target} cannot be read ({cause!r}). Remove it and start again."
-        return {**_empty_row(scan), "status": "failed", "message": message, "folder": target.name}
-
-
-def _question(model: Model, options: BatchOptions, atlas: Atlas | None) -> dict[str, Any]:
-    described = describe_model(model)
-    return {
-        "kind": KIND,
-        "model": {"name": described["name"], "weights_sha256": described["weights_sha256"]},
-        "methods": [{"name": m.name, "options": dict(m.options)} for m in options.methods],
-        "target": options.target,
-        "start": options.start or ("score" if model.output.is_score else "probability"),
-        "start_reference": options.start_reference,
-        "member_sd": options.member_sd,
-        "replace_non_finite": options.replace_non_finite,
-        "preparation": None if options.preparation is None else options.preparation.describe(),
-        "atlas": None if atlas is None else describe_atlas(atlas),
-    }
-
-
-def _claim(folder: Path, question: dict[str, Any]) -> None:
-    """Take a new or empty folder, or go on in one that answers the same question."""
-    mark = folder / QUESTION_FILE
-    if mark.is_file():
-        earlier = json.loads(mark.read_text(encoding="utf-8"))
-        different = [key for key in question if earlier.get(key) != question[key]]
-        if different:
-            raise OutputError(
-                f"{folder} holds a batch with another {', '.join(different)}; the results cannot be mixed. Choose "
-                "another folder, or ask the same as before."
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists and is no batch of this program; nothing is overwritten. Choose another.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps(question, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as cause:
-        raise OutputError(f"{folder} cannot be written: {cause}") from cause
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise OutputError(
+            f"The earlier result in {target} cannot be read ({cause!r}). Remove it and start again."
+        ) from cause
 
 
 def _write_summary(result: BatchResult) -> None:
@@ -376,14 +365,11 @@ def _write_summary(result: BatchResult) -> None:
     columns = list(_COLUMNS)
     for row in result.rows:
         columns += [name for name in row if name not in columns]
-    folder = result.summary.parent
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([plain_cell(name) for name in columns])
+    writer.writerows([plain_cell(row.get(name, "")) for name in columns] for row in result.rows)
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, prefix=".summary-", newline="", encoding="utf-8", delete=False
-        ) as file:
-            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(result.rows)
-        os.replace(file.name, result.summary)
+        write_whole(result.summary, table.getvalue())
     except OSError as cause:
         raise OutputError(f"{result.summary} cannot be written: {cause}. Is it open in another program?") from cause

@@ -1,4 +1,5 @@
-"""The command line: ``ad-attribution explain | preprocess | batch | simulate | methods | atlases | models``.
+"""The command line: ``ad-attribution explain | preprocess | batch | simulate | methods | atlases | models | cache |
+licences``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -6,12 +7,15 @@ Progress and messages go to stderr, results (tables, lists) to stdout. Exit code
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 
 from ADAttributionLogic import __version__
-from ADAttributionLogic.commands import atlases, batch, explain, methods, models, preprocess, simulate
-from ADAttributionLogic.errors import ADAttributionError, Cancelled
+from ADAttributionLogic.commands import atlases, batch, cache, explain, licences, methods, models, preprocess, simulate
+from ADAttributionLogic.departure import leave_in_order
+from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutOfMemoryError, is_out_of_memory, sentence_of
+from ADAttributionLogic.owned_folders import remove_temporary_leftovers
 
 EXIT_CODES = {
     0: "done",
@@ -21,13 +25,20 @@ EXIT_CODES = {
     4: "the network, its weights or its package cannot be used",
     5: "the atlas cannot be read or used",
     6: "the output cannot be written, or would overwrite something",
+    7: "the memory did not suffice",
     130: "cancelled; what was finished by then is written",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None:
+        arguments = sys.argv[1:]
+        leave_in_order()
+        remove_temporary_leftovers()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8
     # Only 'explain' needs the methods' options, and importing the methods imports torch, which takes seconds.
     parser = _parser(with_method_options=arguments[:1] == ["explain"])
     options = parser.parse_args(arguments)
@@ -44,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output (head, less) has gone; that is no error.
         sys.stderr.close()
         return 0
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"ad-attribution: {sentence_of(error)}", file=sys.stderr)
+        return OutOfMemoryError.exit_code
 
 
 def _parser(with_method_options: bool) -> argparse.ArgumentParser:
@@ -58,7 +74,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (preprocess, simulate, batch, methods, atlases, models):
+    for command in (preprocess, simulate, batch, methods, atlases, models, cache, licences):
         command.add(commands)
     return parser
 

@@ -7,6 +7,7 @@ the number needed, and what to do. ``exit_code`` is what the command line return
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -98,7 +99,47 @@ class OutputError(ADAttributionError):
     exit_code = 6
 
 
+class OutOfMemoryError(ADAttributionError):
+    """The memory did not suffice."""
+
+    exit_code = 7
+
+
 class Cancelled(ADAttributionError):
     """The user cancelled the computation."""
 
     exit_code = 130
+
+
+#: How torch, oneDNN, ITK and C++ say that memory ran out.
+_MEMORY_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "failed to allocate",
+    "failed to map segment",
+    "can't start new thread",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of a GPU, in whatever words."""
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError | ImportError) and any(words in str(error).lower() for words in _MEMORY_WORDS)
+
+
+def sentence_of(error: BaseException) -> str:
+    """An error as a sentence for its user, also one that nobody raised on purpose."""
+    if isinstance(error, ADAttributionError):
+        return str(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    if is_out_of_memory(error):
+        return (
+            f"The memory did not suffice{f': {first}' if first else ''}. Close other programs, choose fewer methods at "
+            "a time, or a smaller network."
+        )
+    return f"{type(error).__name__}{f': {first}' if first else ''}"

@@ -28,6 +28,7 @@ from ADAttributionLogic.outcome import Outcome
 from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
 from ADAttributionLogic.preprocessing.moved_scans import move_registered
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
+from ADAttributionLogic.registered_look import registered_look, warning_of
 from ADAttributionLogic.relevance.region_table import (
     RegionIndex,
     RegionTable,
@@ -140,6 +141,7 @@ def explain(
     mask: Volume | None = None,
     reference: Volume | None = None,
     member_sd: bool = False,
+    is_prepared: bool = False,
     mover: Mover | None = None,
     with_spread: bool = True,
     monitor: Monitor | None = None,
@@ -174,6 +176,8 @@ def explain(
         as the scan is.
     member_sd : bool
         Of an ensemble, also a map of the standard deviation over its networks, per method.
+    is_prepared : bool
+        Its place was checked already; otherwise the result says when a scan does not look registered.
     mover : callable, optional
         Makes the moved scans whose answers say how much the placement leaves open; without it the given scan is moved
         (:func:`~.preprocessing.moved_scans.move_registered`).
@@ -205,6 +209,7 @@ def explain(
     monitor.report(0.0, "preparing the scan")
     model_input = prepare(scan, model.grid, model.normalisation, replace_non_finite=replace_non_finite)
     _require_shape(model, model_input)
+    look = None if is_prepared else registered_look(model_input.unnormalised, model.grid)
     placed = None if atlas is None else atlas.on_grid(model_input.volume.grid)
     index = None if placed is None else index_regions(placed)
     companions = Companions(
@@ -261,8 +266,16 @@ def explain(
         "device": describe_device(answered.device),
         "threads": torch.get_num_threads(),
         "scan": provenance.describe_scan(model_input.scan),
+        "mask": None if mask is None else provenance.describe_scan(mask),
+        "reference": None if reference is None else provenance.describe_scan(reference),
         "preprocessing": list(model_input.steps),
-        "notes": [*model_input.notes, *(() if placed is None else placed.labels.notes), *notes],
+        "looks_registered": look,
+        "notes": [
+            *filter(None, (warning_of(look),)),
+            *model_input.notes,
+            *(() if placed is None else placed.labels.notes),
+            *notes,
+        ],
         "model": provenance.describe_model(model),
         "atlas": None if placed is None else provenance.describe_atlas(placed),
         "outcome": answered.outcome.describe(),

@@ -10,7 +10,7 @@ from typing import Any
 from ADAttributionLogic import provenance
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.atlas.library import load_template
-from ADAttributionLogic.errors import AtlasError, UsageError
+from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.explain import Explanation, Heatmap, MethodRequest, explain
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
@@ -18,9 +18,8 @@ from ADAttributionLogic.preparation import Space, registration_advice
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
 from ADAttributionLogic.preprocessing.carried_maps import map_on_scan
 from ADAttributionLogic.preprocessing.moved_scans import move_prepared
-from ADAttributionLogic.preprocessing.pipeline import REGISTERED_SIMILARITY, Options, Preprocessed
-from ADAttributionLogic.preprocessing.quality import correlation
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, isotropic_grid
+from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed
+from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
 from ADAttributionLogic.preprocessing.space_transform import resample_to_model
 from ADAttributionLogic.relevance.region_table import RegionIndex, index_regions, region_table
 from ADAttributionLogic.volume import Volume, resample
@@ -117,6 +116,7 @@ def explain_native(
             model,
             methods,
             atlas=placed,
+            is_prepared=True,
             mover=lambda moves: move_prepared(prepared, moves),
             monitor=part,
             **explain_options,
@@ -142,29 +142,6 @@ def explain_native(
 def _advice(model: Model, prepared: Preprocessed) -> list[str]:
     advice = registration_advice(model.card.get("training", {}), prepared.transform.kind)
     return [advice] if advice else []
-
-
-def placement_notes(explanation: Explanation) -> tuple[str, ...]:
-    """What to tell the user of a scan that was taken as registered and does not look so.
-
-    Only for models in a known space, and where the template is installed.
-    """
-    if explanation.preprocessed is not None or explanation.model.grid is None:
-        return ()
-    try:
-        template = load_template()
-    except AtlasError:
-        return ()
-    grid = isotropic_grid(template.grid, 4.0)
-    brain = resample(template, grid).array
-    similarity = correlation(resample(explanation.scan, grid).array, brain, brain > 0)
-    if similarity >= REGISTERED_SIMILARITY:
-        return ()
-    return (
-        f"The scan does not look registered to the network's space and skull-stripped: its similarity to the template "
-        f"is {similarity:.2f}, at least {REGISTERED_SIMILARITY:.2f} is usual. The result means nothing unless it is; "
-        "say --registration affine to have it registered.",
-    )
 
 
 def in_native_space(explanation: Explanation, prepared: Preprocessed, drawn: Atlas | None = None) -> Explanation:

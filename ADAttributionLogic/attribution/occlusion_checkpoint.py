@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from torch import Tensor
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.graph.tracing import tensors_of
+from ADAttributionLogic.owned_folders import owned_folder, remove_leftovers
 
 KIND = "ad-attribution/voxel-occlusion/1"
 
@@ -37,6 +38,10 @@ class Checkpoint:
     path: Path
     identity: Mapping[str, str]
 
+    @property
+    def _temporary(self) -> str:
+        return f".{self.path.name}-writing-"
+
     def load(self, count: int) -> npt.NDArray[np.float64] | None:
         """The values (count,) of an earlier run, NaN where there are none yet; None without a file.
 
@@ -51,6 +56,7 @@ class Checkpoint:
             raise OutputError(
                 f"The checkpoint {self.path} cannot be written: there is no such folder, or no permission."
             )
+        remove_leftovers(self.path.parent, f"{glob.escape(self._temporary)}*")
         if not self.path.exists():
             return None
         if not self.path.is_file():
@@ -80,16 +86,16 @@ class Checkpoint:
         OutputError
         """
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-", suffix=".npz")
-            try:
-                with os.fdopen(handle, "wb") as file:
+            with owned_folder(self.path.parent, self._temporary) as folder:
+                with open(folder / "voxels.npz", "xb", opener=_for_owner_only) as file:
                     np.savez(file, identity=np.array(json.dumps(dict(self.identity))), values=values)
-                os.replace(temporary, self.path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+                os.replace(folder / "voxels.npz", self.path)
         except OSError as cause:
             raise OutputError(f"The checkpoint {self.path} cannot be written: {cause}") from cause
+
+
+def _for_owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _read(path: Path) -> tuple[dict[str, str], npt.NDArray[np.float64]]:

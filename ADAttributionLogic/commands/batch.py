@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
+    cache_folder,
     preprocessing_options,
     wants_preprocessing,
 )
 from ADAttributionLogic.commands.start_options import add_start_options
-from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     from ADAttributionLogic.explain import MethodRequest
@@ -50,6 +54,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
     )
+    command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
     add_preprocessing_options(command, "none", many_scans=True)
     command.set_defaults(run=_batch, replace_non_finite=None)
 
@@ -63,7 +68,7 @@ def _batch(options: argparse.Namespace) -> int:
     preparation = None
     if wants_preprocessing(options):
         preparation = Preparation(preprocessing_options(options), options.space, options.accept_qc)
-    scans = find_scans(options.input)
+    scans = find_scans(options.input, without=[options.out])
     asked = BatchOptions(
         [parse_method(text) for text in options.methods or ["lrp"]],
         options.target,
@@ -73,19 +78,29 @@ def _batch(options: argparse.Namespace) -> int:
         options.device,
         figure=not options.no_figure,
         preparation=preparation,
+        private=options.private,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)
-    result = explain_batch(
-        scans,
-        load_model(options.model, output=options.output),
-        asked,
-        options.out,
-        atlas=atlas,
-        on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
-    )
+    with cache_folder(options.no_cache) as cache, _going_on_later():
+        result = explain_batch(
+            scans,
+            load_model(options.model, output=options.output),
+            replace(asked, cache=cache),
+            options.out,
+            atlas=atlas,
+            on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
+        )
     print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}")
     return SOME_FAILED if result.failed else 0
+
+
+@contextmanager
+def _going_on_later() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as cause:
+        raise Cancelled("Cancelled; the results that are complete are kept. Start it again to go on.") from cause
 
 
 def parse_method(text: str) -> MethodRequest:

@@ -78,6 +78,11 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
+    command.add_argument(
+        "--private",
+        action="store_true",
+        help="no paths and no names in the results: the scan is called by the hash of its voxels",
+    )
     command.add_argument("--top", type=int, default=10, metavar="N", help="regions to print (default: %(default)s)")
     command.add_argument(
         "--space",
@@ -131,7 +136,7 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from ADAttributionLogic.explain_native import placement_notes
+    from ADAttributionLogic.private_results import without_names
     from ADAttributionLogic.report.result_folder import check_output_folder, write_explanation
     from ADAttributionLogic.report.result_places import FIGURE_FILE, SCENE_FILE
 
@@ -139,7 +144,9 @@ def _explain(options: argparse.Namespace) -> int:
     requests = _requests(options)
     with Progress() as monitor:
         explanation = _compute(options, requests, monitor)
-        for note in (*_notes(explanation), *placement_notes(explanation)):
+        if options.private:
+            explanation = without_names(explanation)
+        for note in _notes(explanation):
             print(f"note: {note}", file=sys.stderr)
         # What was finished before the user cancelled is written all the same.
         is_cancelled = bool(explanation.provenance["is_cancelled"])

@@ -44,8 +44,7 @@ def add_preprocessing_options(command: Any, default_registration: str, many_scan
     group.add_argument("--no-bias-correction", action="store_true", help="leave out N4")
     group.add_argument("--no-winsorising", action="store_true", help="do not limit the brightest 0.5 %% of the brain")
     group.add_argument("--accept-qc", action="store_true", help="go on although a quality check did not pass")
-    if not many_scans:
-        group.add_argument("--no-cache", action="store_true", help="do not use or keep preprocessed scans")
+    group.add_argument("--no-cache", action="store_true", help="do not use or keep preprocessed scans")
 
 
 def preprocessing_options(options: argparse.Namespace) -> Options:

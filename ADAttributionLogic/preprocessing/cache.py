@@ -1,30 +1,30 @@
 """Preprocessed scans kept on disk, so that explaining the same scan with another method costs nothing.
 
-An entry's name is the hash of everything that determines it: voxels, affine, parameters, template, grid, versions. An
-entry appears only when it is complete, and the longest unused ones go when there are too many.
+An entry's name is the hash of all that determines it: voxels, affine, parameters, template, grid, versions, code. An
+entry appears only when it is complete, and is taken only while its files have their hashes; the longest unused ones go
+when there are too many. It holds a patient's brain: only its owner can read it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import sys
-import tempfile
-import zlib
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.owned_folders import owned_folder, remove_leftovers
 from ADAttributionLogic.preprocessing.history import (
     BiasCorrection,
     BrainExtraction,
@@ -43,6 +43,7 @@ from ADAttributionLogic.volume import Volume, check_usable_scan
 VERSION = 4
 #: Entries kept; one takes 10 to 70 MB.
 MOST_ENTRIES = 20
+_WRITING, _ENTRY = ".writing-", "entry.json"
 FOLDER_VARIABLE = "AD_ATTRIBUTION_CACHE"
 
 
@@ -99,14 +100,26 @@ def preprocess_cached(
 def cache_key(scan: Volume, grid: Grid, target: RegistrationTarget, options: Options, mask: Volume | None) -> str:
     """Hash of all that determines the result."""
     digest = hashlib.sha256(f"{VERSION} {json.dumps(asdict(options), sort_keys=True)}".encode())
-    for package in ("SimpleITK", "antspyx"):
+    for package in ("SimpleITK", "antspyx", "numpy", "scipy", "hd-bet"):
         digest.update(f"{package} {_version(package)}".encode())
+    digest.update(_code_sha256().encode())
+    digest.update(json.dumps([scan.notes]).encode())
     for volume in (scan, target.brain, mask):
         if volume is not None:
             digest.update(f"{volume.array.dtype.str}{volume.array.shape}".encode())
             digest.update(np.ascontiguousarray(volume.array).data)
             digest.update(np.ascontiguousarray(volume.affine).data)
     digest.update(f"{grid.shape}".encode() + np.ascontiguousarray(grid.affine).tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _code_sha256() -> str:
+    """Hash of the code that preprocesses: whatever is changed there, old entries are not taken for new ones."""
+    room = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted([*room.glob("*.py"), room.parent / "volume.py", room.parent / "geometry.py"]):
+        digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 
 
@@ -122,15 +135,17 @@ def _version(package: str) -> str:
 
 def _write(result: Preprocessed, entry: Path) -> None:
     """Write into a temporary folder beside the entry, which gets its name at the end."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".writing-") as name:
-        unfinished = Path(name) / "entry"
-        unfinished.mkdir()
+    entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remove_leftovers(entry.parent, f"{_WRITING}*")
+    with owned_folder(entry.parent, _WRITING) as folder:
+        unfinished = folder / "entry"
+        unfinished.mkdir(mode=0o700)
         arrays: dict[str, npt.NDArray[Any]] = {
             "brain": result.brain.array,
             "brain_mask": np.packbits(result.brain_mask.array),
         }
         document = {
+            "key": entry.name,
             "steps": [_step_document(step, number, arrays) for number, step in enumerate(result.steps)],
             "transform": result.transform.store(unfinished, "transform"),
             "quality": [asdict(check) for check in result.quality.checks],
@@ -139,9 +154,18 @@ def _write(result: Preprocessed, entry: Path) -> None:
         }
         # Without allow_pickle, which numpy before 2.1 would take for one more array; all of these are numbers.
         np.savez_compressed(unfinished / "arrays.npz", **arrays)  # type: ignore[arg-type]
-        (unfinished / "entry.json").write_text(json.dumps(document), encoding="utf-8")
-        if not entry.exists():
-            os.replace(unfinished, entry)
+        document["files"] = {file.name: _sha256(file) for file in unfinished.iterdir()}
+        text = json.dumps(document)
+        (unfinished / _ENTRY).write_text(f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}", encoding="utf-8")
+        for file in unfinished.iterdir():
+            file.chmod(0o600)
+        with contextlib.suppress(OSError):  # another process has just made the same
+            unfinished.rename(entry)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _step_document(step: Step, number: int, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
@@ -167,27 +191,18 @@ def _grid_document(grid: Grid) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------------ reading
 
-#: What reading a truncated or foreign entry can raise.
-_DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    StopIteration,
-    RuntimeError,
-    EOFError,
-    BadZipFile,
-    zlib.error,
-    UsageError,
-)
-
 
 def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
     """The entry, marked as used just now; None when there is none, or it is damaged (then it is removed)."""
     if not entry.is_dir():
         return None
     try:
-        document = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
+        text, _, own_hash = (entry / _ENTRY).read_text(encoding="utf-8").rpartition("\n")
+        if hashlib.sha256(text.encode()).hexdigest() != own_hash:
+            raise ValueError("damaged")
+        document = json.loads(text)
+        if document["key"] != entry.name or any(_sha256(entry / n) != h for n, h in document["files"].items()):
+            raise ValueError("damaged")
         with np.load(entry / "arrays.npz", allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         transform = restore_transform(document["transform"], entry)
@@ -198,7 +213,9 @@ def _read(entry: Path, scan: Volume, grid: Grid) -> Preprocessed | None:
         mask = _mask(arrays["brain_mask"], scan.grid)
         notes = tuple(document["notes"])
         return Preprocessed(scan, brain, mask, steps, transform, quality, document["provenance"], notes)
-    except _DAMAGED:
+    except MemoryError:
+        return None
+    except Exception:  # whatever the damage leads to: it is only a cache
         shutil.rmtree(entry, ignore_errors=True)
         return None
 
@@ -227,8 +244,30 @@ def _grid(document: dict[str, Any]) -> Grid:
     return Grid((i, j, k), np.array(document["affine"]))
 
 
+def cache_entries(folder: Path | None = None) -> list[Path]:
+    """The entries that are kept, the most recently used one first."""
+    folder = folder or cache_folder()
+    if not folder.is_dir():
+        return []
+    entries = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and (p / _ENTRY).is_file()]
+    return sorted(entries, key=lambda p: -p.stat().st_mtime)
+
+
+def clear_cache(folder: Path | None = None) -> int:
+    """Remove all entries, also of killed processes, and nothing else; returns their number.
+
+    Raises
+    ------
+    OSError
+    """
+    entries = cache_entries(folder)
+    for entry in entries:
+        shutil.rmtree(entry)
+    remove_leftovers(folder or cache_folder(), f"{_WRITING}*")
+    return len(entries)
+
+
 def _forget_oldest(folder: Path) -> None:
     """Keep the most recently used entries."""
-    entries = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    for entry in sorted(entries, key=lambda p: -p.stat().st_mtime)[MOST_ENTRIES:]:
+    for entry in cache_entries(folder)[MOST_ENTRIES:]:
         shutil.rmtree(entry, ignore_errors=True)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.relevance.region_table import RANKS, RegionTable
+from ADAttributionLogic.spreadsheet_cells import plain_cell
 
 
 class RegionPair(Protocol):
@@ -97,7 +98,7 @@ def write_pair_table(pairs: Iterable[RegionPair], names: Mapping[int, str], path
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["first_label", "first", "second_label", "second", "drop", "interaction"])
         for pair in sorted(pairs, key=lambda p: -abs(p.interaction)):
-            named = (pair.first, names[pair.first], pair.second, names[pair.second])
+            named = (pair.first, plain_cell(names[pair.first]), pair.second, plain_cell(names[pair.second]))
             writer.writerow([*named, repr(pair.drop), repr(pair.interaction)])
     return target
 
@@ -118,7 +119,7 @@ def _is_missing(name: str, value: Any) -> bool:
 def _cell(value: Any) -> Any:
     if value is None:
         return "n/a"
-    return repr(value) if isinstance(value, float) else value
+    return repr(value) if isinstance(value, float) else plain_cell(value)
 
 
 def _write_json(document: Any, path: Path) -> None:

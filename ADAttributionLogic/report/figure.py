@@ -21,12 +21,12 @@ from ADAttributionLogic.volume import Volume, resample
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Height of the answer's scale.
-SCALE_INCHES = 0.85
-#: Height of a line of the footnote.
-FOOTNOTE_LINE_INCHES = 0.17
+#: Height of the answer's scale, of a line of warnings, and of one of the footnote.
+SCALE_INCHES, WARNING_INCHES, FOOTNOTE_LINE_INCHES = 0.85, 0.22, 0.17
+#: Letters of the headline per inch at its largest size.
+HEADLINE_PER_INCH = 7.8
 
-BACKGROUND, TEXT, MUTED = "#101014", "#f2f2f2", "#a8a8b0"
+BACKGROUND, TEXT, MUTED, WARNING = "#101014", "#f2f2f2", "#a8a8b0", "#ffb000"
 LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
 
 
@@ -61,6 +61,7 @@ def write_figure(
     footnote: str,
     top: int = 8,
     scale: Callable[[Axes], None] | None = None,
+    warning: str = "",
 ) -> Path:
     """Draw one row of slices per heatmap: two coronal, two axial, one sagittal, colour bar and top regions.
 
@@ -78,6 +79,8 @@ def write_figure(
         How many regions to list.
     scale : callable, optional
         Draws the answer on its scale, below the headline.
+    warning : str
+        What makes the result doubtful; below the headline.
 
     Raises
     ------
@@ -98,9 +101,11 @@ def write_figure(
     if any(row.table is not None for row in rows):
         ratios.append(1.75 * grid.shape[0])
     width = 2.45 * sum(ratios) / grid.shape[0]
+    warned = textwrap.wrap(f"⚠ {warning}", int(width * 10)) if warning else []
+    warning_room, scale_room = WARNING_INCHES * len(warned), SCALE_INCHES if scale else 0.0
     lines = textwrap.wrap(footnote, int(width * 13))
     foot = max(0.5, FOOTNOTE_LINE_INCHES * len(lines) + 0.16)
-    height = 3.1 * len(rows) + 0.75 + foot + (SCALE_INCHES if scale else 0)
+    height = 3.1 * len(rows) + 0.75 + foot + warning_room + scale_room
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -111,7 +116,7 @@ def write_figure(
             "width_ratios": ratios,
             "left": 1.4 / width,
             "right": 1 - 0.19 / width,
-            "top": 1 - (0.75 + (SCALE_INCHES if scale else 0)) / height,
+            "top": 1 - (0.75 + warning_room + scale_room) / height,
             "bottom": foot / height,
             "wspace": 0.04,
             "hspace": 0.12,
@@ -119,9 +124,14 @@ def write_figure(
     )
     for row, heatmap, cells in zip(rows, maps, axes, strict=True):
         _draw_row(row, brain, heatmap, slices, grid, cells, top)
-    figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
+    # An ensemble's answer with long names of classes would run out of the figure.
+    size = min(15.0, 15.0 * HEADLINE_PER_INCH * width / len(headline))
+    figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=size, va="center", weight="bold")
+    warned_text = "\n".join(warned)
+    figure.text(0.012, 1 - 0.5 / height, warned_text, color=WARNING, fontsize=11, va="top", weight="bold")
     if scale:
-        scale(figure.add_axes((0.02, 1 - (0.55 + SCALE_INCHES) / height, 0.5, 0.9 * SCALE_INCHES / height)))
+        bottom = 1 - (0.55 + warning_room + SCALE_INCHES) / height
+        scale(figure.add_axes((0.02, bottom, 0.5, 0.9 * SCALE_INCHES / height)))
     figure.text(0.012, 0.06 / height, "\n".join(lines), color=MUTED, fontsize=9, va="bottom")
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)
     return Path(path)

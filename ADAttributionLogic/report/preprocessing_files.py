@@ -41,7 +41,7 @@ def write_preprocessing(
         "notes": list(prepared.notes),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / RECORD).write_text(text, encoding="utf-8")
+    (folder / RECORD).write_text(text, encoding="utf-8", errors="backslashreplace")
     if figure and target is not None:
         write_quality_figure(folder / QUALITY_FIGURE, prepared, target)
 

@@ -16,10 +16,19 @@ from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explain import Explanation
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.registered_look import warning_of
 from ADAttributionLogic.relevance.table_files import write_pair_table, write_region_table
 from ADAttributionLogic.report.figure import FigureRow, write_figure
 from ADAttributionLogic.report.overlay_display import OverlayDisplay
-from ADAttributionLogic.report.placing import Place, check_place, check_replacement, hashes_of, read_marked, writing
+from ADAttributionLogic.report.placing import (
+    Place,
+    check_place,
+    check_replacement,
+    hashes_of,
+    read_marked,
+    tidy_up,
+    writing,
+)
 from ADAttributionLogic.report.preprocessing_files import write_preprocessing
 from ADAttributionLogic.report.result_places import (
     FIGURE_FILE,
@@ -43,6 +52,8 @@ def check_output_folder(folder: str | os.PathLike[str], overwrite: bool) -> Plac
         It exists and `overwrite` is False, it is not a result of this program or holds other files than those that it
         wrote, or it cannot be written.
     """
+    for workplace in (Path(folder), Path(folder).absolute().parent):
+        tidy_up(workplace)
     earlier = earlier_result(Path(folder))
     if earlier is None and overwrite and Path(folder).is_dir() and any(Path(folder).iterdir()):
         raise OutputError(
@@ -138,7 +149,7 @@ def _write_files(
         scene_writer(explanation, folder / SCENE_FILE)
     document: dict[str, Any] = {"kind": KIND, **explanation.provenance, "files": hashes_of(folder)}
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
+    (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
     monitor.report(1.0, "written")
 
 
@@ -167,6 +178,7 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
     for heading, key in (("Not for", "not_for"), ("Cite", "citation")):
         if explanation.model.card.get(key):
             footnote = f"{footnote.rstrip('.')}. {heading}: {explanation.model.card[key]}"
+    warning = warning_of(explanation.provenance.get("looks_registered"))
     scale = partial(draw_scale, outcome=explanation.outcome, target=explanation.target_class)
     with_scale = scale if has_scale(explanation.outcome) else None
-    return write_figure(path, explanation.scan, rows, headline, footnote, scale=with_scale)
+    return write_figure(path, explanation.scan, rows, headline, footnote, scale=with_scale, warning=warning)

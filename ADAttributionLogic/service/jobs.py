@@ -137,6 +137,16 @@ def open_job(job: Mapping[str, Any], folder: Path, monitor: Monitor, prefix: str
     return {"answer": save_answer(answer, folder, prefix), "scan": own}
 
 
+def chart_job(job: Mapping[str, Any], folder: Path, prefix: str) -> dict[str, Any]:
+    """Draw the bars of regions; the answer names the picture."""
+    from ADAttributionLogic.report.region_chart import region_chart
+
+    _refuse_strangers(job, ("names", "values", "title", "unit"))
+    picture = region_chart(*(_required(job, key) for key in ("names", "values", "title", "unit")))
+    (folder / f"{prefix}-chart.png").write_bytes(picture)
+    return {"picture": f"{prefix}-chart.png"}
+
+
 def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """How long a question will take."""
     from ADAttributionLogic.device import choose_device, describe_device
@@ -167,8 +177,9 @@ def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monit
         job.get("replace_non_finite"),
         bool(job.get("figure", False)),
         wanted_preparation(given, job.get("replace_non_finite")),
+        private=bool(job.get("private", False)),
     )
-    scans = find_scans(_required(job, "input"))
+    scans = find_scans(_required(job, "input"), without=[_required(job, "output")])
     model = store.model(_required(job, "model"))
     atlas = _atlas(job.get("atlas"), folder)
     result = explain_batch(scans, model, options, _required(job, "output"), atlas=atlas, monitor=monitor)

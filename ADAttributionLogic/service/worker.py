@@ -5,7 +5,7 @@ stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this con
 
 Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``batch``, ``simulate``, ``estimate``,
 ``install``, ``describe`` and ``cancel``.
-Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``batch``, ``simulate``,
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``chart``, ``batch``, ``simulate``,
 ``estimate``, ``describe`` and ``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error`` (that of a scan whose quality
@@ -22,6 +22,7 @@ import faulthandler
 import json
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -32,9 +33,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ADAttributionLogic import __version__
-from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError
+from ADAttributionLogic.departure import ENDING, handle_ending, watch_signals
+from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError, is_out_of_memory
+from ADAttributionLogic.owned_folders import remove_own_folders, remove_temporary_leftovers
 from ADAttributionLogic.service.jobs import (
     batch_job,
+    chart_job,
     describe,
     estimate_job,
     explain_job,
@@ -108,6 +112,10 @@ class Worker:
 
     def run(self) -> int:
         """Serve until the input ends."""
+        if sys.platform != "win32":
+            handle_ending(lambda *_: None)
+            watch_signals(lambda number: self._leave(128 + number) if number in ENDING else None)
+        remove_temporary_leftovers()
         self._send(event="hello", protocol=PROTOCOL, version=__version__, pid=os.getpid())
         for target in (self._read_requests, self._show_life):
             threading.Thread(target=target, daemon=True).start()
@@ -121,7 +129,9 @@ class Worker:
 
     def _send(self, **event: Any) -> None:
         # NaN is no JSON: a value that is one is a defect that must not reach the reader half.
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        # Half a surrogate, in a file's name, is no UTF-8, but has an escape in JSON.
+        text = json.dumps(event, ensure_ascii=False, allow_nan=False)
+        line = text.encode("utf-8", "backslashreplace") + b"\n"
         try:
             with self._writing:
                 self._output.write(line)
@@ -131,6 +141,7 @@ class Worker:
 
     def _leave(self, code: int) -> None:
         """End at once, also from another thread than the computing one."""
+        remove_own_folders()
         shutil.rmtree(self._folder, ignore_errors=True)
         sys.stderr.flush()
         os._exit(code)
@@ -140,13 +151,13 @@ class Worker:
     def _read_requests(self) -> None:
         for line in self._requests:
             try:
-                request = json.loads(line)
-                command = request["command"]
-            except (ValueError, KeyError, TypeError):
-                self._send(event="error", id=None, kind="protocol", message=f"Not a request: {line[:200]!r}")
+                request = _checked_request(line)
+            except (ValueError, RecursionError) as cause:
+                message = f"Not a request ({cause}): {line[:200]!r}"
+                self._send(event="error", id=None, kind="protocol", message=message)
                 continue
-            if command == "cancel":
-                self._cancelled.add(request.get("id"))
+            if request["command"] == "cancel":
+                self._cancelled.add(request["id"])
             else:
                 self._waiting.put(request)
         self._leave(0)
@@ -161,7 +172,7 @@ class Worker:
     # The computation.
 
     def _serve(self, request: dict[str, Any]) -> None:
-        number = request.get("id")
+        number = request["id"]
         self._send(event="started", id=number)
         try:
             document = self._answer(request)
@@ -173,7 +184,10 @@ class Worker:
         except BaseException as error:
             self._report_failure(number, error)
         else:
-            self._send(event="result", id=number, result=document)
+            try:
+                self._send(event="result", id=number, result=document)
+            except ValueError as error:  # not a number where one was expected
+                self._report_failure(number, error)
         self._cancelled.discard(number)
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +196,7 @@ class Worker:
             "explain": lambda job, monitor: explain_job(job, self._folder, self._store, monitor, prefix),
             "prepare": lambda job, monitor: prepare_job(job, self._folder, self._store, monitor, prefix),
             "open": lambda job, monitor: open_job(job, self._folder, monitor, prefix),
+            "chart": lambda job, monitor: chart_job(job, self._folder, prefix),
             "estimate": lambda job, monitor: estimate_job(job, self._store),
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),
             "simulate": lambda job, monitor: simulate_job(job, self._folder, prefix),
@@ -190,7 +205,7 @@ class Worker:
         }
         if request["command"] not in commands:
             raise UsageError(f"The worker knows {', '.join(commands)} and cancel, but not {request['command']!r}.")
-        return commands[request["command"]](request.get("job", {}), self._monitor(request.get("id")))
+        return commands[request["command"]](request.get("job", {}), self._monitor(request["id"]))
 
     def _monitor(self, number: Any) -> Monitor:
         from ADAttributionLogic.monitor import Monitor
@@ -212,6 +227,27 @@ class Worker:
         self._send(event="error", id=number, kind=kind, message=message, details=traceback.format_exc())
         if kind == "DeviceLost":
             self._leave(DEVICE_LOST)
+
+
+def _checked_request(line: bytes) -> dict[str, Any]:
+    """A request that can be served; its id also names files.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        It is none.
+    """
+    request = json.loads(line)
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise ValueError("an object with a command is needed")
+    number = request.setdefault("id", None)
+    is_number = isinstance(number, int) and not isinstance(number, bool) and abs(number) < 2**63
+    is_name = isinstance(number, str) and re.fullmatch(r"[\w-]{1,64}", number, re.ASCII)
+    if not (number is None or is_number or is_name):
+        raise ValueError("the id must be a whole number, or a word of at most 64 letters, digits, - and _")
+    if not isinstance(request.get("job", {}), dict):
+        raise ValueError("the job must be an object")
+    return request
 
 
 def _quality_of(error: ADAttributionError) -> dict[str, Any]:
@@ -245,7 +281,7 @@ def _explain_failure(error: BaseException) -> tuple[str, str]:
     """Kind and message of an error that nobody raised on purpose."""
     text = str(error) or type(error).__name__
     first, lower = text.splitlines()[0], text.lower()
-    if isinstance(error, MemoryError) or "out of memory" in lower or "can't allocate memory" in lower:
+    if is_out_of_memory(error):
         return "OutOfMemory", (
             f"The memory did not suffice: {first}. The worker uses {_memory_mb() or 0:.0f} MB. Close other programs, "
             "choose fewer methods at a time, or a smaller network."

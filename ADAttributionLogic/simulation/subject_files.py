@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from pathlib import Path
@@ -28,7 +29,7 @@ def write_subject(subject: SimulatedSubject, folder: str | os.PathLike[str], *, 
     if target.exists():
         raise OutputError(f"{target} exists; nothing is overwritten. Choose another folder.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target.parent, f".{target.name}-writing-*")
+    remove_leftovers(target.parent, f".{glob.escape(target.name)}-writing-*")
     with owned_folder(target.parent, f".{target.name}-writing-") as temporary:
         unfinished = temporary / "subject"
         unfinished.mkdir()

@@ -204,7 +204,8 @@ def test_a_worker_that_does_not_heed_is_killed_after_the_grace_period(client, sm
     [
         (signal.SIGKILL, "Killed", r"killed from outside \(signal 9\).*memory.*held \d+ MB"),
         (signal.SIGSEGV, "Crashed", r"crashed \(SIGSEGV\)"),
-        (signal.SIGTERM, "Crashed", r"crashed \(SIGTERM\)"),
+        (signal.SIGTERM, "Ended", r"told from outside to end \(SIGTERM\)"),
+        (signal.SIGHUP, "Ended", r"told from outside to end \(SIGHUP\)"),
     ],
 )
 def test_a_death_is_a_message_with_its_cause(client, small_scan, small_package, deed, kind, message) -> None:

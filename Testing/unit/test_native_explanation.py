@@ -13,7 +13,7 @@ from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.explain import Explanation, explain
-from ADAttributionLogic.explain_native import explain_native, placement_notes
+from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.pipeline import Options
 from ADAttributionLogic.preprocessing.quality import QualityError
@@ -135,9 +135,12 @@ def test_wrong_usage_is_named(
 def test_a_scan_taken_as_registered_that_is_not_gets_a_note(
     native: NativeScan, small_scan: Volume, small_model: Model
 ) -> None:
-    assert placement_notes(explain(small_scan, small_model, ["sensitivity"])) == ()
-    (note,) = placement_notes(explain(native.scan, small_model, ["sensitivity"]))
-    assert "--registration affine" in note and "similarity" in note
+    fine = explain(small_scan, small_model, ["sensitivity"]).provenance
+    assert fine["looks_registered"]["looks_registered"] and not any("look registered" in n for n in fine["notes"])
+    found = explain(native.scan, small_model, ["sensitivity"]).provenance
+    assert not found["looks_registered"]["looks_registered"]
+    assert found["looks_registered"]["similarity"] < found["looks_registered"]["least"]
+    assert "--registration affine" in found["notes"][0] and "similarity" in found["notes"][0]
 
 
 def test_a_model_without_space_cannot_be_registered_to(native: NativeScan) -> None:

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from test_scan_files import write_dicom
 from test_volume import ORIENTATIONS, reoriented
 
+from ADAttributionLogic.cli import main
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError
 from ADAttributionLogic.explain_native import relevance_on_scan
 from ADAttributionLogic.geometry import Grid
@@ -496,21 +497,35 @@ def test_whatever_determines_the_result_is_in_the_key(prepared: Preprocessed, ta
 
 
 def test_damaged_entries_go_and_the_oldest_are_forgotten(
-    prepared: Preprocessed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Preprocessed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = tmp_path / "entry"
     cache_module._write(prepared, entry)
     assert cache_module._read(entry, prepared.scan, SMALL) is not None
-    (entry / "arrays.npz").write_bytes((entry / "arrays.npz").read_bytes()[:1000])
-    assert cache_module._read(entry, prepared.scan, SMALL) is None and not entry.exists()
+    assert {p.stat().st_mode & 0o777 for p in entry.iterdir()} == {0o600}
+    whole = {p.name: p.read_bytes() for p in entry.iterdir()}
+    for name, data in whole.items():
+        flipped = bytearray(data)
+        flipped[len(data) // 2] ^= 1
+        for damage in (data[: len(data) // 3], b"", b"[" * 100_000, bytes(flipped)):
+            entry.mkdir(exist_ok=True)
+            for other, content in {**whole, name: damage}.items():
+                (entry / other).write_bytes(content)
+            assert cache_module._read(entry, prepared.scan, SMALL) is None and not entry.exists(), (name, damage[:9])
     monkeypatch.setattr(cache_module, "MOST_ENTRIES", 2)
     import os
 
     for age in range(4):
         (tmp_path / str(age)).mkdir()
+        (tmp_path / str(age) / "entry.json").write_text("{}")
         os.utime(tmp_path / str(age), (1e9 - age, 1e9 - age))
     cache_module._forget_oldest(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1"]
+    (tmp_path / "my own").mkdir()
+    monkeypatch.setenv("AD_ATTRIBUTION_CACHE", str(tmp_path))
+    assert main(["cache"]) == 0 and "2 preprocessed scans" in capsys.readouterr().out
+    assert main(["cache", "clear"]) == 0 and "2 preprocessed scans were removed" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["my own"]
 
 
 # -------------------------------------------------------------------------------------------------------------- usage

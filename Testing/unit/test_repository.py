@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from ADAttributionLogic.commands.licences import used_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGIC = ROOT / "ADAttributionLogic"
@@ -137,3 +141,56 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     shipped = ("Resources/Atlases/", "Resources/Models/")
     expected |= {f.replace("Resources", "ADAttributionResources", 1) for f in tracked if f.startswith(shipped)}
     assert names == {f for f in expected if not f.endswith("CMakeLists.txt")}
+
+
+@pytest.mark.slow
+def test_the_wheel_explains_outside_of_the_clone(
+    small_scan_file: Path, small_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed from the wheel, in a folder that knows nothing of this repository."""
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "installed"), str(wheel)], check=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    (tmp_path / "elsewhere").mkdir()
+
+    def run(*command: str) -> str:
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = run("-c", "import ADAttributionLogic, ADAttributionLib; print(ADAttributionLogic.__file__)")
+    assert where.startswith(str(tmp_path))
+    assert "simulated-atrophy" in run("-m", "ADAttributionLogic.cli", "models"), "the resources are there"
+    command = ["explain", str(small_scan_file), "--model", str(small_package), "--method", "lrp", "--out", "result"]
+    assert "Results: result" in run("-m", "ADAttributionLogic.cli", *command)
+    record = json.loads((tmp_path / "elsewhere" / "result" / "provenance.json").read_text())
+    assert len(record["software"]["code_sha256"]) == 64 and record["software"]["scipy"]
+    assert (tmp_path / "elsewhere" / "result" / "scene.mrb").is_file()
+
+
+def test_every_dependency_has_a_tested_version() -> None:
+    """The constraints file names each, within the bounds that pyproject.toml gives."""
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "Testing" / "constraints.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *(r for name in extras for r in extras[name])]:
+        needed = Requirement(text)
+        if needed.name != "antspyx":  # too large for the tests
+            assert needed.specifier.contains(tested[needed.name.lower().replace("_", "-")]), text
+
+
+def test_the_licences_of_all_that_is_used_are_listed() -> None:
+    found = {name.lower(): (version, licence) for name, version, licence in used_packages()}
+    assert found["ad-attribution"][1] == "BSD-3-Clause" and "BSD" in found["torch"][1]
+    assert {"numpy", "nibabel", "simpleitk", "safetensors", "sympy"} <= set(found), "and theirs"
+    assert all(version and licence for version, licence in found.values())
+
+
+def test_continuous_integration_makes_a_bill_of_materials() -> None:
+    assert re.search(r"^make sbom$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert "Report a vulnerability" in (ROOT / ".github" / "SECURITY.md").read_text()

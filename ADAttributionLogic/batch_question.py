@@ -1,0 +1,132 @@
+"""What a batch asks of every scan, as plain values: results are only put side by side when all of it is equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ADAttributionLogic.atlas.atlas import Atlas
+from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.graph.tracing import tensors_of
+from ADAttributionLogic.networks.network import Network
+from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.owned_folders import is_owned
+from ADAttributionLogic.provenance import array_sha256, describe_atlas, describe_model, text_sha256
+
+if TYPE_CHECKING:
+    from ADAttributionLogic.batch import BatchOptions
+
+QUESTION_FILE = "batch.json"
+KIND = "ad-attribution/batch/2"
+
+
+def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dict[str, Any]:
+    """Model, atlas and options by their content: where they lie does not matter."""
+    from ADAttributionLogic.attribution.registry import get_method
+
+    described = describe_atlas(atlas) if atlas is not None else None
+    if described is not None:
+        del described["source"]
+    methods = [{"name": m.name, "options": get_method(m.name).complete(m.options)} for m in options.methods]
+    question = {
+        "kind": KIND,
+        "model": describe_model(model) | ({} if model.weights_sha256 else {"layers_sha256": _hash_of(model.network)}),
+        "methods": methods,
+        "target": options.target,
+        "start": options.start or ("score" if model.output.is_score else "probability"),
+        "start_reference": options.start_reference,
+        "member_sd": options.member_sd,
+        "replace_non_finite": options.replace_non_finite,
+        "preparation": None if options.preparation is None else options.preparation.describe(),
+        "atlas": described,
+    }
+    as_stored: dict[str, Any] = json.loads(json.dumps(question, default=str))
+    return as_stored
+
+
+def _hash_of(network: Network) -> str:
+    """Hash of a network that was passed in code: no file says which weights it has."""
+    if network.graph is not None:
+        described = " ".join(f"{layer.inputs}{layer.operation.describe()}" for layer in network.graph.layers)
+        tensors = list(tensors_of(network.graph))
+    else:
+        assert network.module is not None
+        described = str(network.module)
+        tensors = [*network.module.parameters(), *network.module.buffers()]
+    return text_sha256([described, [array_sha256(tensor.detach().cpu().numpy()) for tensor in tensors]])
+
+
+def differences(earlier: Mapping[str, Any], question: Mapping[str, Any]) -> list[str]:
+    """Which parts of two questions differ."""
+    return [key for key in question if earlier.get(key) != question[key]]
+
+
+def claim(folder: Path, question: Mapping[str, Any]) -> None:
+    """Take a new or empty folder, or go on in one that answers the same question.
+
+    Raises
+    ------
+    OutputError
+        It holds something else, answers another question, or cannot be written.
+    """
+    try:
+        if _answers(folder, question):
+            return
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(folder / QUESTION_FILE, json.dumps(question, indent=2) + "\n")
+    except OSError as cause:
+        raise OutputError(f"{folder} cannot be written: {cause}") from cause
+
+
+def _answers(folder: Path, question: Mapping[str, Any]) -> bool:
+    """Whether it is a batch already; an empty folder is none, and neither is one that a full disk left."""
+    mark = folder / QUESTION_FILE
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder. Choose another.")
+    others = [] if not folder.exists() else [p for p in folder.iterdir() if p != mark and not is_owned(p)]
+    text = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    if not text.strip() and not others:
+        return False
+    if not mark.is_file():
+        raise OutputError(f"{folder} exists and is no batch of this program; nothing is overwritten. Choose another.")
+    try:
+        earlier = json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        raise OutputError(
+            f"{mark} is damaged, so that nobody knows what the results in {folder} answer. Choose another folder."
+        ) from cause
+    if not isinstance(earlier, dict) or earlier.get("kind") != KIND:
+        raise OutputError(
+            f"{folder} holds a batch of another version of this program, which did not note all that its results "
+            "depend on. Choose another folder."
+        )
+    different = differences(earlier, question)
+    if different:
+        raise OutputError(
+            f"{folder} holds a batch with another {', '.join(different)}; the results cannot be mixed. Choose "
+            "another folder, or ask the same as before."
+        )
+    return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one step, so that it is whole at any moment; for its owner only.
+
+    What is no UTF-8 (some file names) is written as an escape, which JSON understands.
+
+    Raises
+    ------
+    OSError
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
