@@ -206,7 +206,7 @@ OPERATIONS: dict[str, Callable[[Shape], nn.Module]] = {
     "flip": written(lambda x: x.flip(2)),
     "roll": written(lambda x: x.roll(1, 2)),
     "repeat": written(lambda x: x.repeat(1, 2, *(1,) * (x.ndim - 2))),
-    "expand": written(lambda x: x[:, :1].expand(-1, 3, *(-1,) * (x.ndim - 2))),
+    "expand": written(lambda x: x[:, :1].expand(-1, 3, *(-1,) * (x.ndim - 2)).contiguous()),
     "transpose": written(lambda x: x.transpose(-1, -2) if x.ndim > 3 else x),
     "zeros around": written(lambda x: F.pad(x, (1, 0))),
     "ones around": written(lambda x: F.pad(x, (1, 1), value=1.0)),
