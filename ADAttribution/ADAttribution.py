@@ -28,7 +28,7 @@ from ADAttributionLib.NetworksPanel import NetworksPanel
 from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
-from ADAttributionLib.Plots import placeOfPoint, regionOfPoint
+from ADAttributionLib.Plots import placeOfPoint
 from ADAttributionLib.PreparationPanel import PreparationPanel, Registration, ResultSpace, checkOf, preparationOf
 from ADAttributionLib.QualityText import verdictOf
 from ADAttributionLib.QuestionPanel import (
@@ -423,10 +423,13 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._regions.export(path)
 
     def onChart(self, _checked=False):
-        chart = None if self._display is None else self._overlay.chart()
-        if chart is None:
-            self._running.say(_("This run has no region table to plot."))
+        if self._display is None:
             return
+        bars = self._overlay.regionBars()
+        if bars is not None:
+            self._drawBars(bars)
+            return
+        chart = self._overlay.chart()
         slicer.modules.plots.logic().ShowChartInLayout(chart)
         manager = slicer.app.layoutManager()
         if manager is None:
@@ -437,11 +440,24 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotClicked)
                 self._plotViews.append(view)
 
-    def onPlotClicked(self, seriesIds, selections):
-        """A click on a profile moves the views along its axis; a click on a bar chooses the region."""
-        if self._display is None:
+    def _drawBars(self, bars):
+        if not bars["names"]:
+            self._running.say(_("This map has no ranked region to draw."))
             return
-        chart = self._overlay.chart()
+        self._running.say(_("Drawing…"))
+        with slicer.util.tryWithErrorDisplay(_("The chart cannot be drawn."), waitCursor=False):
+            self.logic.explainer.client.request("chart", bars, onEnd=self._onBarsDrawn)
+
+    def _onBarsDrawn(self, job):
+        self._running.say("" if job.state == "done" else str(job.error or ""))
+        if job.state == "done":
+            QtSeam.showLarge(job.result, _("Top regions"))
+
+    def onPlotClicked(self, seriesIds, selections):
+        """A click on a profile moves the views along its axis."""
+        chart = None if self._display is None else self._overlay.chart()
+        if chart is None:
+            return
         for index in range(selections.GetNumberOfItems()):
             points = selections.GetItemAsObject(index)
             if points.GetNumberOfValues() == 0:
@@ -451,8 +467,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             place = placeOfPoint(chart, index, points.GetValue(0), current)
             if place is not None:
                 jumpTo(slicer.mrmlScene, place)
-            else:
-                self._display.chooseRegionNamed(regionOfPoint(chart, points.GetValue(0)))
             return
 
 

@@ -107,7 +107,8 @@ class Outcome:
         """How many networks say so; "" for a single one, or without levels to agree on."""
         if not self.members or not self.verdict:
             return ""
-        return f"{self.agreeing} of {len(self.members)} networks say {self.verdict}"
+        verb = "says" if self.agreeing == 1 else "say"
+        return f"{self.agreeing} of {len(self.members)} networks {verb} {self.verdict}"
 
     def describe(self) -> dict[str, Any]:
         """Plain values; see :func:`read_outcome`."""

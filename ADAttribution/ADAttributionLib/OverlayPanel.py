@@ -181,8 +181,17 @@ class OverlayPanel:
             self.ui.clusterLabel.text = self.display.clusters().describe(minimum)
             self.display.updateSurfaces()
 
+    def regionBars(self):
+        """What the worker is to draw, where the bars of the top regions are chosen; None for another chart."""
+        if self.ui.chartComboBox.currentData != "regions":
+            return None
+        names, values = self.display.topRegions()
+        run, name = self.display.run, self.display.mapName
+        title = f"{run.titles[name]}: regions by relevance per mm³"
+        return {"names": names, "values": values, "title": title, "unit": f"relevance for {run.targetClass} per mm³"}
+
     def chart(self):
-        """The chart that is chosen, made if need be; None where there is none."""
+        """The chart along an axis that is chosen, made if need be; None where bars are chosen."""
         return addCharts(self.display.run, self.display.mapName).get(self.ui.chartComboBox.currentData)
 
     def onNative(self, _checked=False):

@@ -1,4 +1,7 @@
-"""Plot nodes of a map: a bar chart of the top regions, and relevance per slice along the three axes. Needs no Qt."""
+"""Plot nodes of a map: relevance per slice along the three axes. Needs no Qt.
+
+Bars of regions are drawn by the worker: Slicer's plot view numbers its bars instead of naming them.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,13 @@ import vtk
 AXES = (("R", "left to right"), ("A", "posterior to anterior"), ("S", "inferior to superior"))
 
 
-def addRegionChart(scene, table, name, count=15, by="density"):
-    """Add a bar chart of the regions that rank highest.
-
-    Returns (chart node, [all nodes that were added]).
-    """
-    ranked = table.ranked("density_rank" if by == "density" else "rank")[:count]
-    unit = "relevance per mm³" if by == "density" else "relevance"
-    columns = {"Region": [str(row["name"]).replace("_", " ") for row in ranked], by: [row[by] for row in ranked]}
-    tableNode = _addTable(scene, f"{name} - top regions", columns)
-    # Bars stand at their index; the labels come from a column.
-    series = _addSeries(scene, f"{name} - {by}", tableNode, by, (0.95, 0.45, 0.05))
-    series.SetPlotType(series.PlotTypeBar)
-    series.SetLabelColumnName("Region")
-    chart = _addChart(scene, f"{name} - chart", f"{name}: regions by {by}", "Region", unit, [series])
-    return chart, [tableNode, series, chart]
-
-
-def addProfiles(scene, volume, name):
+def addProfiles(scene, volume, name, title):
     """Add, per axis, a chart of positive and negative relevance per slice over the slice's position.
 
     Returns ({axis letter: chart node}, [all nodes that were added]).
     """
     charts, added = {}, []
-    for axis, (letter, direction) in enumerate(AXES):
+    for axis, (letter, _direction) in enumerate(AXES):
         positions, positive, negative = sliceProfile(volume, axis)
         columns = {"Position": positions, "Positive": positive, "Negative": negative}
         tableNode = _addTable(scene, f"{name} - {letter} profile", columns)
@@ -40,7 +26,7 @@ def addProfiles(scene, volume, name):
             _addSeries(scene, f"{name} - {letter} positive", tableNode, "Positive", (0.95, 0.4, 0.05), "Position"),
             _addSeries(scene, f"{name} - {letter} negative", tableNode, "Negative", (0.1, 0.45, 0.95), "Position"),
         ]
-        title = f"{name}: relevance per slice, {direction}"
+        # What is not in the title cannot be cut off: a plot view is about forty letters wide.
         charts[letter] = _addChart(scene, f"{name} - {letter} chart", title, f"{letter} (mm)", "relevance", series)
         added += [tableNode, *series, charts[letter]]
     return charts, added
@@ -77,19 +63,12 @@ def placeOfPoint(chartNode, seriesIndex, pointIndex, current):
     return tuple(place)
 
 
-def regionOfPoint(chartNode, pointIndex):
-    """Name of the region of a bar; "" for other charts."""
-    series = chartNode.GetNthPlotSeriesNode(0)
-    column = None if series is None else series.GetTableNode().GetTable().GetColumnByName("Region")
-    return "" if column is None else column.GetValue(pointIndex)
-
-
 def _addTable(scene, name, columns):
     node = scene.AddNewNodeByClass("vtkMRMLTableNode", name)
     modified = node.StartModify()
     try:
         for title, values in columns.items():
-            array = vtk.vtkStringArray() if isinstance(values[0] if len(values) else 0.0, str) else vtk.vtkDoubleArray()
+            array = vtk.vtkDoubleArray()
             array.SetName(title)
             for value in values:
                 array.InsertNextValue(value)
@@ -119,6 +98,7 @@ def _addChart(scene, name, title, xTitle, yTitle, series):
     for entry in series:
         node.AddAndObservePlotSeriesNodeID(entry.GetID())
     node.SetTitle(title)
+    node.SetTitleFontSize(14)
     node.SetXAxisTitle(xTitle)
     node.SetYAxisTitle(yTitle)
     node.SetLegendVisibility(len(series) > 1)

@@ -202,9 +202,9 @@ class RunDisplay:
         best = next((row for row in rows if row["density_rank"] == 1), None)
         return None if best is None else self.chooseRegion(best["label"])
 
-    def chooseRegionNamed(self, name):
-        """The same for a region's name as charts show it."""
+    def topRegions(self, count=15):
+        """Names and densities of the highest ranked regions of the shown map, best first."""
         node = self.run.tableNodes.get(self.mapName)
-        rows = [] if node is None else tableRows(node.GetTable())
-        row = next((row for row in rows if row["name"].replace("_", " ") == name), None)
-        return None if row is None else self.chooseRegion(row["label"])
+        rows = [row for row in ([] if node is None else tableRows(node.GetTable())) if row["density_rank"] > 0]
+        best = sorted(rows, key=lambda row: row["density_rank"])[:count]
+        return [row["name"].replace("_", " ") for row in best], [row["density"] for row in best]

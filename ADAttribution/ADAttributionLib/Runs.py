@@ -17,7 +17,7 @@ from ADAttributionLib import SceneBuilder
 from ADAttributionLib.AtlasNodes import addAtlas
 from ADAttributionLib.Legend import legendColors
 from ADAttributionLib.Overlays import OverlaySettings, applySettings, statisticsOf
-from ADAttributionLib.Plots import addProfiles, addRegionChart
+from ADAttributionLib.Plots import addProfiles
 from ADAttributionLib.TransformNodes import DIRECTIONS, addTransforms, transformOf
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
 from ADAttributionLogic.answer_spread import spread_of
@@ -54,7 +54,7 @@ class Run:
         By the name of the map.
     atlasNode : vtkMRMLSegmentationNode or None
     charts : dict of str to vtkMRMLPlotChartNode
-        ``regions``, ``R``, ``A``, ``S``: of the map named `chartedMap`.
+        ``R``, ``A``, ``S``: of the map named `chartedMap`.
     probabilities : dict of str to float
     targetClass : str
     provenance : dict
@@ -305,11 +305,8 @@ def addCharts(run, name):
     if run.chartedMap == name:
         return run.charts
     _removeAll(run.scene, {n.GetID() for n in _allNodes(run.scene) if _isOf(n, run, ("chart", "chart data"))})
-    title = run.mapNodes[name].GetName()
-    charts, added = addProfiles(run.scene, volumeFromNode(run.mapNodes[name]), title)
-    if name in run.tableNodes:
-        charts["regions"], bars = addRegionChart(run.scene, _RankedRows(run.tableNodes[name]), title)
-        added += bars
+    title = f"{run.titles[name]}: per slice"
+    charts, added = addProfiles(run.scene, volumeFromNode(run.mapNodes[name]), run.mapNodes[name].GetName(), title)
     for node in added:
         _tag(node, run.identifier, "chart data", name)
     for kind, chart in charts.items():
@@ -317,16 +314,6 @@ def addCharts(run, name):
         chart.SetAttribute("ADAttribution.Chart", kind)
     _intoFolder(run, [*charts.values()])
     return charts
-
-
-class _RankedRows:
-    """A table node read as the logic layer's region table is: the ranked regions, best first."""
-
-    def __init__(self, node):
-        self._table = node.GetTable()
-
-    def ranked(self, by):
-        return sorted((row for row in tableRows(self._table) if row[by] > 0), key=lambda row: row[by])
 
 
 def tableRows(table):

@@ -49,8 +49,13 @@ class SetupPanel:
         self.ui.setupCollapsibleButton.collapsed = not missing
 
     def problem(self):
-        """What hinders every computation; "" when nothing does."""
-        return f"Install {', '.join(self.missing)} first: Setup, at the end of step 1." if self.missing else ""
+        """What hinders every computation; "" when nothing does.
+
+        Without torch nothing runs; of what else is missing, the worker says what it was needed for.
+        """
+        if "torch" not in self.missing:
+            return ""
+        return f"Install {', '.join(self.missing)} first: Setup, at the end of step 1."
 
     def onInterpreter(self, path):
         self._seam.setSetting("interpreter", path)

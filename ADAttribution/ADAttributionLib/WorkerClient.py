@@ -20,7 +20,7 @@ from ADAttributionLib.WorkerProcess import WorkerProcess
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.owned_folders import OwnedFolder, remove_temporary_leftovers
 from ADAttributionLogic.preparation import read_quality
-from ADAttributionLogic.service.answer import load_answer, load_report, load_volume, save_atlas, save_volume
+from ADAttributionLogic.service.answer import load_answer, load_report, load_volume, own_file, save_atlas, save_volume
 
 #: The version of the protocol that this client speaks (PROTOCOL in ADAttributionLogic.service.worker, not imported: it
 #: is the other side that must say which one it speaks).
@@ -392,6 +392,8 @@ class WorkerClient:
                 elif job.command == "open":
                     answer, own = load_answer(result["answer"], self._folder), result["scan"]
                     result = answer, answer.scan if own is None else load_volume(own, self._folder)
+                elif job.command == "chart":
+                    result = own_file(self._folder, result["picture"]).read_bytes()
                 elif job.command == "prepare":
                     result = load_report(result, self._folder)
                 elif job.command == "simulate":

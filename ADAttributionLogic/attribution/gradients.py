@@ -12,7 +12,8 @@ from torch import Tensor
 from ADAttributionLogic.attribution.evaluation import GradientRule
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.errors import NetworkError
-from ADAttributionLogic.graph.operations import Activation, ReLU
+from ADAttributionLogic.graph.activations import ReLU
+from ADAttributionLogic.graph.operations import Activation
 from ADAttributionLogic.graph.recording import walk_back
 from ADAttributionLogic.method_options import Option
 

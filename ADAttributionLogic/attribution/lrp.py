@@ -24,6 +24,7 @@ from ADAttributionLogic.attribution.lrp_rules import (
     ZBoxRule,
 )
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.graph.activations import Sigmoid
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
@@ -35,13 +36,13 @@ from ADAttributionLogic.graph.operations import (
     Input,
     Permute,
     Reshape,
-    Sigmoid,
     Softmax,
     WeightedOperation,
     sum_to,
 )
 from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
+from ADAttributionLogic.graph.upsampling import TransposedConvolution
 from ADAttributionLogic.method_options import Option
 
 
@@ -74,8 +75,8 @@ class Composite:
             operation = layer.operation
             if isinstance(operation, WeightedOperation) and operation.one_to_one:
                 rules[index] = self.scaling
-            elif isinstance(operation, (Convolution, Dense)):
-                kind = self.convolution if isinstance(operation, Convolution) else self.dense
+            elif isinstance(operation, (Convolution, Dense, TransposedConvolution)):
+                kind = self.dense if isinstance(operation, Dense) else self.convolution
                 rules[index] = _with_bounds(self.first, graph, layer.inputs[0], image) if index in reading else kind
             elif isinstance(operation, WeightedOperation):
                 rules[index] = self.sums

@@ -6,7 +6,6 @@ with ``weights_only``. Several splits become an ensemble.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.networks.json_document import read_document
 
 PARAMETER_FILE = "maps.json"
 _MOST_BYTES = 10_000_000
@@ -71,7 +71,7 @@ def read_maps(folder: Path, metric: str | None = None) -> Maps:
     NetworkError
         No MAPS, or one whose networks do not take whole T1 images on a known grid.
     """
-    parameters = _parameters(folder)
+    parameters = read_document(folder / PARAMETER_FILE, "a maps.json of ClinicaDL", _MOST_BYTES)
     task = parameters.get("network_task", "classification")
     name = str(parameters.get("architecture") or parameters.get("model"))
     if name not in ARCHITECTURES:
@@ -89,21 +89,6 @@ def read_maps(folder: Path, metric: str | None = None) -> Maps:
         **_output(folder, parameters, task, name),
     }
     return Maps(ARCHITECTURES[name] + ("-score" if task == "regression" else ""), _weights(folder, metric), answers)
-
-
-def _parameters(folder: Path) -> dict[str, Any]:
-    path = folder / PARAMETER_FILE
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise NetworkError(f"{path} has {path.stat().st_size} bytes; a maps.json has at most {_MOST_BYTES}.")
-        parameters = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise NetworkError(f"{path} cannot be read: {cause.strerror}.") from cause
-    except (ValueError, RecursionError) as cause:
-        raise NetworkError(f"{path} is not valid JSON: {cause}") from cause
-    if not isinstance(parameters, dict):
-        raise NetworkError(f"{path} is no maps.json of ClinicaDL: it holds a {type(parameters).__name__}.")
-    return parameters
 
 
 def _image(folder: Path, parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -6,12 +6,12 @@ Python names in its configurations looked up; its owner exports the network with
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.networks.json_document import read_document
 
 METADATA_FILE = Path("configs") / "metadata.json"
 _MOST_BYTES = 10_000_000
@@ -54,10 +54,8 @@ def answers_of(folder: Path) -> dict[str, str]:
         No bundle, several inputs, more than one channel, patches, or an output that is an image.
     """
     path = folder / METADATA_FILE
+    metadata = read_document(path, "the metadata of a MONAI bundle", _MOST_BYTES)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise NetworkError(f"{path} has {path.stat().st_size} bytes; metadata have at most {_MOST_BYTES}.")
-        metadata = json.loads(path.read_text(encoding="utf-8"))
         formats = metadata.get("network_data_format") or {}
         _require_one_image(folder, formats)
         names = _output(formats).get("channel_def") or {}
@@ -70,9 +68,7 @@ def answers_of(folder: Path) -> dict[str, str]:
             "citation": "; ".join(map(str, metadata.get("references") or ())),
             "classes": ",".join(str(names[key]) for key in sorted(names, key=int)) if len(names) > 1 else "",
         }
-    except OSError as cause:
-        raise NetworkError(f"{path} cannot be read: {cause.strerror}.") from cause
-    except (ValueError, AttributeError, TypeError, RecursionError) as cause:
+    except (ValueError, AttributeError, TypeError) as cause:
         raise NetworkError(f"{path} is not metadata of a MONAI bundle: {cause}") from cause
     return {key: str(value) for key, value in found.items() if value}
 

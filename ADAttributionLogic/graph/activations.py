@@ -1,7 +1,8 @@
-"""Activations whose derivative is a function of their input, not of their output."""
+"""Functions of each element alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,92 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ADAttributionLogic.graph.operations import Activation
+
+
+@dataclass(frozen=True, eq=False)
+class ReLU(Activation):
+    """max(0, x), optionally capped from above (ReLU6)."""
+
+    cap: float = math.inf
+    is_rectifier = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return F.relu(x) if math.isinf(self.cap) else x.clamp(0, self.cap)
+
+    def derivative(self, output: Tensor) -> Tensor:
+        active = output > 0
+        return (active if math.isinf(self.cap) else active & (output < self.cap)).to(output.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyReLU(Activation):
+    """x for x > 0, slope·x below."""
+
+    slope: float = 0.01
+    is_rectifier = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return F.leaky_relu(x, self.slope)
+
+    @property
+    def needs_input(self) -> bool:
+        """With a negative slope, outputs are positive on both sides."""
+        return self.slope < 0
+
+    def derivative(self, values: Tensor) -> Tensor:
+        return torch.where(values > 0, torch.ones_like(values), torch.full_like(values, self.slope))
+
+
+@dataclass(frozen=True, eq=False)
+class ELU(Activation):
+    """Exponential linear unit: scale·x for x > 0, scale·alpha·(exp(input_scale·x) − 1) below."""
+
+    alpha: float = 1.0
+    scale: float = 1.0
+    input_scale: float = 1.0
+    is_rectifier = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return torch.where(x > 0, x, self.alpha * torch.expm1(self.input_scale * x)) * self.scale
+
+    @property
+    def needs_input(self) -> bool:
+        """With a negative factor, the output's sign is not the input's."""
+        return min(self.alpha, self.scale, self.input_scale) < 0
+
+    def derivative(self, values: Tensor) -> Tensor:
+        if self.needs_input:
+            below = self.alpha * self.scale * self.input_scale * torch.exp(self.input_scale * values)
+        else:
+            below = (values + self.alpha * self.scale) * self.input_scale
+        return torch.where(values > 0, torch.full_like(values, self.scale), below)
+
+
+@dataclass(frozen=True, eq=False)
+class Sigmoid(Activation):
+    """1 / (1 + exp(−x))."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return torch.sigmoid(x)
+
+    def derivative(self, output: Tensor) -> Tensor:
+        return output * (1 - output)
+
+
+@dataclass(frozen=True, eq=False)
+class Tanh(Activation):
+    """Hyperbolic tangent."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return torch.tanh(x)
+
+    def derivative(self, output: Tensor) -> Tensor:
+        return 1 - output * output
 
 
 @dataclass(frozen=True, eq=False)

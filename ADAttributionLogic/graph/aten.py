@@ -18,12 +18,13 @@ from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph import operations as ops
-from ADAttributionLogic.graph.activations import Clamp, Curve, PReLU
+from ADAttributionLogic.graph.activations import ELU, Clamp, Curve, LeakyReLU, PReLU, ReLU, Sigmoid, Tanh
 from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOver
 from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
 from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm
 from ADAttributionLogic.graph.rearranging import MaxOver
+from ADAttributionLogic.graph.upsampling import LinearUpsampling, TransposedConvolution
 
 
 def _spatial(values: Any, dimensions: int) -> tuple[int, ...]:
@@ -37,8 +38,6 @@ def _symmetric(values: Any, dimensions: int) -> ops.Padding:
 
 
 def _convolution(a: Arguments) -> ops.Operation:
-    if a["transposed"]:
-        raise a.unsupported("Transposed convolutions have no rule.")
     if "input" not in a.dynamic:
         raise a.unsupported("Its weight, not its input, depends on the image.")
     weight = a.constant("weight")
@@ -48,6 +47,10 @@ def _convolution(a: Arguments) -> ops.Operation:
             f"Convolutions of 1 to 3 dimensions on batches of images are supported, not on {a['input']}."
         )
     bias = None if a["bias"] is None else a.constant("bias")
+    if a["transposed"]:
+        stride, padding = _spatial(a["stride"], n), _spatial(a["padding"], n)
+        extra, dilation = _spatial(a["output_padding"], n), _spatial(a["dilation"], n)
+        return TransposedConvolution(weight, bias, stride, padding, extra, dilation, int(a["groups"]))
     return ops.Convolution(
         weight,
         bias,
@@ -110,6 +113,12 @@ def _adaptive_max_pool(a: Arguments) -> ops.Operation:
         raise a.unsupported(f"Its {sizes} windows must divide the size {given}.")
     kernel = tuple(size // wanted for size, wanted in zip(given, sizes, strict=True))
     return ops.MaxPool(kernel, kernel, ((0, 0),) * len(kernel), (1,) * len(kernel))
+
+
+def _linear_upsampling(a: Arguments) -> ops.Operation:
+    size = None if a["output_size"] is None else tuple(int(n) for n in a["output_size"])
+    factors = None if a["scale_factors"] is None else tuple(float(f) for f in a["scale_factors"])
+    return LinearUpsampling(coefficient(1.0), None, size, factors, bool(a["align_corners"]))
 
 
 def _max_pool(dimensions: int) -> Converter:
@@ -251,7 +260,7 @@ def _divide(a: Arguments) -> Conversion:
 def _hardtanh(a: Arguments) -> ops.Operation:
     low, high = float(a["min_val"]), float(a["max_val"])
     if low == 0:
-        return ops.ReLU(cap=high)
+        return ReLU(cap=high)
     return Curve("Hardtanh", partial(F.hardtanh, min_val=low, max_val=high))
 
 
@@ -266,11 +275,11 @@ def _softmax(logarithm: bool) -> Converter:
 
 
 def _celu(a: Arguments) -> ops.Operation:
-    return ops.ELU(float(a["alpha"]), 1.0, 1 / float(a["alpha"]))
+    return ELU(float(a["alpha"]), 1.0, 1 / float(a["alpha"]))
 
 
 def _elu(a: Arguments) -> ops.Operation:
-    return ops.ELU(float(a["alpha"]), float(a["scale"]), float(a["input_scale"]))
+    return ELU(float(a["alpha"]), float(a["scale"]), float(a["input_scale"]))
 
 
 def _clamp(a: Arguments) -> ops.Operation:
@@ -322,11 +331,14 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.native_group_norm": _group_norm,
     "aten.instance_norm": _instance_norm,
     "aten.native_layer_norm": _layer_norm,
+    "aten.upsample_linear1d.vec": _linear_upsampling,
+    "aten.upsample_bilinear2d.vec": _linear_upsampling,
+    "aten.upsample_trilinear3d.vec": _linear_upsampling,
     "aten.adaptive_max_pool2d": _adaptive_max_pool,
     "aten.adaptive_max_pool3d": _adaptive_max_pool,
-    "aten.relu": lambda a: ops.ReLU(),
+    "aten.relu": lambda a: ReLU(),
     "aten.hardtanh": _hardtanh,
-    "aten.leaky_relu": lambda a: ops.LeakyReLU(float(a["negative_slope"])),
+    "aten.leaky_relu": lambda a: LeakyReLU(float(a["negative_slope"])),
     "aten.elu": _elu,
     "aten.celu": _celu,
     "aten.prelu": _prelu,
@@ -341,8 +353,8 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.mish": _curve("Mish", F.mish),
     "aten.softplus": _softplus,
     "aten.abs": _curve("absolute value", torch.abs),
-    "aten.sigmoid": lambda a: ops.Sigmoid(),
-    "aten.tanh": lambda a: ops.Tanh(),
+    "aten.sigmoid": lambda a: Sigmoid(),
+    "aten.tanh": lambda a: Tanh(),
     "aten._softmax": _softmax(False),
     "aten._log_softmax": _softmax(True),
     "aten.max_pool2d_with_indices": _max_pool(2),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ADAttributionLogic.graph import operations as ops
@@ -62,6 +63,22 @@ def _pad(a: Arguments) -> Conversion:
     shape = a.output_shape[1:]
     border = 1 - padding.forward(torch.ones(1, *a["self"][1:], dtype=torch.float64))
     return ((padding, shape), (PlacewiseAffine(coefficient(1.0), border * value), shape))
+
+
+def _pad_mode(a: Arguments) -> Conversion:
+    """Padding with zeros, a number, or the layer's own elements."""
+    if a["mode"] == "constant":
+        return _pad(a)
+    shape = tuple(a["self"])
+    numbers = [int(n) for n in a["pad"]]
+    steps: Steps = ()
+    for number in range(0, len(numbers), 2):
+        axis = len(shape) - 1 - number // 2
+        places = torch.arange(shape[axis], dtype=torch.float64)[None, None]
+        index = F.pad(places, numbers[number : number + 2], mode=a["mode"])[0, 0].long()
+        shape = (*shape[:axis], len(index), *shape[axis + 1 :])
+        steps = (*steps, (Take(axis, index), shape[1:]))
+    return steps
 
 
 # ------------------------------------------------------------------------------------------------------------ choosing
@@ -194,6 +211,7 @@ SPLITS = frozenset({"aten.split_with_sizes", "aten.split.Tensor"})
 SHAPE_CONVERTERS: Mapping[str, Converter] = {
     "aten.cat": _concatenate,
     "aten.constant_pad_nd": _pad,
+    "aten.pad": _pad_mode,
     "aten.view": _reshape,
     "aten._unsafe_view": _reshape,
     "aten.reshape": _reshape,

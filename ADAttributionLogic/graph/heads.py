@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.graph.activations import Sigmoid, Tanh
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.layer_graph import Head, Layer, LayerGraph
 from ADAttributionLogic.graph.operations import (
@@ -28,9 +29,7 @@ from ADAttributionLogic.graph.operations import (
     Operation,
     Permute,
     Reshape,
-    Sigmoid,
     Softmax,
-    Tanh,
 )
 
 _SAY_SO = "say so (gives_probabilities=True; --gives-probabilities on the command line)"

@@ -118,14 +118,8 @@ def _decompositions() -> Any:
     table = torch.export.default_decompositions()
     aten = torch.ops.aten
     for whole in (
-        aten.silu,
-        aten.hardswish,
-        aten.hardsigmoid,
-        aten.mish,
-        aten.softplus,
-        aten.prelu,
-        aten.celu,
-        aten.instance_norm,
+        *(aten.silu, aten.hardswish, aten.hardsigmoid, aten.mish, aten.softplus, aten.prelu, aten.celu),
+        *(aten.instance_norm, aten.pad, aten._pad_circular),
     ):
         table.pop(whole.default, None)
     return table
@@ -142,6 +136,12 @@ class _Conversion:
         self.names: dict[str, int] = {}
 
     def layers(self) -> tuple[Layer, ...]:
+        changed = list(self.program.graph_signature.buffers_to_mutate.values())
+        if changed:
+            raise NetworkError(
+                f"The network changes its own buffers while it runs ({', '.join(changed)}), although it is in "
+                "evaluation mode: its answer may depend on the images before. Let forward change nothing."
+            )
         image = self._bind_placeholders()
         output = None
         calls = {n: None for n in self.program.graph.nodes if n.op == "call_function" and not _is_check(n)}

@@ -245,28 +245,31 @@ def _qiu2022(task: str, title: str, hidden: int, outputs: int, kind: OutputKind)
 def _clinicadl() -> tuple[Architecture, ...]:
     """ClinicaDL's CNNs with two classes, and for a regression those that can be trained for one."""
     found = []
-    for kind, outputs in (("softmax", 2), ("score", 1)):
-        suffix = "-score" if kind == "score" else ""
-        for name, build in clinicadl.DENSE.items():
-            title = f"ClinicaDL's {name}" + (" for a regression" if suffix else "")
-            found.append(
-                Architecture(
-                    f"clinicadl-{name.lower().replace('_', '-')}{suffix}",
-                    title,
-                    partial(build, outputs=outputs),
-                    (),
-                    clinicadl.CHANNELS,
-                    "fc.2.weight",
-                    "score" if suffix else "softmax",
-                    clinicadl.halved,
-                )
-            )
-    for name, gated, first in (("resnet3d", False, "fc.1.weight"), ("se-cnn", True, "fc.2.weight")):
-        build_residual = partial(clinicadl.residual, gated=gated)
-        title = "ClinicaDL's " + ("SqueezeExcitationCNN" if gated else "ResNet3D")
+    for name, build in clinicadl.DENSE.items():
+        ours = f"clinicadl-{name.lower().replace('_', '-')}"
+        found.append(_halving(ours, f"ClinicaDL's {name}", partial(build, outputs=2), "softmax"))
+        score = f"ClinicaDL's {name} for a regression"
+        found.append(_halving(f"{ours}-score", score, partial(build, outputs=1), "score"))
+    for ours, name, gated, first in (
+        ("clinicadl-resnet3d", "ResNet3D", False, "fc.1.weight"),
+        ("clinicadl-se-cnn", "SqueezeExcitationCNN", True, "fc.2.weight"),
+    ):
+        build = partial(clinicadl.residual, gated=gated)
         windows = ((3, 2),) * 5
-        found.append(Architecture(f"clinicadl-{name}", title, build_residual, windows, clinicadl.CHANNELS, first))
+        found.append(
+            Architecture(ours, f"ClinicaDL's {name}", _on_grid(ours, build), windows, clinicadl.CHANNELS, first)
+        )
     return tuple(found)
+
+
+def _halving(name: str, title: str, build: Callable[[int], nn.Module], output: OutputKind) -> Architecture:
+    made, halved = _on_grid(name, build), clinicadl.halved
+    return Architecture(name, title, made, (), clinicadl.CHANNELS, "fc.2.weight", output, halved)
+
+
+def _on_grid(name: str, build: Callable[[int], nn.Module]) -> Callable[[Shape], nn.Module]:
+    """What makes a network for a grid, of what makes it for a flattened size."""
+    return lambda shape: build(_flattened(name, shape))
 
 
 _FOUR_BLOCKS = _blocks((1, 2), (1, 3), (1, 2), (1, 3))

@@ -49,13 +49,13 @@ class ConvolutionalNetwork(nn.Module):
         return y
 
 
-def conv_fc3(shape: Shape, outputs: int, hidden: tuple[int, int]) -> nn.Module:
+def conv_fc3(features: int, outputs: int, hidden: tuple[int, int]) -> nn.Module:
     """``Conv5_FC3`` (hidden layers of 1300 and 50) and ``Conv4_FC3`` (50 and 40, which has five convolutions as well).
 
     Parameters
     ----------
-    shape : tuple of int
-        Voxels of the images.
+    features : int
+        Flattened size of the feature maps, see :func:`halved`.
     outputs : int
         Classes, or 1 for a regression.
     hidden : tuple of int
@@ -64,15 +64,15 @@ def conv_fc3(shape: Shape, outputs: int, hidden: tuple[int, int]) -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in zip((1, *_CHANNELS), _CHANNELS, strict=False):
         layers += [nn.Conv3d(before, after, 3, padding=1), nn.BatchNorm3d(after), nn.ReLU(), PadMaxPool3d(2, 2)]
-    return ConvolutionalNetwork(nn.Sequential(*layers), _dense(halved(shape), outputs, hidden))
+    return ConvolutionalNetwork(nn.Sequential(*layers), _dense(features, outputs, hidden))
 
 
-def stride_conv5_fc3(shape: Shape, outputs: int) -> nn.Module:
+def stride_conv5_fc3(features: int, outputs: int) -> nn.Module:
     """``Stride_Conv5_FC3``: strides in place of pools."""
     layers: list[nn.Module] = []
     for before, after in zip((1, *_CHANNELS), _CHANNELS, strict=False):
         layers += [nn.Conv3d(before, after, 3, padding=1, stride=2), nn.BatchNorm3d(after), nn.ReLU()]
-    return ConvolutionalNetwork(nn.Sequential(*layers), _dense(halved(shape), outputs, (1300, 50)))
+    return ConvolutionalNetwork(nn.Sequential(*layers), _dense(features, outputs, (1300, 50)))
 
 
 def _dense(features: int, outputs: int, hidden: tuple[int, int]) -> nn.Sequential:
@@ -133,13 +133,12 @@ class ResidualBlock(nn.Module):
         return activated
 
 
-def residual(shape: Shape, *, gated: bool) -> nn.Module:
+def residual(features: int, *, gated: bool) -> nn.Module:
     """``ResNet3D`` and, gated, ``SqueezeExcitationCNN``; two classes only, as in ClinicaDL's code."""
     blocks = [
         nn.Sequential(ResidualBlock(before, after, gated=gated), nn.MaxPool3d(3, stride=2))
         for before, after in zip((1, *_CHANNELS), _CHANNELS, strict=False)
     ]
-    features = pooled(shape)
     if gated:
         fc = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(features, 256), nn.ReLU(), nn.Linear(256, 2))
     else:
@@ -152,15 +151,7 @@ def halved(shape: Shape) -> int:
     return CHANNELS * math.prod(math.ceil(size / (1 << len(_CHANNELS))) for size in shape)
 
 
-def pooled(shape: Shape) -> int:
-    """Features after five max pools of 3 with stride 2."""
-    sizes: list[int] = list(shape)
-    for _ in _CHANNELS:
-        sizes = [(size - 3) // 2 + 1 for size in sizes]
-    return CHANNELS * math.prod(sizes)
-
-
-#: ClinicaDL's name → what builds it for a grid and a number of outputs.
+#: ClinicaDL's name → what builds it for a flattened size and a number of outputs.
 DENSE: dict[str, Callable[..., nn.Module]] = {
     "Conv5_FC3": partial(conv_fc3, hidden=(1300, 50)),
     "Conv4_FC3": partial(conv_fc3, hidden=(50, 40)),

@@ -22,6 +22,7 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import architecture, build_network
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
+from ADAttributionLogic.networks.json_document import read_document
 from ADAttributionLogic.networks.network import Network, explainable, opaque
 from ADAttributionLogic.networks.output import Output, OutputKind, check_thresholds, read_output
 from ADAttributionLogic.networks.state_dicts import flattened_size, require_fit
@@ -112,13 +113,8 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
         raise NetworkError(f"{folder} is no model package: it has no {MODEL_FILE}.")
-    if path.stat().st_size > MAX_MODEL_JSON_BYTES:
-        raise NetworkError(f"{path} has {path.stat().st_size} bytes; a model card has at most {MAX_MODEL_JSON_BYTES}.")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as cause:
-        raise NetworkError(f"{path} is not valid JSON: {cause}") from cause
-    if _mapping(_mapping(card).get("network")).get("format") == "torchscript":
+    card = read_document(path, "a model card", MAX_MODEL_JSON_BYTES)
+    if _mapping(card.get("network")).get("format") == "torchscript":
         refuse_torchscript(f"{Path(folder).name}.ts")
     schema = json.loads((resources_folder() / "Models" / "model.schema.json").read_text(encoding="utf-8"))
     # The deepest one says most: an entry of another kind often lacks what its own kind needs as well.

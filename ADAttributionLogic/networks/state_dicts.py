@@ -63,7 +63,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
             f"{file.name} cannot be read as weights; it is damaged or of another kind: {cause!r:.300}. "
             "Copy it again, or save it again with torch.save(network.state_dict(), 'weights.pt')."
         ) from cause
-    return unwrap(_find_weights(content, file.name))
+    # Copied: the tensors of an archive are mapped to the file, which may change or go.
+    return unwrap({key: value.clone() for key, value in _find_weights(content, file.name).items()})
 
 
 def read_weights(path: str | os.PathLike[str]) -> StateDict:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Height of the answer's scale, of a line of warnings, and of one of the footnote.
 SCALE_INCHES, WARNING_INCHES, FOOTNOTE_LINE_INCHES = 0.85, 0.22, 0.17
+#: Letters of the headline per inch at its largest size.
+HEADLINE_PER_INCH = 7.8
 
 BACKGROUND, TEXT, MUTED, WARNING = "#101014", "#f2f2f2", "#a8a8b0", "#ffb000"
 LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
@@ -122,7 +124,9 @@ def write_figure(
     )
     for row, heatmap, cells in zip(rows, maps, axes, strict=True):
         _draw_row(row, brain, heatmap, slices, grid, cells, top)
-    figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=15, va="center", weight="bold")
+    # An ensemble's answer with long names of classes would run out of the figure.
+    size = min(15.0, 15.0 * HEADLINE_PER_INCH * width / len(headline))
+    figure.text(0.012, 1 - 0.32 / height, headline, color=TEXT, fontsize=size, va="center", weight="bold")
     warned_text = "\n".join(warned)
     figure.text(0.012, 1 - 0.5 / height, warned_text, color=WARNING, fontsize=11, va="top", weight="bold")
     if scale:

@@ -156,7 +156,7 @@ def load_array(folder: Path, name: str) -> npt.NDArray[Any]:
     UsageError
         The name leads out of the folder, or the file is no array.
     """
-    path = _own_file(folder, name)
+    path = own_file(folder, name)
     try:
         # Mapped: the size in the file's header is compared with the file before anything is allocated.
         array: npt.NDArray[Any] = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
@@ -251,12 +251,13 @@ def load_report(document: Mapping[str, Any], folder: Path) -> PreparationReport:
     if document["figure"] is None:
         return read_report(document)
     try:
-        return read_report(document, _own_file(folder, document["figure"]).read_bytes())
+        return read_report(document, own_file(folder, document["figure"]).read_bytes())
     except OSError as cause:
         raise UsageError(f"The quality figure {document['figure']} cannot be read: {cause}") from cause
 
 
-def _own_file(folder: Path, name: str) -> Path:
+def own_file(folder: Path, name: str) -> Path:
+    """A file that the other process wrote into the folder; a name that leads out of it is refused."""
     path = folder / name
     if "\0" in name or path.resolve().parent != folder.resolve():
         raise UsageError(f"The file {name!r} lies outside the folder {folder}; it is refused.")

@@ -137,6 +137,16 @@ def open_job(job: Mapping[str, Any], folder: Path, monitor: Monitor, prefix: str
     return {"answer": save_answer(answer, folder, prefix), "scan": own}
 
 
+def chart_job(job: Mapping[str, Any], folder: Path, prefix: str) -> dict[str, Any]:
+    """Draw the bars of regions; the answer names the picture."""
+    from ADAttributionLogic.report.region_chart import region_chart
+
+    _refuse_strangers(job, ("names", "values", "title", "unit"))
+    picture = region_chart(*(_required(job, key) for key in ("names", "values", "title", "unit")))
+    (folder / f"{prefix}-chart.png").write_bytes(picture)
+    return {"picture": f"{prefix}-chart.png"}
+
+
 def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """How long a question will take."""
     from ADAttributionLogic.device import choose_device, describe_device

@@ -5,7 +5,7 @@ stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this con
 
 Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``batch``, ``simulate``, ``estimate``,
 ``install``, ``describe`` and ``cancel``.
-Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``batch``, ``simulate``,
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``chart``, ``batch``, ``simulate``,
 ``estimate``, ``describe`` and ``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error`` (that of a scan whose quality
@@ -38,6 +38,7 @@ from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError,
 from ADAttributionLogic.owned_folders import remove_own_folders, remove_temporary_leftovers
 from ADAttributionLogic.service.jobs import (
     batch_job,
+    chart_job,
     describe,
     estimate_job,
     explain_job,
@@ -195,6 +196,7 @@ class Worker:
             "explain": lambda job, monitor: explain_job(job, self._folder, self._store, monitor, prefix),
             "prepare": lambda job, monitor: prepare_job(job, self._folder, self._store, monitor, prefix),
             "open": lambda job, monitor: open_job(job, self._folder, monitor, prefix),
+            "chart": lambda job, monitor: chart_job(job, self._folder, prefix),
             "estimate": lambda job, monitor: estimate_job(job, self._store),
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),
             "simulate": lambda job, monitor: simulate_job(job, self._folder, prefix),

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
+from ADAttributionLogic.networks.json_document import read_document
 from ADAttributionLogic.resources import resources_folder
 
 REGISTRY_FILE = "registry.json"
@@ -95,14 +96,7 @@ def read_registry(path: str | os.PathLike[str] | None = None) -> tuple[Registere
     import jsonschema
 
     file = resources_folder() / "Models" / REGISTRY_FILE if path is None else Path(path)
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise NetworkError(f"{file} has {file.stat().st_size} bytes; a registry has at most {_MOST_BYTES}.")
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise NetworkError(f"The registry {file} cannot be read: {cause.strerror}.") from cause
-    except (ValueError, RecursionError) as cause:
-        raise NetworkError(f"{file} is not valid JSON: {cause}") from cause
+    document = read_document(file, "a registry", _MOST_BYTES)
     schema = json.loads((resources_folder() / "Models" / SCHEMA_FILE).read_text(encoding="utf-8"))
     for error in jsonschema.Draft202012Validator(schema).iter_errors(document):
         where = "/".join(map(str, error.path)) or "the top level"

@@ -171,8 +171,8 @@ def _volume() -> Volume:
 
 
 def _scans(folder: Path) -> list[Seed]:
-    from test_damaged_scans import save, start_of_stream
     from test_scan_files import write_dicom, write_multi_frame
+    from whole_scans import save, start_of_stream
 
     volume, seeds = _volume(), []
     for suffix, packed in (

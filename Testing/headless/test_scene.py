@@ -170,7 +170,7 @@ def test_the_panel_finds_the_run_in_it(scene, explanation: Explanation) -> None:
     assert Legend.legendOf(run.mapNodes["lrp"]).GetVisibility()
     display.change(percentile=99.0)
     display.filterClusters(3)
-    assert Runs.addCharts(run, "lrp")["regions"] is not None
+    assert set(Runs.addCharts(run, "lrp")) == set("RAS")
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     assert hierarchy.GetItemName(run.folderItem) == run.name
 

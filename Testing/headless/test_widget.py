@@ -13,6 +13,10 @@ from slicer_application import running
 
 from ADAttributionLib import SceneBuilder
 from ADAttributionLib.Runs import findRuns
+from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.explain import explain
+from ADAttributionLogic.report.result_folder import write_explanation
+from ADAttributionLogic.scan_files import read_scan
 
 SCAN, EXPLANATION, RESULT = range(3)
 
@@ -81,6 +85,58 @@ def test_from_a_scan_to_its_result_and_back_from_a_failure(application, scene, s
     application.wait(lambda: ui.progressBar.visible is False)
     assert ui.statusLabel.text.startswith("Failed: ") and ui.detailsButton.visible
     assert ui.footerAnswerLabel.visible and len(findRuns(scene)) == 1, "the former answer is still there"
+
+
+@pytest.mark.parametrize("ending", ["cancel", "close"])
+def test_a_run_that_ends_early_leaves_the_panel_usable(application, scene, scanNode, small_package, ending) -> None:
+    ui, widget = application.ui, application.widget
+    application.rest()
+    widget._question.addModel(small_package)
+    ui.preparationComboBox.setCurrentIndex(0)
+    ui.atlasComboBox.setCurrentIndex(len(ui.atlasComboBox.items) - 1)  # none
+    ui.areaOcclusionCheckBox.checked = False
+    ui.occlusionCheckBox.checked = True
+    ui.occlusionSizeSpinBox.value, ui.occlusionStrideSpinBox.value = 4, 2
+    before = scene.GetNumberOfNodes()
+    ui.applyButton.emit("clicked(bool)", False)
+    application.wait(lambda: "windows" in ui.statusLabel.text)
+    if ending == "cancel":
+        ui.applyButton.emit("clicked(bool)", False)
+        application.wait(lambda: ui.progressBar.visible is False)
+        assert ui.statusLabel.text == "Cancelled; nothing has changed." and scene.GetNumberOfNodes() == before
+        assert ui.applyButton.enabled and ui.stepTabWidget.currentIndex == SCAN
+    else:
+        scene.Clear(False)
+        application.wait(lambda: ui.progressBar.visible is False)
+        assert findRuns(scene) == [] and ui.statusLabel.text == "Choose a scan." and not ui.applyButton.enabled
+    assert ui.applyButton.text == "Explain"
+
+
+def test_a_result_of_the_command_line_opens_in_the_panel(application, scene, small_scan_file, small_model, tmp_path):
+    found = explain(read_scan(small_scan_file), small_model, ["lrp"], atlas=load_atlas("neuromorphometrics"))
+    folder = write_explanation(found, tmp_path / "result", figure=False)
+    ui = application.ui
+    ui.openResultButton.emit("clicked(bool)", False)
+    assert findRuns(scene) == [], "the user cancelled"
+    application.files.append(str(folder / "provenance.json"))
+    ui.openResultButton.emit("clicked(bool)", False)
+    application.wait(lambda: ui.progressBar.visible is False)
+    (run,) = findRuns(scene)
+    assert ui.statusLabel.text == f"Opened {run.name}.", ui.logTextEdit.plainText
+    assert ui.stepTabWidget.values["currentWidget"] is ui.resultScrollArea and "small: <b>" in ui.footerAnswerLabel.text
+    assert len(_outlined(run)) == 1
+
+
+def test_what_the_check_found_stands_at_the_foot_and_in_the_step(application, scanNode, small_package) -> None:
+    ui, widget = application.ui, application.widget
+    application.rest()
+    widget._question.addModel(small_package)
+    ui.checkButton.emit("clicked(bool)", False)
+    application.wait(lambda: ui.progressBar.visible is False)
+    assert "checks" in ui.statusLabel.text and "Nothing was explained yet." in ui.statusLabel.text
+    assert ui.reportLabel.text.startswith("<b style=") and "<a href='more'>" in ui.reportLabel.text
+    ui.deviceComboBox.setCurrentIndex(3)
+    assert ui.preparationLabel.text == "Is prepared (affine): explaining it starts at once."
 
 
 def _rows(run):

@@ -38,6 +38,9 @@ class Shape:
         return len(self.size)
 
 
+LINEAR = ("linear", "bilinear", "trilinear")
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+ADAPTIVE_MAX = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
@@ -199,6 +202,17 @@ OPERATIONS: dict[str, Callable[[Shape], nn.Module]] = {
     "ones around": written(lambda x: F.pad(x, (1, 1), value=1.0)),
     "mirrored border": every_mode_of_padding("reflect"),
     "repeated border": every_mode_of_padding("replicate"),
+    "wrapped border": every_mode_of_padding("circular"),
+    "wrapping convolution": lambda s: CONV[s.axes - 1](s.channels, 3, 3, padding=1, padding_mode="circular"),
+    "transposed convolution": lambda s: TRANSPOSED[s.axes - 1](s.channels, 2, 3, stride=2, padding=1, output_padding=1),
+    "grouped transposed convolution": lambda s: TRANSPOSED[s.axes - 1](
+        s.channels, 2 * s.channels, 2, groups=s.channels
+    ),
+    "linear upsampling": written(lambda x: F.interpolate(x, scale_factor=1.5, mode=LINEAR[x.ndim - 3])),
+    "linear upsampling, aligned": written(
+        lambda x: F.interpolate(x, size=(8,) * (x.ndim - 2), mode=LINEAR[x.ndim - 3], align_corners=True)
+    ),
+    "adaptive max pool": lambda s: ADAPTIVE_MAX[s.axes - 1](1),
     "nearest upsampling": written(lambda x: F.interpolate(x, scale_factor=2) if x.shape[2] < 10 else x),
     "constant channel": written(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1)),
 }
@@ -316,7 +330,7 @@ def test_every_operation(names: list[str]) -> None:
     value = x
     for name in names:
         shape = Shape(value.shape[1], tuple(value.shape[2:]))
-        before = nn.Conv2d(shape.channels, 4, 3, padding=1)
+        before = nn.Conv2d(shape.channels, 4, 3, padding=2)
         operation = OPERATIONS[name](Shape(4, shape.size))
         layers += [before.double(), operation.double().eval()]
         value = layers[-1](layers[-2](value)).detach()

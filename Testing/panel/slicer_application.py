@@ -6,6 +6,7 @@ run when the test lets them (see `rest`).
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import enum
 import importlib
@@ -199,23 +200,20 @@ class Application:
 
             return SimpleNamespace(start=start, stop=lambda: None)
 
-        nothing: Callable = lambda *_: None  # noqa: E731
-        return SimpleNamespace(
-            makeRestTimer=restTimer,
-            makeTimer=lambda _milliseconds, _callback: SimpleNamespace(stop=nothing),
-            setting=lambda name, default="": self.settings.get(name, default),
-            listSetting=lambda name: list(self.settings.get(name, ())),
-            setSetting=self.settings.__setitem__,
-            workerInterpreter=lambda chosen="": chosen or sys.executable,
-            chooseFile=lambda _title, _filters: self.files.pop(0) if self.files else "",
-            onQuit=nothing,
-            showPicture=nothing,
-            showLarge=nothing,
-            copyText=nothing,
-            clearForm=nothing,
-            addChoice=nothing,
-            addField=nothing,
-        )
+        # What the seam does with Qt alone does nothing here; what it must answer is answered.
+        tree = ast.parse((MODULE / "ADAttributionLib" / "QtSeam.py").read_text(encoding="utf-8"))
+        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        answers = {
+            "makeRestTimer": restTimer,
+            "makeTimer": lambda _milliseconds, _callback: SimpleNamespace(stop=lambda: None),
+            "setting": lambda name, default="": self.settings.get(name, default),
+            "listSetting": lambda name: list(self.settings.get(name, ())),
+            "setSetting": self.settings.__setitem__,
+            "workerInterpreter": lambda chosen="": chosen or sys.executable,
+            "chooseFile": lambda _title, _filters: self.files.pop(0) if self.files else "",
+        }
+        assert set(answers) <= set(names)
+        return SimpleNamespace(**dict.fromkeys(names, lambda *_: None) | answers)
 
     @staticmethod
     def _app() -> SimpleNamespace:

@@ -385,7 +385,7 @@ def test_occlusion_leaves_the_image_as_it_was(case: tuple[nn.Module, Tensor]) ->
 # ---------------------------------------------------------------------------------- networks whose layers are unknown
 
 
-class Cumulative(nn.Module):
+class Unknown(nn.Module):
     """Has an operation without rule."""
 
     def __init__(self, ends_with_softmax: bool = False) -> None:
@@ -394,16 +394,16 @@ class Cumulative(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        x = self.dense(x.cumsum(2).flatten(1))
+        x = self.dense((x / (1 + torch.exp(-x))).flatten(1))
         return torch.softmax(x, 1) if self.softmax else x
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if not get_method(m).needs_layers])
 def test_gradients_and_occlusion_explain_any_network(method: str) -> None:
     torch.manual_seed(0)
-    network, x = Cumulative().eval(), image(1, 2, (20, 20)).float()
+    network, x = Unknown().eval(), image(1, 2, (20, 20)).float()
     explained = explainable(network, x.shape[1:], allow_opaque=True)
-    assert explained.graph is None and "aten.cumsum" in explained.why_opaque
+    assert explained.graph is None and "aten.exp" in explained.why_opaque
     result = attribute(Evaluation(explained, x, CPU), method, Target(1), regions=regions_of(x))
     assert result.score == pytest.approx(float(torch.softmax(network(x), 1)[0, 1]), abs=1e-6)
     assert np.abs(result.values).max() > 0
@@ -411,7 +411,7 @@ def test_gradients_and_occlusion_explain_any_network(method: str) -> None:
 
 def test_opaque_probabilities_have_logarithms_for_logits() -> None:
     torch.manual_seed(0)
-    network, x = Cumulative(ends_with_softmax=True).eval(), image(1, 2, (20, 20)).float()
+    network, x = Unknown(ends_with_softmax=True).eval(), image(1, 2, (20, 20)).float()
     explained = opaque(network, x.shape[1:], "a test", gives_probabilities=True)
     result = attribute(Evaluation(explained, x, CPU), "sensitivity", Target(1), {"postprocess": "signed"})
     x.requires_grad_(True)
@@ -422,8 +422,8 @@ def test_opaque_probabilities_have_logarithms_for_logits() -> None:
 
 @pytest.mark.parametrize("method", [m for m in METHODS if get_method(m).needs_layers])
 def test_methods_that_need_the_layers_say_so(method: str) -> None:
-    explained = explainable(Cumulative().eval(), (1, 20, 20), allow_opaque=True)
-    with pytest.raises(NetworkError, match="layers of Cumulative are not known .*cumsum.*only the gradient"):
+    explained = explainable(Unknown().eval(), (1, 20, 20), allow_opaque=True)
+    with pytest.raises(NetworkError, match="layers of Unknown are not known .*aten.exp.*only the gradient"):
         attribute(Evaluation(explained, torch.rand(1, 1, 20, 20), CPU), method)
 
 

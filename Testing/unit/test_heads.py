@@ -189,10 +189,27 @@ def test_random_operations_are_refused_by_name(name: str, allow_opaque: bool) ->
 def test_an_answer_that_changes_from_run_to_run_is_refused() -> None:
     """Random numbers of another library, and a counter: frozen in the trace, where nothing shows them."""
     calls = iter(range(1000))
-    for changing in (lambda: random.random(), lambda: float(np.random.default_rng().random()), lambda: next(calls)):
+    drawn = np.random.default_rng()
+    for changing in (random.random, lambda: 1e-3 * float(drawn.random()), lambda: next(calls)):
         explained = explainable(network_with(lambda s, f=changing: s + f() * s.new_tensor([1.0, 0.0])), (1, 6, 6))
         with pytest.raises(NetworkError, match="answers differently each time: .* changed by"):
             _ = Evaluation(explained, X, CPU).logits
+
+
+def test_a_network_that_changes_itself_is_refused() -> None:
+    class Counting(Ending):
+        def __init__(self) -> None:
+            super().__init__(lambda s: s)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> object:
+            self.seen += 1
+            return super().forward(x) * self.seen
+
+    network = make_lively(Counting())
+    with pytest.raises(NetworkError, match=r"changes its own buffers .*\(seen\)"):
+        explainable(network, (1, 6, 6), allow_opaque=True)
+    assert network.seen == 0
 
 
 def test_layers_that_answer_otherwise_than_the_network_are_refused() -> None:

@@ -176,7 +176,6 @@ UNSUPPORTED = {
         module(lambda m, x: F.batch_norm(x, None, None, training=True).flatten(1)),
         "statistics of the image itself",
     ),
-    "transposed convolution": (nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Flatten()), "Transposed"),
     "power": (
         module(lambda m, x: (x**3).flatten(1)),
         r"aten\.pow\.\w+ at the top level \(test_layer_graph\.py:\d+: .*function",
