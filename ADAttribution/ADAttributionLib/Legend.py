@@ -22,6 +22,8 @@ _LABEL = "ADAttribution.LegendLabel"
 _SLICE_NODE = "vtkMRMLSliceNode"
 #: The one of the main views that has it.
 _MAIN_VIEW = f"{_SLICE_NODE}Red"
+#: A colour without a text: Slicer names one that has none "(none)", and saves no space.
+_BLANK = "·"
 _HIDDEN = (0.2, 0.2, 0.22)
 
 #: What a positive value says of the explained class, for methods whose maps are no shares of its score.
@@ -111,13 +113,17 @@ def legendEntries(settings, statistics):
     """Texts and colours (red, green, blue) of a legend, from the bottom to the top."""
     fraction = min(statistics.thresholdOf(settings) / statistics.maximum, 1.0)
     positive, negative = PALETTES[settings.palette]
+    hasNegative, hasPositive = (_shows(settings, statistics, sign) for sign in (Sign.NEGATIVE, Sign.POSITIVE))
+    isSigned = hasNegative and hasPositive
+    # More texts than these would lie upon each other in a small view.
+    texts = (0, _STEPS - 1) if isSigned else (0, _STEPS // 2, _STEPS - 1)
     entries = []
-    if _shows(settings, statistics, Sign.NEGATIVE):
-        entries += [(f"−{text}", colour) for text, colour in reversed(_side(negative, fraction))]
-    if _shows(settings, statistics, Sign.NEGATIVE) and _shows(settings, statistics, Sign.POSITIVE):
+    if hasNegative:
+        entries += reversed(_side(negative, fraction, texts, "−"))
+    if isSigned:
         entries.append(("hidden", _HIDDEN))
-    if _shows(settings, statistics, Sign.POSITIVE):
-        entries += _side(positive, fraction)
+    if hasPositive:
+        entries += _side(positive, fraction, texts)
     return entries or [("nothing", _HIDDEN)]
 
 
@@ -131,15 +137,14 @@ def _shows(settings, statistics, sign):
     return has and settings.sign in (Sign.BOTH, sign)
 
 
-def _side(stops, fraction):
+def _side(stops, fraction, texts, sign=""):
     places = np.linspace(0, 1, len(stops))
     found = []
-    for strength in np.linspace(0, 1, _STEPS):
+    for step, strength in enumerate(np.linspace(0, 1, _STEPS)):
         share = fraction + strength * (1 - fraction)
         colour = tuple(float(np.interp(strength, places, [stop[c] for stop in stops])) for c in range(3))
-        found.append(
-            (f"{share:.0%}".replace("%", " %") if share >= 0.01 else f"{share:.1%}".replace("%", " %"), colour)
-        )
+        text = f"{sign}{100 * share:.{0 if share >= 0.01 else 1}f} %"
+        found.append((text if step in texts else _BLANK, colour))
     return found
 
 

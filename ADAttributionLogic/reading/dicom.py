@@ -67,7 +67,9 @@ def read_series(folder: Path, series_uid: str | None, purpose: Purpose) -> Volum
     """
     by_uid = _headers(folder)
     if not by_uid:
-        raise ScanError(f"The folder {folder} holds no DICOM series.")
+        raise ScanError(
+            f"The folder {folder} holds no DICOM series (subfolders, and files without the mark DICM, are passed over)."
+        )
     if series_uid is None and len(by_uid) > 1:
         listing = "\n  ".join(str(_describe(uid, files)) for uid, files in by_uid.items())
         raise ScanError(f"The folder {folder} holds {len(by_uid)} DICOM series; choose one by its UID:\n  {listing}")

@@ -27,12 +27,16 @@ def texts(display) -> list[str]:
 
 def test_percent_of_the_maximum_from_the_threshold_on_and_the_sign_in_words(display) -> None:
     display.change(byPercentile=False, value=0.2 * display.statistics.maximum)
-    side = ["20 %", "40 %", "60 %", "80 %", "100 %"]
-    assert texts(display) == [f"−{text}" for text in reversed(side)] + ["hidden"] + side
+    blank = ["·"] * 3
+    expected = ["−100 %", *blank, "−20 %", "hidden", "20 %", *blank, "100 %"]
+    assert texts(display) == expected, "few enough to be read in a small view"
     title = Legend.legendOf(display.shownNode).GetTitleText()
     assert title == f"+ speaks for AD\n− speaks against AD\n100 % = {display.statistics.maximum:.1e}"
     display.change(sign=Sign.POSITIVE)
-    assert texts(display) == side and "against" not in Legend.legendOf(display.shownNode).GetTitleText()
+    assert (
+        texts(display) == ["20 %", "·", "60 %", "·", "100 %"]
+        and "against" not in Legend.legendOf(display.shownNode).GetTitleText()
+    )
     display.change(sign=Sign.NEGATIVE, value=0.5 * display.statistics.maximum)
     assert texts(display)[-1] == "−50 %" and Legend.legendOf(display.shownNode).GetTitleText().startswith("− speaks")
     display.change(palette="red and blue")
