@@ -25,7 +25,7 @@ from ADAttributionLogic.attribution.lrp_rules import (
 )
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.graph.activations import Sigmoid
-from ADAttributionLogic.graph.arithmetic import Product
+from ADAttributionLogic.graph.arithmetic import Product, Quotient
 from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.normalisations import Normalisation
@@ -196,6 +196,9 @@ def shares_of_products(graph: LayerGraph, how: str) -> dict[int, tuple[float, fl
     shares: dict[int, tuple[float, float]] = {}
     for index, layer in enumerate(graph.layers):
         if isinstance(layer.operation, Product):
+            if isinstance(layer.operation, Quotient):  # the divisor, a deviation, is held constant
+                shares[index] = (1.0, 0.0)
+                continue
             first, second = (_is_gate(graph, source, layer.shape) for source in layer.inputs)
             shares[index] = (0.5, 0.5) if how == "half" or first == second else (float(second), float(first))
     return shares

@@ -58,3 +58,17 @@ class Product(Operation):
     def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
         first, second = inputs
         return sum_to(gradient * second, first.shape), sum_to(gradient * first, second.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Quotient(Product):
+    """One layer divided by another, which may be broadcast (a deviation)."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        first, second = inputs
+        return first / second
+
+    def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
+        first, second = inputs
+        by_divisor = gradient * -first / (second * second)
+        return sum_to(gradient / second, first.shape), sum_to(by_divisor, second.shape)

@@ -20,9 +20,9 @@ from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph import operations as ops
 from ADAttributionLogic.graph.activations import ELU, Clamp, Curve, LeakyReLU, PReLU, ReLU, Sigmoid, Tanh
 from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
-from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOver
+from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, Quotient, SumOver
 from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
-from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm
+from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm, Variance
 from ADAttributionLogic.graph.rearranging import MaxOver
 from ADAttributionLogic.graph.upsampling import LinearUpsampling, TransposedConvolution
 
@@ -183,6 +183,15 @@ def _sum(a: Arguments) -> Conversion:
     return _over_axes(a, SumOver(coefficient(1.0), None, _axes(a)), _axes(a))
 
 
+def _variance(a: Arguments) -> Conversion:
+    axes = _axes(a)
+    return _over_axes(a, Variance(axes, 1.0 if a["correction"] is None else float(a["correction"])), axes)
+
+
+def _power(a: Arguments) -> ops.Operation:
+    return Curve(f"power {a['exponent']}", partial(torch.pow, exponent=a["exponent"]))
+
+
 def _maximum(a: Arguments) -> Conversion:
     axes = (a.axis(a["dim"], "It takes the maximum"),) if isinstance(a["dim"], int) else _axes(a)
     return _over_axes(a, MaxOver(axes), axes)
@@ -249,8 +258,12 @@ def _multiply(a: Arguments) -> Conversion:
 
 
 def _divide(a: Arguments) -> Conversion:
+    if {"self", "other"} <= a.dynamic:
+        if len(a["self"]) != len(a["other"]):
+            raise a.unsupported(f"Its inputs have different numbers of axes: {a['self']} and {a['other']}.")
+        return Quotient()
     if "other" in a.dynamic:
-        raise a.unsupported("Its divisor depends on the image.")
+        raise a.unsupported("It divides a constant by a layer.")
     divisor = _as_constant(a, "other")
     if not bool((divisor != 0).all()):
         raise a.unsupported("It divides by 0.")
@@ -353,6 +366,12 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.mish": _curve("Mish", F.mish),
     "aten.softplus": _softplus,
     "aten.abs": _curve("absolute value", torch.abs),
+    "aten.exp": _curve("exponential", torch.exp),
+    "aten.log": _curve("logarithm", torch.log),
+    "aten.sqrt": _curve("square root", torch.sqrt),
+    "aten.rsqrt": _curve("reciprocal square root", torch.rsqrt),
+    "aten.pow.Tensor_Scalar": _power,
+    "aten.var.correction": _variance,
     "aten.sigmoid": lambda a: Sigmoid(),
     "aten.tanh": lambda a: Tanh(),
     "aten._softmax": _softmax(False),

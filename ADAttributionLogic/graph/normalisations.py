@@ -63,3 +63,28 @@ class LayerNorm(Normalisation):
 
     def normalise(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.epsilon)
+
+
+@dataclass(frozen=True, eq=False)
+class Variance(Operation):
+    """Variance over whole axes, which remain with size 1.
+
+    Attributes
+    ----------
+    axes : tuple of int
+    correction : float
+        Subtracted from the number of elements.
+    """
+
+    axes: tuple[int, ...]
+    correction: float
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return x.var(self.axes, correction=self.correction, keepdim=True)
+
+    def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
+        (x,) = inputs
+        centred = x - x.mean(self.axes, keepdim=True)
+        count = x.numel() / output.numel()
+        return (gradient * centred * (2 / (count - self.correction)),)

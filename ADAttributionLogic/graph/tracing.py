@@ -181,7 +181,8 @@ class _Conversion:
         return images[0]
 
     def _single_output(self, node: Any) -> Any:
-        outputs = list(node.args[0])
+        specs = self.program.graph_signature.output_specs  # with what is written into the image in place
+        outputs = [o for o, spec in zip(node.args[0], specs, strict=True) if spec.kind.name == "USER_OUTPUT"]
         if len(outputs) != 1:
             shapes = [tuple(o.meta["val"].shape) if isinstance(o, torch.fx.Node) else type(o).__name__ for o in outputs]
             raise NetworkError(
@@ -218,8 +219,8 @@ class _Conversion:
             raise UnsupportedOperationError(
                 name,
                 location,
-                f"It mixes or drops the batch axis: its result has shape {shape} for one image. Where an axis of "
-                "length 1 is to go, name it: squeeze(1), flatten(1).",
+                f"It mixes or drops the batch axis: its result has shape {shape} for one image. Name the axes that it "
+                "is for, and leave the first one out: squeeze(1), flatten(1), mean((1, 2, 3, 4)).",
             )
         inputs = tuple(self.layer_of[n] for n in _tensor_arguments(node) if n in self.layer_of)
         self._append(node, name, location, converter(self._arguments(node, name, location, shape)), inputs, shape[1:])

@@ -70,7 +70,8 @@ def _on_device(module: nn.Module, device: torch.device) -> nn.Module:
 def _scores(module: nn.Module, image: Tensor) -> Tensor:
     """The network's output as a row (1, K), float64."""
     floating = [t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
-    (output,) = tree_leaves(module(image.to(floating[0]) if floating else image))  # out of a list or dictionary
+    own = image.to(floating[0] if floating else image.dtype, copy=True)  # which it may write into
+    (output,) = tree_leaves(module(own))  # out of a list or dictionary
     row: Tensor = output.reshape(1, -1).to(torch.float64)
     return row
 

@@ -159,7 +159,7 @@ class LogitsOf(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
-        values: Tensor = self.module(x)
+        values: Tensor = self.module(x.clone())  # which it may write into
         if not self.gives_probabilities:
             return values
         tiny = float(torch.finfo(torch.float32).tiny)

@@ -117,6 +117,11 @@ def written(function: Callable[[Tensor], Tensor]) -> Callable[[Shape], nn.Module
     return lambda s: Written(function)
 
 
+def z_score(x: Tensor) -> Tensor:
+    axes = tuple(range(1, x.ndim))
+    return (x - x.mean(axes, keepdim=True)) / (x.std(axes, keepdim=True) + 0.1)
+
+
 def every_mode_of_padding(mode: str) -> Callable[[Shape], nn.Module]:
     return lambda s: Written(lambda x: F.pad(x, (1, 2) * s.axes, mode=mode))
 
@@ -177,6 +182,11 @@ OPERATIONS: dict[str, Callable[[Shape], nn.Module]] = {
     "constant minus x": written(lambda x: 1.5 - x),
     "x/3 − 1": written(lambda x: x / 3 - 1),
     "own sigmoid gate": written(lambda x: x * torch.sigmoid(x)),
+    "z-score of the image": written(z_score),
+    "quotient": written(lambda x: x / (1.5 + x.abs())),
+    "square": written(lambda x: x**2),
+    "square root": written(lambda x: torch.sqrt(0.1 + x.abs())),
+    "logarithm": written(lambda x: torch.log(0.1 + torch.exp(-x.abs()))),
     "product": written(lambda x: x * F.relu(x)),
     "softmax of channels": written(lambda x: F.softmax(x, 1)),
     "mean of channels": written(lambda x: x.mean(1, keepdim=True)),
@@ -196,7 +206,7 @@ OPERATIONS: dict[str, Callable[[Shape], nn.Module]] = {
     "flip": written(lambda x: x.flip(2)),
     "roll": written(lambda x: x.roll(1, 2)),
     "repeat": written(lambda x: x.repeat(1, 2, *(1,) * (x.ndim - 2))),
-    "expand": written(lambda x: x[:, :1].expand(-1, 3, *(-1,) * (x.ndim - 2))),
+    "expand": written(lambda x: x[:, :1].expand(-1, 3, *(-1,) * (x.ndim - 2)).contiguous()),
     "transpose": written(lambda x: x.transpose(-1, -2) if x.ndim > 3 else x),
     "zeros around": written(lambda x: F.pad(x, (1, 0))),
     "ones around": written(lambda x: F.pad(x, (1, 1), value=1.0)),
@@ -256,7 +266,7 @@ def networks(draw: st.DrawFn) -> tuple[list[str], nn.Module, Tensor]:
 
 
 def own_probabilities(network: nn.Module, x: Tensor, head: str) -> Tensor:
-    scores = network(x).flatten(1)
+    scores = network(x.clone()).flatten(1)  # it may write into the image
     if "sigmoid" in head:
         return torch.cat([1 - scores, scores], 1)
     if "log" in head:

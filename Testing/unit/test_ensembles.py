@@ -12,6 +12,7 @@ import torch
 from test_network_outputs import OneOutput
 from torch import Tensor, nn
 
+from ADAttributionLogic.answer_spread import small_moves
 from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
@@ -25,6 +26,7 @@ from ADAttributionLogic.networks.network import Network, explainable
 from ADAttributionLogic.networks.output import Output
 from ADAttributionLogic.networks.packages import Member, Model
 from ADAttributionLogic.outcome import outcome_of, read_outcome
+from ADAttributionLogic.preprocessing.moved_scans import move_registered
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.relevance.region_table import region_table
 from ADAttributionLogic.report.result_folder import write_explanation
@@ -172,6 +174,21 @@ def test_the_answer_is_the_mean_with_every_members_value(scores: Model, scan: Vo
     assert found.probabilities == {} and found.target_class == "COG"
     assert read_outcome(json.loads(json.dumps(found.provenance["outcome"]))) == found.outcome
     assert f"{found.outcome.agreeing} of 3 networks" in found.outcome.headline()
+
+
+def test_how_far_the_mean_score_moves_with_the_placement(scores: Model, scan: Volume) -> None:
+    """±: the networks' mean for each moved scan, against the mean for the scan as it lies; in the score's unit."""
+    found = explain(scan, scores, ["gradient-x-input"])
+    told = found.provenance["answer_spread"]["answers"]["COG"]
+    moves = small_moves(scan.grid.to_ras((np.array(SHAPE) - 1) / 2))
+    images = [scan, *move_registered(scan, None, moves)]
+    inputs = [torch.from_numpy(image.array)[None, None] for image in images]
+    with torch.no_grad():
+        means = [np.mean([float(score_network(seed)(image)) for seed in range(3)]) for image in inputs]
+    assert told == pytest.approx(means, abs=1e-5)
+    assert found.spread == {"COG": max(abs(value - told[0]) for value in told)} and found.spread["COG"] > 0
+    assert found.outcome.headline(found.spread).startswith(f"COG = {told[0]:.2f} ± {found.spread['COG']:.2f} points")
+    assert explain(scan, scores, ["gradient-x-input"], with_spread=False).spread == {}
 
 
 @pytest.mark.parametrize("method", ["lrp", "guided-backprop", "occlusion"])

@@ -212,6 +212,19 @@ def test_a_network_that_changes_itself_is_refused() -> None:
     assert network.seen == 0
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_the_image_stays_as_it_is(known: bool) -> None:
+    """Also where the network begins with an operation in place."""
+    made = nn.Sequential(nn.ReLU(inplace=True), network_with(lambda s: s if known else s.cumsum(1)))
+    x = X.clone()
+    explained = explainable(made, (1, 6, 6), allow_opaque=True)
+    assert (explained.graph is not None) == known
+    result = attribute(Evaluation(explained, x, CPU), "sensitivity", options={"postprocess": "signed"})
+    assert torch.equal(x, X)
+    np.testing.assert_allclose(result.probabilities, F.softmax(made(X.clone()), 1)[0].detach(), atol=1e-12)
+    assert np.array_equal(result.values != 0, X[0].numpy() > 0)
+
+
 def test_layers_that_answer_otherwise_than_the_network_are_refused() -> None:
     """What Python decided while the network was traced, and decides otherwise now."""
 

@@ -176,11 +176,12 @@ UNSUPPORTED = {
         module(lambda m, x: F.batch_norm(x, None, None, training=True).flatten(1)),
         "statistics of the image itself",
     ),
-    "power": (
-        module(lambda m, x: (x**3).flatten(1)),
-        r"aten\.pow\.\w+ at the top level \(test_layer_graph\.py:\d+: .*function",
+    "cumulative sum": (
+        module(lambda m, x: x.cumsum(2).flatten(1)),
+        r"aten\.cumsum at the top level \(test_layer_graph\.py:\d+: .*function",
     ),
-    "division by a layer": (module(lambda m, x: (x / x.exp()).flatten(1)), "aten"),
+    "constant over a layer": (module(lambda m, x: (2 / x).flatten(1)), "aten"),
+    "mean of everything": (module(lambda m, x: (x - x.mean()).flatten(1)), r"batch axis.*mean\(\(1, 2, 3, 4\)\)"),
     "mixing the batch": (module(lambda m, x: x.flatten(0)), "batch axis"),
     "squeezing the batch": (module(lambda m, x: F.relu(x[:, :, :1, :1].squeeze())), r"batch axis.*squeeze\(1\)"),
     "sorting": (module(lambda m, x: x.flatten(1).sort(1)[1].float()), "aten.sort"),
