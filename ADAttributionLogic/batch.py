@@ -145,8 +145,8 @@ def explain_batch(
     question = question_of(model, options, atlas)
     question = hide_in_question(question, atlas) if options.private else question
     asked = _Asked(model, options, atlas, question, folder, scene_writer)
-    claim(folder, asked.question)
     tidy_up(folder)
+    claim(folder, asked.question)
     monitor = monitor or Monitor()
     result = BatchResult(folder / SUMMARY_FILE)
     for number, scan in enumerate(scans):

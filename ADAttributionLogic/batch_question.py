@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.graph.tracing import tensors_of
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model
-from ADAttributionLogic.owned_folders import is_owned
+from ADAttributionLogic.owned_folders import is_owned, owned_folder
 from ADAttributionLogic.provenance import array_sha256, describe_atlas, describe_model, text_sha256
 
 if TYPE_CHECKING:
@@ -122,11 +121,8 @@ def write_whole(path: Path, text: str) -> None:
     ------
     OSError
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with owned_folder(path.parent, f".{path.name}-writing-") as folder:
+        unfinished = folder / "file"
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        os.replace(unfinished, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from ADAttributionLogic.atlas.library import load_template
@@ -35,14 +36,20 @@ def registered_look(scan: Volume, grid: Grid | None) -> dict[str, Any] | None:
     if grid is None:
         return None
     try:
-        template = load_template()
+        template = _coarse_template()
     except AtlasError:
         return None
-    coarse = isotropic_grid(template.grid, _COARSE_MM)
-    brain = resample(template, coarse).array
-    similarity = correlation(resample(scan, coarse).array, brain, brain > 0)
+    brain = template.array
+    similarity = correlation(resample(scan, template.grid).array, brain, brain > 0)
     looks = bool(similarity >= REGISTERED_SIMILARITY)
     return {"similarity": round(similarity, 4), "least": REGISTERED_SIMILARITY, "looks_registered": looks}
+
+
+@cache
+def _coarse_template() -> Volume:
+    """Kept: reading the whole one takes longer than many explanations."""
+    template = load_template()
+    return resample(template, isotropic_grid(template.grid, _COARSE_MM))
 
 
 def warning_of(look: dict[str, Any] | None) -> str:
