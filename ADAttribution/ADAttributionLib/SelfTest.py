@@ -86,6 +86,7 @@ def checkExplain(case, scene, logic):
     display.change(sign=Sign.POSITIVE)
     case.assertEqual(_alphas(colors)[[0, 255]].tolist(), [0, 1])
     case.assertIsNotNone(display.chooseRegion(tableRows(run.tableNodes["lrp"].GetTable())[0]["label"]))
+    explain()  # now with the outlined region as a surface
     count = scene.GetNumberOfNodes()
     explain()
     case.assertEqual(scene.GetNumberOfNodes(), count)

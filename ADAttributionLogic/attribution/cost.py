@@ -29,7 +29,11 @@ from typing import Any
 
 import numpy as np
 
+from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, mean_work
+from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Method
+from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.networks.network import Network
 
 #: One gradient of the image whose forward pass is there already, and one with its forward pass.
 _GRADIENT, _REPEATED_GRADIENT = 1.6, 3.6
@@ -42,10 +46,12 @@ _BEFORE_BOXES = 1.0
 #: Part of the grid that is brain.
 _BRAIN = 0.22
 #: A region is no cube: the edge of a box that costs as much, relative to that of a cube of its volume.
-_REGION_EDGE = 3.6
+_REGION_EDGE = 3.4
 
 
-def forward_passes(method: Method, options: Mapping[str, Any], shape: Sequence[int], regions: int) -> float:
+def forward_passes(
+    method: Method, options: Mapping[str, Any], shape: Sequence[int], regions: int, network: Network | None = None
+) -> float:
     """About how many forward passes a method's work is worth.
 
     Parameters
@@ -57,14 +63,26 @@ def forward_passes(method: Method, options: Mapping[str, Any], shape: Sequence[i
         Voxels of the network's grid.
     regions : int
         Regions of the atlas, 0 without one.
+    network : Network, optional
+        What windows cost is counted on its layers, as the run does when it chooses between following what a window
+        changes and full passes; without it, it is what was measured on the bundled network.
     """
+
+    def per_box(edge: float) -> float:
+        if network is None:
+            return _passes_per_box(edge)
+        return _passes_per_window(network, *_boxes_of(shape, edge), options)
+
     if method.name == "occlusion":
-        size, stride = int(options["size"] or 1), int(options["stride"] or 1)
-        return _BEFORE_BOXES + math.prod(math.ceil(n / stride) for n in shape) * _passes_per_box(size)
+        grid = WindowGrid(tuple(shape), int(options["size"] or 1), int(options["stride"] or 1))
+        each = per_box(grid.size) if network is None else _passes_per_window(network, *grid.all_limits(), options)
+        return _BEFORE_BOXES + math.prod(grid.counts) * each
     if method.name == "voxel-occlusion":
-        return _BEFORE_BOXES + math.prod(shape) * _covered(str(options["mask"]), regions) * _passes_per_box(1)
+        return _BEFORE_BOXES + math.prod(shape) * _covered(str(options["mask"]), regions) * per_box(1)
     if method.name == "area-occlusion":
-        return _BEFORE_BOXES + _passes_for_regions(shape, max(regions, 1), int(options["pairs"] or 0))
+        count, pairs = max(regions, 1), int(options["pairs"] or 0)
+        each = per_box(_REGION_EDGE * (math.prod(shape) * _BRAIN / count) ** (1 / 3))
+        return _BEFORE_BOXES + count * each + math.comb(min(pairs, count), 2) * min(1.0, 2 * each)
     if method.name == "lrp":
         positive_alone = options["rule"] != "b-rule" or not options["beta"]
         return _RULES if positive_alone and options["rule"] != "epsilon-gamma-box" else _MORE_RULES
@@ -73,10 +91,15 @@ def forward_passes(method: Method, options: Mapping[str, Any], shape: Sequence[i
 
 
 def expected_seconds(
-    method: Method, options: Mapping[str, Any], shape: Sequence[int], regions: int, pass_seconds: float
+    method: Method,
+    options: Mapping[str, Any],
+    shape: Sequence[int],
+    regions: int,
+    pass_seconds: float,
+    network: Network | None = None,
 ) -> float:
     """About how long a method takes; one that stops after some minutes, no longer than that."""
-    seconds = forward_passes(method, options, shape, regions) * pass_seconds
+    seconds = forward_passes(method, options, shape, regions, network) * pass_seconds
     minutes = options.get("minutes")
     return seconds if minutes is None else min(seconds, 60 * float(minutes))
 
@@ -90,10 +113,19 @@ def _covered(mask: str, regions: int) -> float:
     return _BRAIN
 
 
-def _passes_for_regions(shape: Sequence[int], regions: int, pairs: int) -> float:
-    volume = math.prod(shape) * _BRAIN / regions
-    each = _passes_per_box(_REGION_EDGE * volume ** (1 / 3))
-    return regions * each + math.comb(min(pairs, regions), 2) * min(1.0, 2 * each)
+def _boxes_of(shape: Sequence[int], edge: float) -> tuple[Places, Places]:
+    """Boxes of one size all over the image."""
+    size = np.minimum(round(edge), shape)
+    starts = [np.unique(np.linspace(0, n - s, 5).astype(np.int64)) for n, s in zip(shape, size.tolist(), strict=True)]
+    lows = np.stack([axis.ravel() for axis in np.meshgrid(*starts, indexing="ij")], axis=1)
+    return lows, lows + size
+
+
+def _passes_per_window(network: Network, lows: Places, highs: Places, options: Mapping[str, Any]) -> float:
+    if network.graph is None:
+        return 1.0
+    work = mean_work(network.folded, lows, highs, int(options["memory"]) << 20)
+    return work if work < WORTH_FOLLOWING else 1.0
 
 
 def _passes_per_box(edge: float) -> float:

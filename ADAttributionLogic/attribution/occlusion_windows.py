@@ -72,6 +72,10 @@ class WindowGrid:
         highs = np.stack([end[n, 1] for end, n in zip(ends, numbers, strict=True)], axis=1)
         return lows, highs
 
+    def all_limits(self) -> tuple[Places, Places]:
+        """First and last-plus-one voxels (N, axes) of all boxes, last axis fastest."""
+        return self.limits(np.ones(self.counts, dtype=bool))
+
     def place(self, values: Tensor, chosen: Tensor | None = None, overlaps: Overlaps = "mean") -> Tensor:
         """Put values where their boxes were.
 

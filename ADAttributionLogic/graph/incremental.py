@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.graph.incremental_steps import (
-    Plan,
-    Range,
-    Step,
-    make_plan,
-    multiplications,
-    union,
+from ADAttributionLogic.graph.boxes import (
+    Boxes,
+    adding_work,
+    average_scales,
+    can_add,
+    convolve_alone,
+    paste,
+    slices_of,
+    spread,
+    without_padding,
 )
+from ADAttributionLogic.graph.incremental_steps import Plan, Range, Step, fractions_of_a_pass, plan_within
 from ADAttributionLogic.graph.known_activations import KnownActivations
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import (
@@ -55,41 +57,6 @@ MAX_BATCH = {"cpu": 256, "cuda": 4096, "mps": 1024}
 #: page faults on the next use cost more than the arithmetic.
 LARGEST_TENSOR = {"cpu": 16_000_000, "cuda": 256_000_000, "mps": 128_000_000}
 
-#: Products of a change with weights that are held at a time.
-PRODUCTS = 1_000_000
-
-#: What it costs to add a convolved change, in multiplications per element that is added.
-ADDING = 10
-
-
-@dataclass(frozen=True, eq=False)
-class Boxes:
-    """Boxes of one layer's output, one per window.
-
-    Attributes
-    ----------
-    starts : ndarray of int, shape (B, axes)
-    known, values : Tensor, shape (B, C, …)
-        Of the known image, and of the changed one.
-    """
-
-    starts: Places
-    known: Tensor
-    values: Tensor
-
-    @property
-    def size(self) -> Places:
-        """Places along each axis."""
-        return np.array(self.values.shape[2:])
-
-    def has_changed(self) -> Tensor:
-        """For each window, whether anything is different (B,), bool."""
-        return (self.values != self.known).flatten(1).any(1)
-
-    def select(self, rows: Tensor) -> Boxes:
-        """The boxes of some windows."""
-        return Boxes(self.starts[rows.cpu().numpy()], self.known[rows], self.values[rows])
-
 
 class IncrementalForward:
     """Logits of images that differ from a recorded one inside windows.
@@ -111,12 +78,11 @@ class IncrementalForward:
         )
         self._known = KnownActivations(recording)
         self._logits = recording.logits
-        self._itemsize = recording.logits.element_size()
+        self.itemsize = recording.logits.element_size()
         self._device = recording.logits.device
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._operations: dict[int, Operation] = {}
         self._scales: dict[int, Tensor] = {}
-        self._taps: dict[int, Tensor] = {}
         self._weights_of: dict[tuple[int, ...], Tensor] = {}
 
     # ---------------------------------------------------------------------------------------------------------- plans
@@ -124,7 +90,7 @@ class IncrementalForward:
     def plan(self, window: tuple[int, ...]) -> Plan:
         """How windows of at most this size are followed."""
         if window not in self._plans:
-            self._plans[window] = make_plan(self.graph, window, self.max_memory // 8, self._itemsize)
+            self._plans[window] = plan_within(self.graph, window, self.max_memory, self.itemsize)
         return self._plans[window]
 
     def batch_size(self, plan: Plan) -> int:
@@ -132,8 +98,8 @@ class IncrementalForward:
         total, largest = self._elements(plan)
         room = self.max_memory - self._recorded_bytes - self._kept_bytes(plan)
         # Each box exists several times: known, changed, and inside the operations.
-        by_memory = room / (3 * self._itemsize * total)
-        by_tensor = LARGEST_TENSOR[self._device.type] / (self._itemsize * largest)
+        by_memory = room / (3 * self.itemsize * total)
+        by_tensor = LARGEST_TENSOR[self._device.type] / (self.itemsize * largest)
         return int(min(max(min(by_memory, by_tensor), 1), MAX_BATCH[self._device.type]))
 
     def _elements(self, plan: Plan) -> tuple[int, int]:
@@ -146,13 +112,14 @@ class IncrementalForward:
             sizes.append(int(np.prod(needed)) * channels)
             inner = step.reaches[-1].needed(outputs) if len(step.reaches) > 1 else outputs
             sizes.append(int(np.prod(inner)) * self.graph.layers[step.layers[0]].shape[0])
-        sizes += [math.prod(self.graph.layers[i].shape) for i in (*plan.frontier, *plan.tail)]
+        taken = {source for index in plan.tail for source in self.graph.layers[index].inputs}
+        sizes += [math.prod(self.graph.layers[i].shape) for i in taken.union(plan.tail)]
         return sum(sizes), max(sizes)
 
     def _kept_bytes(self, plan: Plan) -> int:
         kept = {i for step in plan.steps for i in _needed_maps(step)}
         inner = kept - {i for step in plan.steps for i in step.layers if i in self._known.recorded}
-        return sum(math.prod(self.graph.layers[i].shape) * self._itemsize for i in inner)
+        return sum(math.prod(self.graph.layers[i].shape) * self.itemsize for i in inner)
 
     # ----------------------------------------------------------------------------------------------------------- work
 
@@ -166,32 +133,7 @@ class IncrementalForward:
         """
         if len(lows) == 0:
             return np.zeros(0)
-        plan = self.plan(tuple((highs - lows).max(0).tolist()))
-        ranges = plan.ranges(lows, highs - 1)
-        total = np.zeros(len(lows))
-        for step in plan.steps:
-            first, last = union(ranges[source] for source in step.sources)
-            entering = np.prod(last - first + 1, axis=1)
-            first, last = ranges[step.output]
-            outputs = last - first + 1
-            inner = np.prod(step.reaches[-1].needed(outputs) if len(step.reaches) > 1 else outputs, axis=1)
-            total += self._work_of(step, entering, inner, np.prod(outputs, axis=1))
-        for index in plan.tail:
-            layer = self.graph.layers[index]
-            total += 0 if index in plan.flattened else multiplications(layer.operation, math.prod(layer.shape))
-        full = sum(multiplications(layer.operation, math.prod(layer.shape)) for layer in self.graph.layers[1:])
-        return total / full
-
-    def _work_of(self, step: Step, entering: Any, inner: Any, outputs: Any) -> Any:
-        """Work of a step for numbers of places of its input, of its first layer and of its output."""
-        first = self.graph.layers[step.layers[0]]
-        work = multiplications(first.operation, 1) * first.shape[0] * inner
-        if step.keeps_sums and isinstance(first.operation, Convolution) and _can_add(first.operation):
-            work = np.minimum(work, _adding_work(first.operation) * entering)
-        for index in step.layers[1:]:
-            layer = self.graph.layers[index]
-            work = work + multiplications(layer.operation, 1) * layer.shape[0] * outputs
-        return work
+        return fractions_of_a_pass(self.graph, self.plan(tuple((highs - lows).max(0).tolist())), lows, highs)
 
     # ---------------------------------------------------------------------------------------------------------- running
 
@@ -252,8 +194,8 @@ class IncrementalForward:
         first, last = affected
         size = (last - first + 1).max(0)
         starts = np.minimum(first, np.array(step.output_shape) - size)
-        if step.keeps_sums and self._is_cheaper_to_add(step, live[step.sources[0]], size):
-            values = self._add_change(step, live[step.sources[0]], starts, size)
+        if step.keeps_sums and self._is_cheaper_to_add(step, live, size):
+            values = self._add_change(step, live, starts, size)
         else:
             values = self._compute(step, live, starts, size)
         return Boxes(starts, self._known.boxes(step.output, starts, size, f"known {step.output}"), values)
@@ -263,10 +205,15 @@ class IncrementalForward:
         begin, needed = step.needed(starts, size)
         fill = -math.inf if isinstance(self.graph.layers[step.layers[0]].operation, MaxPool) else 0.0
         inputs = []
-        for position, source in enumerate(step.sources):
-            patches = self._known.boxes(source, begin, needed, f"{step.output} reads {position}", fill)
-            if source in live:
-                paste(patches, live[source].values, live[source].starts - begin, add=False)
+        for position, part in enumerate(step.parts):
+            patches = self._known.joined(part, begin, needed, f"{step.output} reads {position}", fill)
+            channel = 0
+            for source in part:
+                count = self.graph.layers[source].shape[0]
+                if source in live:
+                    into = patches[:, channel : channel + count]
+                    paste(into, live[source].values, live[source].starts - begin, add=False)
+                channel += count
             inputs.append(patches)
         values = self._unpadded(step.layers[0]).forward(*inputs)
         if isinstance(self.graph.layers[step.layers[0]].operation, AveragePool):
@@ -275,41 +222,46 @@ class IncrementalForward:
             values = self._unpadded(layer).forward(values)
         return values
 
-    def _add_change(self, step: Step, source: Boxes, starts: Places, size: Places) -> Tensor:
+    def _add_change(self, step: Step, live: dict[int, Boxes], starts: Places, size: Places) -> Tensor:
         """Add the convolution of what has changed to the known output of the convolution."""
         operation = self._convolution(step)
         values = self._known.boxes(step.layers[0], starts, size, f"sums {step.layers[0]}")
-        spread = convolve_alone(operation, self._tap_weights(step), source.values - source.known)
-        begin = source.starts + np.array([p for p, _ in operation.padding]) - (step.reaches[0].extent - 1)
-        paste(values, spread, begin - starts, add=True)
+        channel = 0
+        for source in step.parts[0]:
+            count = self.graph.layers[source].shape[0]
+            if source in live:
+                boxes = live[source]
+                weight = operation.weight[:, channel : channel + count]
+                reached = convolve_alone(operation, weight, boxes.values - boxes.known)
+                begin = boxes.starts + np.array([p for p, _ in operation.padding]) - (step.reaches[0].extent - 1)
+                paste(values, reached, begin - starts, add=True)
+            channel += count
         for layer in step.layers[1:]:
             values = self.graph.layers[layer].operation.forward(values)
         return values
 
-    def _is_cheaper_to_add(self, step: Step, source: Boxes, size: Places) -> bool:
+    def _is_cheaper_to_add(self, step: Step, live: dict[int, Boxes], size: Places) -> bool:
         operation = self._convolution(step)
-        if not _can_add(operation):
+        if not can_add(operation):
             return False
-        return bool(_adding_work(operation) * np.prod(source.size) < operation.weight.numel() * np.prod(size))
+        entering = sum(
+            float(np.prod(live[source].size)) * self.graph.layers[source].shape[0]
+            for source in step.parts[0]
+            if source in live
+        )
+        channels = operation.weight.shape[1]
+        return bool(adding_work(operation) * entering / channels < operation.weight.numel() * np.prod(size))
 
     def _convolution(self, step: Step) -> Convolution:
         operation = self.graph.layers[step.layers[0]].operation
         assert isinstance(operation, Convolution)
         return operation
 
-    def _tap_weights(self, step: Step) -> Tensor:
-        """The convolution's weights (inputs, taps, outputs)."""
-        if step.layers[0] not in self._taps:
-            weight = self._convolution(step).weight
-            self._taps[step.layers[0]] = weight.flatten(2).permute(1, 2, 0).contiguous()
-        return self._taps[step.layers[0]]
-
     def _unpadded(self, layer: int) -> Operation:
         """A layer's operation for boxes that bring along what lies around them."""
         if layer not in self._operations:
-            self._operations[layer] = _without_padding(
-                self.graph.layers[layer].operation, len(self.graph.input_shape) - 1
-            )
+            axes = len(self.graph.input_shape) - 1
+            self._operations[layer] = without_padding(self.graph.layers[layer].operation, axes)
         return self._operations[layer]
 
     def _average_scale(self, step: Step, starts: Places, size: Places) -> Tensor:
@@ -319,7 +271,7 @@ class IncrementalForward:
         assert isinstance(operation, AveragePool)
         if layer not in self._scales:
             shape = self.graph.layers[step.sources[0]].shape[1:]
-            self._scales[layer] = _scales(operation, self._logits.new_ones(1, 1, *shape))
+            self._scales[layer] = average_scales(operation, self._logits.new_ones(1, 1, *shape))
         scales = self._scales[layer]
         index: list[Tensor] = []
         axes = len(size)
@@ -333,17 +285,17 @@ class IncrementalForward:
 
     def _logit_changes(self, plan: Plan, live: dict[int, Boxes]) -> Tensor:
         """How much the logits differ from the known ones (B, K)."""
-        changes: dict[int, Tensor] = {}
+        count = len(next(iter(live.values())).starts)
+        changes = self._deep_changes(plan, live, count)
 
         def change_of(layer: int) -> Tensor:
             if layer not in changes:
                 boxes = live.get(layer)
-                count = len(next(iter(live.values())).starts)
                 if boxes is None:  # a local layer that no window has reached, or the flattening of one
                     source = self.graph.layers[layer].inputs[0]
                     changes[layer] = self._operation_on_change(layer, [change_of(source)])
                 else:
-                    changes[layer] = _spread(boxes, (count, *self.graph.layers[layer].shape))
+                    changes[layer] = spread(boxes, (count, *self.graph.layers[layer].shape))
             return changes[layer]
 
         for index in plan.tail:
@@ -358,6 +310,46 @@ class IncrementalForward:
             else:
                 changes[index] = self._operation_on_change(index, [change_of(s) for s in layer.inputs])
         return changes[self.graph.output]
+
+    def _deep_changes(self, plan: Plan, live: dict[int, Boxes], count: int) -> dict[int, Tensor]:
+        """How much the outputs of deep layers that the tail takes differ from the known ones."""
+        taken = {source for index in plan.tail for source in self.graph.layers[index].inputs} | {self.graph.output}
+        if not plan.deep:
+            return {}
+        found: dict[int, list[Tensor]] = {index: [] for index in plan.deep if index in taken}
+        at_once = self._deep_batch(plan)
+        for start in range(0, count, at_once):
+            rows = slice(start, min(start + at_once, count))
+            values = self._deep_values(plan, {i: boxes.part(rows) for i, boxes in live.items()}, frozenset(found))
+            for index, parts in found.items():
+                parts.append(values[index] - self._known.output(index))
+        return {index: torch.cat(parts) for index, parts in found.items()}
+
+    def _deep_values(self, plan: Plan, live: dict[int, Boxes], wanted: frozenset[int]) -> dict[int, Tensor]:
+        """Whole outputs of the deep layers, for a few windows."""
+        last_use = {source: index for index in plan.deep for source in self.graph.layers[index].inputs}
+        count = len(next(iter(live.values())).starts)
+        values: dict[int, Tensor] = {}
+        for index in plan.deep:
+            layer = self.graph.layers[index]
+            for source in layer.inputs:
+                if source not in values:  # stored in boxes
+                    whole = self._known.output(source).repeat(count, *(1,) * len(self.graph.layers[source].shape))
+                    if source in live:
+                        paste(whole, live[source].values, live[source].starts, add=False)
+                    values[source] = whole
+            values[index] = layer.operation.forward(*(values[source] for source in layer.inputs))
+            for source in set(layer.inputs):
+                if last_use[source] == index and source not in wanted:
+                    del values[source]
+        return values
+
+    def _deep_batch(self, plan: Plan) -> int:
+        """For how many windows deep layers are computed at a time."""
+        layers = {*plan.deep, *plan.frontier}
+        largest = max(math.prod(self.graph.layers[index].shape) for index in layers) * self.itemsize
+        room = self.max_memory - self._recorded_bytes - self._kept_bytes(plan)
+        return int(max(min(LARGEST_TENSOR[self._device.type], room / 6) / largest, 1))
 
     def _operation_on_change(self, index: int, changes: list[Tensor]) -> Tensor:
         """How much a layer's output changes when its inputs change."""
@@ -392,7 +384,7 @@ class IncrementalForward:
         if key not in self._weights_of:
             if len(self._weights_of) >= 64:
                 self._weights_of.clear()
-            part = weight.view(-1, *shape)[(slice(None), slice(None), *_slices(start, size))]
+            part = weight.view(-1, *shape)[(slice(None), slice(None), *slices_of(start, size))]
             self._weights_of[key] = part.flatten(1).contiguous()
         return self._weights_of[key]
 
@@ -436,7 +428,7 @@ def _drop_unchanged(
     live: dict[int, Boxes], ranges: dict[int, Range], rows: Tensor
 ) -> tuple[dict[int, Boxes], dict[int, Range], Tensor]:
     """Leave out the windows in which nothing is different any more."""
-    changed = torch.stack([boxes.has_changed() for boxes in live.values()]).any(0)
+    changed = torch.stack([boxes.has_changed for boxes in live.values()]).any(0)
     if bool(changed.all()):
         return live, ranges, rows
     kept = changed.cpu().numpy()
@@ -454,132 +446,3 @@ def _needed_maps(step: Step) -> tuple[int, ...]:
 
 def _bytes(x: Tensor) -> int:
     return x.numel() * x.element_size()
-
-
-# ---------------------------------------------------------------------------------------------------------------- boxes
-
-
-def paste(target: Tensor, boxes: Tensor, offsets: Places, *, add: bool) -> None:
-    """Write boxes into (or add them to) larger ones, in place; what reaches beyond the target is left out.
-
-    Parameters
-    ----------
-    target : Tensor, shape (B, C, …)
-    boxes : Tensor, shape (B, C, …)
-    offsets : ndarray of int, shape (B, axes)
-        Where each box begins in its target; may be negative.
-    add : bool
-    """
-    distinct, number = np.unique(offsets, axis=0, return_inverse=True)
-    number = number.reshape(-1)
-    limit, size = np.array(target.shape[2:]), np.array(boxes.shape[2:])
-    for which, offset in enumerate(distinct):
-        low, high = np.maximum(offset, 0), np.minimum(offset + size, limit)
-        if (high <= low).any():
-            continue
-        into = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
-        out_of = (slice(None), *(slice(a, b) for a, b in zip(low - offset, high - offset, strict=True)))
-        for rows in _runs(np.flatnonzero(number == which)):
-            if add:
-                target[rows][into_all(into)] += boxes[rows][into_all(out_of)]
-            else:
-                target[rows][into_all(into)] = boxes[rows][into_all(out_of)]
-
-
-def into_all(index: tuple[slice, ...]) -> tuple[slice, ...]:
-    """The same places in every box of a batch."""
-    return (slice(None), *index)
-
-
-def _runs(numbers: npt.NDArray[np.int64]) -> Iterator[slice]:
-    """Increasing numbers as runs of neighbours."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    for run in np.split(numbers, breaks):
-        yield slice(int(run[0]), int(run[-1]) + 1)
-
-
-def _spread(boxes: Boxes, shape: tuple[int, ...]) -> Tensor:
-    """Differences as whole maps, 0 outside the boxes."""
-    whole = boxes.values.new_zeros(shape)
-    paste(whole, boxes.values - boxes.known, boxes.starts, add=False)
-    return whole
-
-
-def _slices(start: Places, size: Places) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
-
-
-# ----------------------------------------------------------------------------------------------------------- operations
-
-
-def _can_add(operation: Convolution) -> bool:
-    """Whether a convolved change lies equally for all windows."""
-    return operation.groups == 1 and set(operation.stride) == {1}
-
-
-def _adding_work(operation: Convolution) -> float:
-    """Work of adding a convolved change, per place of the input."""
-    return operation.weight.numel() + ADDING * math.prod(operation.kernel) * operation.weight.shape[0]
-
-
-def convolve_alone(operation: Convolution, taps: Tensor, x: Tensor) -> Tensor:
-    """Convolve boxes that are surrounded by zeros, with stride 1; every output that is not 0 for certain.
-
-    The arithmetic is that of the inputs (each meets each weight once), which for small boxes is far less than that of
-    the outputs: a 2×2×2 box reaches 4×4×4 outputs of a 3×3×3 convolution.
-
-    Parameters
-    ----------
-    operation : Convolution
-    taps : Tensor, shape (inputs, taps, outputs)
-        Its weights.
-    x : Tensor, shape (B, C, …)
-
-    Returns
-    -------
-    Tensor, shape (B, outputs, …)
-        Each axis longer by ``dilation·(kernel − 1)``, as much before as the padding allows.
-    """
-    axes, size = operation.dimensions, x.shape[2:]
-    reach = [d * (k - 1) for d, k in zip(operation.dilation, operation.kernel, strict=True)]
-    places = x.movedim(1, -1).reshape(-1, x.shape[1])
-    result = x.new_zeros(x.shape[0], *(n + r for n, r in zip(size, reach, strict=True)), taps.shape[2])
-    # Several taps at a time: few products of useful size, which still stay in the cache.
-    at_once = max(PRODUCTS // (places.shape[0] * taps.shape[2]), 1)
-    positions = list(np.ndindex(*operation.kernel))
-    for start in range(0, len(positions), at_once):
-        weights = taps[:, start : start + at_once]
-        products = torch.mm(places, weights.reshape(taps.shape[0], -1)).view(x.shape[0], *size, -1, taps.shape[2])
-        for number, tap in enumerate(positions[start : start + at_once]):
-            begin = [r - d * t for r, d, t in zip(reach, operation.dilation, tap, strict=True)]
-            here = (slice(None), *(slice(a, a + n) for a, n in zip(begin, size, strict=True)))
-            result[here] += products[..., number, :]
-    return result.movedim(axes + 1, 1)
-
-
-def _without_padding(operation: Operation, axes: int) -> Operation:
-    if isinstance(operation, Convolution):
-        return replace(operation, padding=((0, 0),) * operation.dimensions)
-    if isinstance(operation, MaxPool):
-        return replace(operation, padding=((0, 0),) * len(operation.kernel), ceil_mode=False)
-    if isinstance(operation, ZeroPad):
-        channels = operation.padding[:-axes]
-        return replace(operation, padding=(*channels, *((0, 0),) * min(axes, len(operation.padding))))
-    if isinstance(operation, AveragePool):
-        return replace(
-            operation, padding=((0, 0),) * len(operation.kernel), ceil_mode=False, count_include_pad=True, divisor=None
-        )
-    return operation
-
-
-def _scales(operation: AveragePool, ones: Tensor) -> Tensor:
-    """Per output, what the mean over a window without borders is multiplied by to give PyTorch's at this place."""
-    padding = tuple(p for p, _ in operation.padding)
-    kernel, stride = operation.kernel, operation.stride
-    if len(kernel) == 1:  # only the pools in 2D and 3D take a divisor
-        ones, kernel, stride, padding = ones[:, :, None], (1, *kernel), (1, *stride), (0, *padding)
-    pool = torch.nn.functional.avg_pool2d if len(kernel) == 2 else torch.nn.functional.avg_pool3d
-    counts = pool(ones, kernel, stride, padding, operation.ceil_mode, divisor_override=1)
-    if len(operation.kernel) == 1:
-        counts, ones = counts[:, :, 0], ones[:, :, 0]
-    return operation.forward(ones) * math.prod(operation.kernel) / counts

@@ -1,8 +1,12 @@
 """The order in which a changed box is followed through a network: which layers are recomputed together, and how.
 
 Up to the first layers that couple all positions (flattening, global pooling, dense layers), a network is *local*: a
-changed box of voxels changes a box of every layer's output. The local layers are divided into steps; everything behind
-them is the *tail*.
+changed box of voxels changes a box of every layer's output. The local layers are divided into steps, as long as boxes
+pay: once a box has grown to much of its map, cutting it out costs more than it saves, and the rest of the local layers,
+the *deep* ones, is computed on whole maps, many windows at a time. What couples all positions is the *tail*.
+
+Which way a layer goes follows from counts of operations alone, weighted by what they cost (below), never from the
+clock: both ways agree to rounding only, and the same scan must give the same map to the bit.
 """
 
 from __future__ import annotations
@@ -10,13 +14,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ADAttributionLogic.graph.arithmetic import Product
+from ADAttributionLogic.graph.boxes import adding_work, can_add
 from ADAttributionLogic.graph.chains import Block, split_into_blocks
 from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph
-from ADAttributionLogic.graph.operations import Add, AveragePool, Convolution, Dense, MaxPool, Operation, Reshape
+from ADAttributionLogic.graph.operations import (
+    Add,
+    AveragePool,
+    Concatenate,
+    Convolution,
+    Dense,
+    MaxPool,
+    Operation,
+    Reshape,
+)
 from ADAttributionLogic.graph.reach import Places, Reach, point, reach_of
 
 Range = tuple[Places, Places]
@@ -24,6 +40,12 @@ Range = tuple[Places, Places]
 #: Recomputing what a pooling needs instead of what has changed is worth this many times the arithmetic, because
 #: nothing inside the chain is then stored, gathered or pasted.
 WHOLE_CHAIN_FACTOR = 1.5
+
+#: What work takes in multiplications of a convolution, measured as processor time of one thread (47 multiplications
+#: per nanosecond) on ResNet-18, DenseNet-121 and the network of Böhle et al.: an element of a pooling's window; one
+#: that passes through a pointwise layer; one that is cut out, pasted and compared in boxes; one of a whole map that
+#: boxes are put into; and a step for one window, whatever the size of its boxes.
+POOLING, PASSING, HANDLING, SPREADING, STARTING = 100.0, 25.0, 100.0, 50.0, 300_000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +56,9 @@ class Step:
     ----------
     layers : tuple of int
         Each takes the output of the one before.
-    sources : tuple of int
-        The first layer's inputs.
+    parts : tuple of tuple of int
+        For each of the first layer's inputs, the layers whose outputs, one after the other along the channels, it is:
+        concatenations are never stored.
     reaches : tuple of Reach
         Of those layers that are not pointwise.
     shapes : tuple of tuple of int
@@ -46,10 +69,15 @@ class Step:
     """
 
     layers: tuple[int, ...]
-    sources: tuple[int, ...]
+    parts: tuple[tuple[int, ...], ...]
     reaches: tuple[Reach, ...]
     shapes: tuple[tuple[int, ...], ...]
     keeps_sums: bool = False
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """All layers whose outputs it reads."""
+        return tuple(dict.fromkeys(layer for part in self.parts for layer in part))
 
     @property
     def output(self) -> int:
@@ -87,10 +115,12 @@ class Plan:
     Attributes
     ----------
     steps : tuple of Step
-    frontier : tuple of int
-        Local layers that the tail takes.
+    deep : tuple of int
+        Local layers that are computed on whole maps, in order.
     tail : tuple of int
         The layers that are not local, in order.
+    frontier : tuple of int
+        Layers with boxes that the deep layers and the tail take.
     flattened : frozenset of int
         Layers of the tail that do nothing but flatten a local layer's output for dense layers, which then look up the
         weights of the changed features only.
@@ -99,6 +129,7 @@ class Plan:
     """
 
     steps: tuple[Step, ...]
+    deep: tuple[int, ...]
     frontier: tuple[int, ...]
     tail: tuple[int, ...]
     flattened: frozenset[int]
@@ -112,6 +143,26 @@ class Plan:
         return found
 
 
+def fractions_of_a_pass(graph: LayerGraph, plan: Plan, lows: Places, highs: Places) -> npt.NDArray[np.float64]:
+    """Work per window, as a fraction of a full forward pass.
+
+    Parameters
+    ----------
+    graph : LayerGraph
+    plan : Plan
+    lows, highs : ndarray of int, shape (N, axes)
+        First and last-plus-one voxel of each window.
+    """
+    ranges = plan.ranges(lows, highs - 1)
+    total = np.zeros(len(lows))
+    for step in plan.steps:
+        (first, last), (low, high) = union(ranges[source] for source in step.sources), ranges[step.output]
+        total += work_of(graph, step, last - first + 1, high - low + 1)
+    behind = (*plan.deep, *(index for index in plan.tail if index not in plan.flattened))
+    total += sum(whole_work(graph.layers[index]) for index in behind)
+    return total / sum(whole_work(layer) for layer in graph.layers[1:])
+
+
 def union(ranges: Iterable[Range]) -> Range:
     """The smallest range that contains all of them."""
     firsts, lasts = zip(*ranges, strict=True)
@@ -122,6 +173,11 @@ def first_coupling_layer(graph: LayerGraph) -> Layer | None:
     """The first layer, in order, whose outputs depend on all positions, if there is one."""
     axes = len(graph.input_shape) - 1
     return next((layer for layer in graph.layers[1:] if _reach(graph, layer, axes) is None), None)
+
+
+def plan_within(graph: LayerGraph, window: tuple[int, ...], max_memory: int, itemsize: int) -> Plan:
+    """The plan for a bound on the memory for activations, in bytes."""
+    return make_plan(graph, window, max_memory // 8, itemsize)
 
 
 def make_plan(graph: LayerGraph, window: Sequence[int], keep_bytes: int, itemsize: int) -> Plan:
@@ -140,34 +196,78 @@ def make_plan(graph: LayerGraph, window: Sequence[int], keep_bytes: int, itemsiz
     axes = len(graph.input_shape) - 1
     sizes: dict[int, Places] = {0: np.asarray(window)}
     steps: list[Step] = []
-    for block in split_into_blocks(graph):
-        if not set(block.sources) <= sizes.keys():
+    for block in _join_pointwise(graph, split_into_blocks(graph), axes):
+        part = _local_part(graph, block, axes)
+        if part is None or not sizes.keys() >= set(part.sources):
             continue
-        for part in _local_part(graph, block, axes):
-            size = np.maximum.reduce([sizes[source] for source in part.sources])
-            for step in _divide(graph, part, size, keep_bytes, itemsize):
-                size = step.most_affected(size)
+        size = np.maximum.reduce([sizes[source] for source in part.sources])
+        divided = _divide(graph, part, size, keep_bytes, itemsize)
+        if _boxes_pay(graph, divided, size):
+            for step in divided:
+                size = sizes[step.output] = step.most_affected(size)
                 steps.append(step)
-                sizes[step.output] = size
-    inner = {layer for step in steps for layer in step.layers[:-1]}
-    tail = tuple(i for i in range(1, len(graph.layers)) if i not in sizes and i not in inner)
-    frontier = tuple(sorted({s for i in tail for s in graph.layers[i].inputs if s in sizes}))
-    return Plan(
-        tuple(steps), frontier, tail, _flattened(graph, tail, sizes.keys()), {k: tuple(v) for k, v in sizes.items()}
+    deep, tail = _behind(graph, {layer for step in steps for layer in step.layers}, sizes.keys(), axes)
+    frontier = tuple(sorted({s for i in (*deep, *tail) for s in graph.layers[i].inputs if s in sizes}))
+    flattened = _flattened(graph, tail, sizes.keys())
+    return Plan(tuple(steps), deep, frontier, tail, flattened, {k: tuple(v) for k, v in sizes.items()})
+
+
+def _join_pointwise(graph: LayerGraph, blocks: Sequence[Block], axes: int) -> list[Block]:
+    """Make one block of pointwise layers that follow each other, so that boxes are cut and compared once for all."""
+    consumers = graph.consumers()
+    joined: dict[int, Block] = {}
+    for block in blocks:
+        before = joined.get(block.sources[0]) if len(block.sources) == 1 else None
+        if before is not None and len(consumers[before.output]) == 1 and _pointwise(graph, (before, block), axes):
+            del joined[before.output]
+            block = Block(before.layers + block.layers, before.sources)
+        joined[block.output] = block
+    return sorted(joined.values(), key=lambda block: block.output)
+
+
+def _pointwise(graph: LayerGraph, blocks: Sequence[Block], axes: int) -> bool:
+    layers = [graph.layers[index] for block in blocks for index in block.layers]
+    reaches = [_reach(graph, layer, axes) for layer in layers]
+    return all(r is not None and r.is_point for r in reaches) and not any(
+        isinstance(layer.operation, Concatenate) for layer in layers
     )
 
 
-def _local_part(graph: LayerGraph, block: Block, axes: int) -> list[Step]:
-    """The block as one step, or nothing if it begins with a coupling layer."""
+def _local_part(graph: LayerGraph, block: Block, axes: int) -> Step | None:
+    """The block as one step; None if it holds a coupling layer, or is a concatenation, which needs no step."""
     reaches: list[tuple[Reach, tuple[int, ...]]] = []
     for index in block.layers:
         layer = graph.layers[index]
         reach = _reach(graph, layer, axes)
-        if reach is None:
-            return []
+        if reach is None or isinstance(layer.operation, Concatenate):
+            return None
         reaches.append((reach, layer.shape[1:]))
     moving = [pair for pair in reaches if not pair[0].is_point] or [reaches[-1]]
-    return [Step(block.layers, block.sources, tuple(r for r, _ in moving), tuple(s for _, s in moving))]
+    parts = tuple(_concatenated(graph, source, axes) for source in block.sources)
+    return Step(block.layers, parts, tuple(r for r, _ in moving), tuple(s for _, s in moving))
+
+
+def _concatenated(graph: LayerGraph, index: int, axes: int) -> tuple[int, ...]:
+    """The layers that a layer's output is the concatenation of: itself, unless it is one along the channels."""
+    layer = graph.layers[index]
+    if not isinstance(layer.operation, Concatenate) or _reach(graph, layer, axes) is None:
+        return (index,)
+    return tuple(leaf for source in layer.inputs for leaf in _concatenated(graph, source, axes))
+
+
+def _behind(graph: LayerGraph, inside: set[int], stored: Iterable[int], axes: int) -> tuple[tuple[int, ...], ...]:
+    """The layers behind the boxes: those that are local all the same, and the tail."""
+    boxes = set(stored)
+    needed = {graph.output} - boxes
+    for index in range(graph.output, 0, -1):
+        if index in needed:
+            needed.update(source for source in graph.layers[index].inputs if source not in boxes)
+    deep: list[int] = []
+    for index in sorted(needed):
+        layer = graph.layers[index]
+        if _reach(graph, layer, axes) is not None and boxes.union(deep) >= set(layer.inputs):
+            deep.append(index)
+    return tuple(deep), tuple(index for index in sorted(needed) if index not in deep)
 
 
 def _reach(graph: LayerGraph, layer: Layer, axes: int) -> Reach | None:
@@ -195,8 +295,19 @@ def _divide(graph: LayerGraph, whole: Step, size: Places, keep_bytes: int, items
     if not padded and (not keeps or np.prod(needed) <= WHOLE_CHAIN_FACTOR * np.prod(changed)):
         return [whole]
     before_reach = convolved if convolved is not None else point(len(pooled.kernel))
-    before = Step(whole.layers[:-1], whole.sources, (before_reach,), (inner_shape,), keeps)
-    return [before, Step(whole.layers[-1:], whole.layers[-2:-1], (pooled,), (whole.output_shape,))]
+    before = Step(whole.layers[:-1], whole.parts, (before_reach,), (inner_shape,), keeps)
+    return [before, Step(whole.layers[-1:], (whole.layers[-2:-1],), (pooled,), (whole.output_shape,))]
+
+
+def _boxes_pay(graph: LayerGraph, steps: Sequence[Step], size: Places) -> bool:
+    """Whether it is less work to follow the largest boxes than to make the input whole and compute whole maps."""
+    boxes = 0.0
+    for step in steps:
+        outputs = step.most_affected(size)
+        boxes += float(work_of(graph, step, *(np.asarray(n)[None] for n in (size, outputs)))[0])
+        size = outputs
+    whole = sum(whole_work(graph.layers[index]) for step in steps for index in step.layers)
+    return boxes < whole + SPREADING * sum(math.prod(graph.layers[source].shape) for source in steps[0].sources)
 
 
 def _flattened(graph: LayerGraph, tail: Sequence[int], local: Iterable[int]) -> frozenset[int]:
@@ -212,12 +323,36 @@ def _flattened(graph: LayerGraph, tail: Sequence[int], local: Iterable[int]) -> 
     )
 
 
+def work_of(graph: LayerGraph, step: Step, entering: Places, outputs: Places) -> Any:
+    """Work of a step on boxes of its input and output (N, axes)."""
+    layers = [graph.layers[index] for index in step.layers]
+    first, needed = layers[0], step.needed(outputs * 0, outputs)[1]
+    inner = np.prod(step.reaches[-1].needed(outputs) if len(step.reaches) > 1 else outputs, axis=1)
+    leaving = np.prod(outputs, axis=1)
+    work = multiplications(first.operation, 1) * first.shape[0] * inner
+    if step.keeps_sums and isinstance(first.operation, Convolution) and can_add(first.operation):
+        work = np.minimum(work, adding_work(first.operation) * np.prod(entering, axis=1))
+    for layer in layers[1:]:
+        work = work + multiplications(layer.operation, 1) * layer.shape[0] * leaving
+    channels = sum(graph.layers[source].shape[0] for part in step.parts for source in part)
+    read = np.prod(needed, axis=1) * channels
+    moved = np.minimum(read, inner * first.shape[0]) + leaving * layers[-1].shape[0]
+    if len(layers) > 1:
+        moved = moved + inner * first.shape[0]
+    return STARTING + work + HANDLING * moved
+
+
+def whole_work(layer: Layer) -> float:
+    """Work of a layer on its whole maps."""
+    return multiplications(layer.operation, math.prod(layer.shape))
+
+
 def multiplications(operation: Operation, outputs: float) -> float:
-    """Work for a number of output elements, in multiplications (or what takes as long)."""
+    """Work for a number of output elements, in multiplications of a convolution."""
     if isinstance(operation, Convolution):
         return outputs * math.prod(operation.weight.shape[1:])
     if isinstance(operation, Dense):
         return outputs * operation.weight.shape[1]
     if isinstance(operation, (MaxPool, AveragePool)):
-        return outputs * math.prod(operation.kernel)
-    return outputs
+        return outputs * math.prod(operation.kernel) * POOLING
+    return outputs * PASSING

@@ -72,6 +72,16 @@ class KnownActivations:
         into = self.buffer(purpose, (len(starts), known.shape[1], *size.tolist()))
         return cut_boxes(known, starts, size, into, fill)
 
+    def joined(self, layers: tuple[int, ...], starts: Places, size: Places, purpose: str, fill: float = 0.0) -> Tensor:
+        """Boxes of several layers' outputs one after the other along the channels; otherwise as :meth:`boxes`."""
+        if len(layers) == 1:
+            return self.boxes(layers[0], starts, size, purpose, fill)
+        channels = [self._graph.layers[layer].shape[0] for layer in layers]
+        into = self.buffer(purpose, (len(starts), sum(channels), *size.tolist()))
+        for layer, part in zip(layers, into.split(channels, dim=1), strict=True):
+            cut_boxes(self.output(layer), starts, size, part, fill)
+        return into
+
 
 def cut_boxes(known: Tensor, starts: Places, size: Places, into: Tensor, fill: float = 0.0) -> Tensor:
     """Copy boxes of a contiguous map.
@@ -115,7 +125,11 @@ def _gather_boxes(known: Tensor, starts: Places, size: Places, shape: Places, re
         index = index * shape[axis] + places.reshape((count,) + (1,) * axis + (-1,) + (1,) * (axes - axis - 1))
     flat = torch.from_numpy(index.reshape(count, 1, -1)).to(known.device)
     source = known.reshape(1, channels, -1).expand(count, -1, -1)
-    torch.gather(source, 2, flat.expand(-1, channels, -1), out=result.view(count, channels, -1))
+    index_of_all = flat.expand(-1, channels, -1)
+    if result.is_contiguous():
+        torch.gather(source, 2, index_of_all, out=result.view(count, channels, -1))
+    else:
+        result.copy_(torch.gather(source, 2, index_of_all).view(result.shape))
 
 
 def inside_boxes(starts: Places, lows: Places, highs: Places, size: Places, device: torch.device) -> Tensor:

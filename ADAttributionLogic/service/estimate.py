@@ -20,14 +20,13 @@ from ADAttributionLogic.preparation import PREPARATION_SECONDS
 _ANSWERS = 5
 
 
-def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -> float:
+def forward_passes(request: MethodRequest, model: Model, regions: int) -> float:
     """About how many forward passes a method's work is worth.
 
     Parameters
     ----------
     request : MethodRequest
-    shape : sequence of int
-        Voxels of the network's grid.
+    model : Model
     regions : int
         Regions of the atlas, 0 without one.
 
@@ -37,7 +36,7 @@ def forward_passes(request: MethodRequest, shape: Sequence[int], regions: int) -
         No such method, or an option it cannot take.
     """
     method = get_method(request.name)
-    return cost.forward_passes(method, method.complete(request.options), shape, regions)
+    return cost.forward_passes(method, method.complete(request.options), model.shape, regions, model.network)
 
 
 def seconds_per_pass(model: Model, device: torch.device) -> float:
@@ -88,4 +87,5 @@ def estimate(
 
 def _seconds(request: MethodRequest, model: Model, pass_seconds: float, regions: int) -> float:
     method = get_method(request.name)
-    return cost.expected_seconds(method, method.complete(request.options), model.shape, regions, pass_seconds)
+    options = method.complete(request.options)
+    return cost.expected_seconds(method, options, model.shape, regions, pass_seconds, model.network)

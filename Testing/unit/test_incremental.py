@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from small_networks import EveryOperation, PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
 from ADAttributionLogic.attribution.covering import cover_boxes
-from ADAttributionLogic.graph.incremental import IncrementalForward, convolve_alone, paste
+from ADAttributionLogic.graph.boxes import convolve_alone, paste
+from ADAttributionLogic.graph.incremental import IncrementalForward
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import Convolution, MaxPool
 from ADAttributionLogic.graph.reach import Reach, reach_of
@@ -124,8 +126,8 @@ def test_the_convolution_of_a_change_alone(dimensions: int, kernel: int, dilatio
     reach = dilation * (kernel - 1)
     operation = Convolution(weight, None, ones, ((reach, reach),) * dimensions, (dilation,) * dimensions, 1)
     x = torch.randn(6, 4, *(3, 2, 4)[:dimensions], dtype=torch.float64)
-    taps = weight.flatten(2).permute(1, 2, 0)
-    torch.testing.assert_close(convolve_alone(operation, taps, x), operation.forward(x), rtol=1e-12, atol=1e-12)
+    unpadded = replace(operation, padding=((0, 0),) * dimensions)
+    torch.testing.assert_close(convolve_alone(unpadded, weight, x), operation.forward(x), rtol=1e-12, atol=1e-12)
 
 
 def test_which_operations_couple_all_positions() -> None:
