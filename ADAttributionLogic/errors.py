@@ -120,6 +120,7 @@ _MEMORY_WORDS = (
     "failed to allocate",
     "failed to map segment",
     "can't start new thread",
+    "could not create a primitive",  # oneDNN
 )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.atlas.atlas import MAX_LABEL, MAX_REGIONS, Atlas, Region
-from ADAttributionLogic.errors import OutputError, UsageError
+from ADAttributionLogic.errors import OutOfMemoryError, OutputError, UsageError, is_out_of_memory, sentence_of
 from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
 from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, COLUMNS, RegionTable
@@ -161,6 +161,8 @@ def load_array(folder: Path, name: str) -> npt.NDArray[Any]:
         # Mapped: the size in the file's header is compared with the file before anything is allocated.
         array: npt.NDArray[Any] = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except Exception as cause:  # whatever a damaged file makes numpy raise
+        if is_out_of_memory(cause):
+            raise OutOfMemoryError(sentence_of(cause)) from cause
         raise UsageError(f"The array {path} cannot be read: {cause!r:.200}. Compute it again.") from cause
     return array
 

@@ -34,7 +34,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ADAttributionLogic import __version__
 from ADAttributionLogic.departure import ENDING, handle_ending, watch_signals
-from ADAttributionLogic.errors import ADAttributionError, Cancelled, UsageError, is_out_of_memory
+from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutOfMemoryError, UsageError, is_out_of_memory
 from ADAttributionLogic.owned_folders import remove_own_folders, remove_temporary_leftovers
 from ADAttributionLogic.service.jobs import (
     batch_job,
@@ -179,7 +179,8 @@ class Worker:
         except Cancelled:
             self._send(event="cancelled", id=number)
         except ADAttributionError as error:
-            kind, quality = type(error).__name__, _quality_of(error)
+            kind = "OutOfMemory" if isinstance(error, OutOfMemoryError) else type(error).__name__
+            quality = _quality_of(error)
             self._send(event="error", id=number, kind=kind, message=str(error), details="", **quality)
         except BaseException as error:
             self._report_failure(number, error)

@@ -128,7 +128,7 @@ def test_prepare_returns_the_checks_with_their_numbers_and_a_figure(report) -> N
 
 
 def test_no_file_of_a_preparation_is_left(client, report) -> None:
-    assert list(client._folder.iterdir()) == []
+    assert [path.name for path in client._folder.iterdir()] == [".ad-attribution-owner"]
 
 
 def test_prepare_then_explain_registers_once(logic, scan, small_package, report) -> None:

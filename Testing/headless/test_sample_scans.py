@@ -44,7 +44,7 @@ def test_both_are_brains_on_the_networks_grid(subjects, logic) -> None:
         assert np.isfinite(volume.array).all() and 0.15 < (volume.array > 0).mean() < 0.35, "a brain, not a head"
         assert node.GetDisplayNode() is not None
     assert nodesOfClass(logic.scene, "vtkMRMLScalarVolumeNode") == subjects
-    assert list(logic.client._folder.iterdir()) == [], "no array is left behind"
+    assert not list(logic.client._folder.glob("*.npy")), "no array is left behind"
 
 
 def test_the_patient_has_lost_tissue_where_the_control_has_not(subjects) -> None:

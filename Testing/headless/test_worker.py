@@ -237,8 +237,10 @@ def test_memory_that_runs_out_is_a_message(client, small_scan, small_package) ->
     _, hard = resource.prlimit(client.pid, resource.RLIMIT_AS)
     resource.prlimit(client.pid, resource.RLIMIT_AS, (used + (8 << 20), hard))
     pid = client.pid
+    # Larger than what the allocator may still hold of earlier computations.
+    large = Volume(np.ones((256, 256, 256), np.float32), small_scan.affine)
     with pytest.raises(WorkerError, match="memory did not suffice") as caught:
-        client.wait(client.explain(small_scan, small_package, [("lrp", {})]), timeout=60)
+        client.wait(client.explain(large, small_package, [("lrp", {})]), timeout=60)
     assert caught.value.kind == "OutOfMemory"
     resource.prlimit(pid, resource.RLIMIT_AS, (hard, hard))
     assert works(client, small_scan, small_package) and client.pid == pid
