@@ -169,8 +169,11 @@ class Convolution(WeightedOperation):
 
     def transpose(self, output: Tensor, weight: Tensor, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
         (shape,) = shapes
-        if _suits_onednn(output) and shape[1] > 1 and self.groups == 1 and set(self.stride) == {1}:
-            return (self._convolve_back(output, weight),)
+        if _suits_onednn(output) and self.groups == 1 and set(self.stride) == {1}:
+            if shape[1] > 1:
+                return (self._convolve_back(output, weight),)
+            if self._is_symmetric():
+                return (self._backward(output, weight, shape),)
         transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dimensions - 1]
         symmetric = self._is_symmetric()
         padding = tuple(before for before, _ in self.padding) if symmetric else (0,) * self.dimensions
@@ -188,6 +191,16 @@ class Convolution(WeightedOperation):
             for axis, ((before, _), size) in enumerate(zip(self.padding, shape[2:], strict=True), start=2):
                 result = result.narrow(axis, before, size)
         return (result,)
+
+    def _backward(self, output: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
+        """The transposed map as autograd has it: two to three times faster where the image has a single channel."""
+        image = output.new_empty(()).expand(shape)  # only its shape counts
+        padding, zeros = [before for before, _ in self.padding], [0] * self.dimensions
+        wanted = [True, False, False]
+        result: Tensor = torch.ops.aten.convolution_backward(
+            output, image, weight, None, self.stride, padding, self.dilation, False, zeros, 1, wanted
+        )[0]
+        return result
 
     def _convolve_back(self, output: Tensor, weight: Tensor) -> Tensor:
         """The transposed map with stride 1, as a convolution with the mirrored kernel."""
