@@ -28,6 +28,7 @@ from ADAttributionLib.NetworksPanel import NetworksPanel
 from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
+from ADAttributionLib.PackagePanel import PackagePanel
 from ADAttributionLib.Plots import placeOfPoint
 from ADAttributionLib.PreparationPanel import PreparationPanel, Registration, ResultSpace, checkOf, preparationOf
 from ADAttributionLib.QualityText import verdictOf
@@ -171,6 +172,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         self._running = RequestPanel(self.ui, self._checkCanApply, self._preparation.showFailure)
         self._networks = NetworksPanel(self.ui, QtSeam, self._question, self._running, self.logic.installNetwork)
+        self._package = PackagePanel(self.ui, QtSeam, self._question, self._running, lambda: self.logic.explainer)
         self._answer = AnswerPanel(self.ui)
         self._opening = ResultOpening(self._running, QtSeam, self.logic, self._chosenScan, self._showResult)
         self._rest = QtSeam.makeRestTimer(400, self._onRest)
@@ -191,7 +193,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _connectWidgets(self):
         ui = self.ui
         connect(ui.modelComboBox, "currentIndexChanged(int)", self.onModel)
-        connect(ui.modelFolderButton, "clicked(bool)", self.onModelFolder)
         connect(ui.brainSegmentComboBox, "activated(int)", self.onSegment)
         connect(ui.enlargeButton, "clicked(bool)", self._preparation.onEnlarge)
         connect(ui.checkButton, "clicked(bool)", self.onCheck)
@@ -302,13 +303,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onModel(self, _index):
         self._question.showModel()
         self._checkCanApply()
-
-    def onModelFolder(self, _checked=False):
-        folder = QtSeam.chooseFolder(_("Folder of a model package"))
-        if folder:
-            with slicer.util.tryWithErrorDisplay(_("This folder cannot be used."), waitCursor=False):
-                self._question.addModel(folder)
-                QtSeam.setSetting("recentPackages", self._question.recent)
 
     def onPreset(self, _index):
         with slicer.util.NodeModify(self._parameterNode):
@@ -546,6 +540,10 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def installNetwork(self, name, source=None, **options):
         """Install a registered network (it downloads: ask before); see ADAttributionLib.ExplainLogic."""
         return self.explainer.installNetwork(name, source, **options)
+
+    def createPackage(self, source, answers, **options):
+        """Make a model package of a network of the user's; see ADAttributionLib.ExplainLogic."""
+        return self.explainer.createPackage(source, answers, **options)
 
     def restartWorker(self):
         """Use another Python, or one in which something was installed, from now on."""

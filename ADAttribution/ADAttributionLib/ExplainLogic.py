@@ -248,7 +248,6 @@ class ExplainLogic:
 
         Returns a dict with ``summary`` (path), ``rows``, ``done``, ``failed`` and ``kept``; or a Request.
         """
-        request = Request(self, onProgress, onDone, onError)
         wanted = Preparation(**preparation)
         if wanted.brainMask is not None:
             raise UsageError("One brain mask does not fit many scans: leave it out, and the brain is searched for.")
@@ -263,11 +262,7 @@ class ExplainLogic:
             "start": start,
             "device": device,
         }
-        request.job = self.client.request(
-            "batch", job, request.progress, lambda j: self._finish(request, j, result=j.result)
-        )
-        self._requests.append(request)
-        return self._waitFor(request).result if wait else request
+        return self._ask("batch", job, wait, onProgress, onDone, onError)
 
     def installNetwork(self, name, source=None, registry=None, wait=True, onProgress=None, onDone=None, onError=None):
         """Install a registered network into the user's folder of networks. Downloads it: ask the user before.
@@ -283,14 +278,33 @@ class ExplainLogic:
 
         Returns a dict with ``folder``; or a Request, which can be cancelled: the next call goes on from there.
         """
-        request = Request(self, onProgress, onDone, onError)
         given = {"source": source, "registry": registry}
         job = {"name": name, **{key: os.fspath(path) for key, path in given.items() if path is not None}}
-        request.job = self.client.request(
-            "install", job, request.progress, lambda j: self._finish(request, j, result=j.result)
-        )
-        self._requests.append(request)
-        return self._waitFor(request).result if wait else request
+        return self._ask("install", job, wait, onProgress, onDone, onError)
+
+    def knownAnswers(self, source, metric=None, **waiting):
+        """A dict with ``answers``, those that a source of createPackage() gives itself; or a Request."""
+        return self._ask("known", {"source": os.fspath(Path(source).absolute()), "metric": metric}, **waiting)
+
+    def createPackage(self, source, answers, target=None, metric=None, **waiting):
+        """Make a model package of a network of the user's.
+
+        Parameters
+        ----------
+        source : path-like
+            Weights of a network known by name, an exported program, a MAPS folder of ClinicaDL, or a MONAI bundle.
+        answers : dict of str to str
+            To ADAttributionLogic.authoring.questions.QUESTIONS, as far as the source does not say them.
+        target : path-like, optional
+            Folder of the package, which must not exist; by default, of its name in the user's folder of networks.
+        metric : str, optional
+            Of a MAPS folder with networks chosen by several.
+
+        Returns a dict with ``folder``; or a Request (`waiting`: wait, onProgress, onDone, onError as for explain()).
+        """
+        paths = {"source": source} if target is None else {"source": source, "target": target}
+        job = {key: os.fspath(Path(path).absolute()) for key, path in paths.items()}
+        return self._ask("create", {**job, "answers": dict(answers), "metric": metric}, **waiting)
 
     def openResult(
         self,
@@ -372,6 +386,14 @@ class ExplainLogic:
         """End the worker and let go of the scene."""
         self.client.close()
         self.scene.RemoveObserver(self._closing)
+
+    def _ask(self, command, job, wait=True, onProgress=None, onDone=None, onError=None):
+        """Ask the worker for what it answers with plain values."""
+        request = Request(self, onProgress, onDone, onError)
+        finish = self._finish
+        request.job = self.client.request(command, job, request.progress, lambda j: finish(request, j, result=j.result))
+        self._requests.append(request)
+        return self._waitFor(request).result if wait else request
 
     def _waitFor(self, request):
         try:

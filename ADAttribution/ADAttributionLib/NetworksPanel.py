@@ -1,4 +1,4 @@
-"""Installing the chosen network when it is not here yet. Reaches widgets through `ui` alone."""
+"""Taking packages into the list of networks, and installing what is not here. Reaches widgets through `ui` alone."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from ADAttributionLib.Signals import connect
 
 
 class NetworksPanel:
-    """The two buttons beside the list of networks.
+    """The buttons beside the list of networks.
 
     Parameters
     ----------
     ui : namespace of widgets
     seam : module or object
-        confirm and chooseFolder: see QtSeam.
+        confirm, chooseFolder, reportingErrors and setSetting: see QtSeam.
     question : QuestionPanel
     running : RequestPanel
     install : callable
@@ -21,8 +21,16 @@ class NetworksPanel:
 
     def __init__(self, ui, seam, question, running, install):
         self._seam, self._question, self._running, self._install = seam, question, running, install
+        connect(ui.modelFolderButton, "clicked(bool)", self.onFolder)
         connect(ui.installNetworkButton, "clicked(bool)", self.onInstall)
         connect(ui.installNetworkFolderButton, "clicked(bool)", self.onInstallFromFolder)
+
+    def onFolder(self, _checked=False):
+        folder = self._seam.chooseFolder("Folder of a model package")
+        if folder:
+            with self._seam.reportingErrors("This folder cannot be used."):
+                self._question.addModel(folder)
+                self._seam.setSetting("recentPackages", self._question.recent)
 
     def onInstall(self, _checked=False):
         self._start(None)

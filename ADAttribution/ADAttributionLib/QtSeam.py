@@ -72,6 +72,13 @@ def _addRow(form: qt.QFormLayout, title, helpText, editor):
     form.addRow(explanation)
 
 
+def showRow(form: qt.QFormLayout, editor, shown):
+    """Show or hide a row of addChoice or addField: the label, the editor, and the explanation that follows it."""
+    explanation = form.itemAt(form.indexOf(editor) + 1).widget()
+    for widget in (form.labelForField(editor), editor, explanation):
+        widget.setVisible(shown)
+
+
 def fillTable(table: qt.QTableWidget, heads, rows):
     """Show rows of cells (text, toolTip, colour) without telling of a selection."""
     table.blockSignals(True)

@@ -38,6 +38,10 @@ class RequestPanel:
             Instead of the one that is called for all.
         """
 
+        if self.request is not None:
+            self.say("Wait until this is done, or cancel it.")
+            return
+
         def failed(request):
             self._fail(request, onFailure or self._onFailure)
 

@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from ADAttributionLogic.authoring import clinicadl_maps, monai_bundle
-from ADAttributionLogic.authoring.questions import card_of
+from ADAttributionLogic.authoring.questions import answers_that_apply, card_of
 from ADAttributionLogic.errors import NetworkError, UsageError
 from ADAttributionLogic.networks.architectures import Shape, build_network
 from ADAttributionLogic.networks.packages import load_package, save_package
 from ADAttributionLogic.networks.state_dicts import load_into, network_from_state_dict, read_weights
+from ADAttributionLogic.store.places import models_folder
 
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".pth.tar", ".pt.tar")
 
@@ -51,7 +52,7 @@ def known_answers(source: str | os.PathLike[str], metric: str | None = None) -> 
 def create_package(
     source: str | os.PathLike[str],
     answers: Mapping[str, str],
-    target: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None = None,
     metric: str | None = None,
 ) -> Path:
     """Make a model package, and try it.
@@ -63,8 +64,8 @@ def create_package(
         of a network that is known by name (``.pt``, ``.pth``, ``.safetensors``).
     answers : mapping of str to str
         To :data:`~.questions.QUESTIONS`; what the source says itself need not be repeated, and what is said here holds.
-    target : path-like
-        Folder of the package; it must not exist.
+    target : path-like, optional
+        Folder of the package; it must not exist. By default, of the network's name in the user's folder of networks.
     metric : str, optional
         Of a MAPS folder, by which its networks were chosen.
 
@@ -78,7 +79,10 @@ def create_package(
         The target exists, or cannot be written.
     """
     path = Path(source)
-    card = card_of({**known_answers(path, metric), **{k: v for k, v in answers.items() if v.strip()}})
+    said = {name: text for name, text in answers.items() if text.strip()}
+    # What the source says gives way to what is said; an answer of the user's that makes no sense is an error.
+    card = card_of(answers_that_apply({**known_answers(path, metric), **said}) | said)
+    target = models_folder() / card["name"] if target is None else target
     if path.is_dir() and clinicadl_maps.is_maps(path):
         return _of_maps(clinicadl_maps.read_maps(path, metric), card, target)
     program = monai_bundle.program_of(path) if path.is_dir() else path

@@ -108,6 +108,12 @@ def open_questions(answers: Answers) -> tuple[Question, ...]:
     return tuple(q for q in QUESTIONS if q.applies(answers) and q.default is None and not answers.get(q.name))
 
 
+def answers_that_apply(answers: Answers) -> dict[str, str]:
+    """The answers to questions that make sense given the others, e.g. no classes of a score."""
+    applies = {q.name: q.applies for q in QUESTIONS}
+    return {name: text for name, text in answers.items() if name not in applies or applies[name](answers)}
+
+
 def card_of(answers: Answers) -> dict[str, Any]:
     """A card, but for the network and its weights.
 

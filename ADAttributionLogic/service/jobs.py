@@ -208,6 +208,26 @@ def install_job(job: Mapping[str, Any], monitor: Monitor) -> dict[str, Any]:
     return {"folder": str(install_registered(network, job.get("source"), monitor=monitor))}
 
 
+def known_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file or folder of weights says itself of the questions about a network."""
+    from ADAttributionLogic.authoring.creation import known_answers
+
+    _refuse_strangers(job, ("source", "metric"))
+    return {"answers": known_answers(_required(job, "source"), job.get("metric"))}
+
+
+def create_job(job: Mapping[str, Any], monitor: Monitor) -> dict[str, Any]:
+    """Make a model package of a network of the user's."""
+    from ADAttributionLogic.authoring.creation import create_package
+
+    _refuse_strangers(job, ("source", "answers", "target", "metric"))
+    source, answers = _required(job, "source"), _required(job, "answers")
+    if not isinstance(answers, dict) or not all(isinstance(text, str) for text in answers.values()):
+        raise UsageError(f"Answers about a network are texts by question, not {answers!r}.")
+    monitor.report(0.0, "making the package")
+    return {"folder": str(create_package(source, answers, job.get("target"), job.get("metric")))}
+
+
 def describe() -> dict[str, Any]:
     """All methods with their options, and all atlases."""
     from ADAttributionLogic import attribution  # noqa: F401

@@ -3,10 +3,8 @@
 One JSON object per line. Requests come in on stdin, events go out on stdout; whatever anything else prints lands on
 stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this connection alone and is removed with it.
 
-Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``batch``, ``simulate``, ``estimate``,
-``install``, ``describe`` and ``cancel``.
 Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``chart``, ``batch``, ``simulate``,
-``estimate``, ``describe`` and ``cancel``.
+``estimate``, ``install``, ``known``, ``create``, ``describe`` and ``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error`` (that of a scan whose quality
 checks failed holds them as ``quality``).
@@ -39,10 +37,12 @@ from ADAttributionLogic.owned_folders import remove_own_folders, remove_temporar
 from ADAttributionLogic.service.jobs import (
     batch_job,
     chart_job,
+    create_job,
     describe,
     estimate_job,
     explain_job,
     install_job,
+    known_job,
     open_job,
     prepare_job,
     simulate_job,
@@ -202,6 +202,8 @@ class Worker:
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),
             "simulate": lambda job, monitor: simulate_job(job, self._folder, prefix),
             "install": lambda job, monitor: install_job(job, monitor),
+            "known": lambda job, monitor: known_job(job),
+            "create": lambda job, monitor: create_job(job, monitor),
             "describe": lambda job, monitor: describe(),
         }
         if request["command"] not in commands:

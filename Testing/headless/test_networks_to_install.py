@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ADAttributionLib.NetworksPanel import NetworksPanel
 from ADAttributionLib.QuestionPanel import QuestionPanel
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
+from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.store.registry import find_registered
 
 QIU = "qiu2022-impairment"
@@ -74,6 +76,35 @@ def test_an_installed_network_is_listed_as_any_other(small_package: Path, home: 
     assert ("Untrained network for tests", str(home / "untrained")) in ModelCards.choices()
     shutil.copytree(small_package, home / QIU)
     assert QIU not in [network.name for network in ModelCards.networksToInstall()]
+
+
+def test_a_package_elsewhere_is_taken_into_the_list_and_remembered(small_package: Path, tmp_path: Path) -> None:
+    ui, settings = panel(Api()), {}
+    section = QuestionPanel(ui, [])
+    running = RequestPanel(ui, lambda: None, pytest.fail)
+    refusals: list[str] = []
+
+    class Seam:
+        chosen = str(small_package)
+        setSetting = staticmethod(settings.__setitem__)
+
+        def chooseFolder(self, title: str) -> str:
+            return self.chosen
+
+        @contextmanager
+        def reportingErrors(self, message: str):
+            try:
+                yield
+            except NetworkError as error:
+                refusals.append(f"{message} {error}")
+
+    seam = Seam()
+    NetworksPanel(ui, seam, section, running, pytest.fail)
+    ui.modelFolderButton.emit("clicked(bool)", False)
+    assert section.model == str(small_package) and settings == {"recentPackages": [str(small_package)]}
+    seam.chosen = str(tmp_path)
+    ui.modelFolderButton.emit("clicked(bool)", False)
+    assert "This folder cannot be used." in refusals[0] and section.model == str(small_package)
 
 
 def test_from_the_console(logic, registry: Path, source: Source, home: Path) -> None:

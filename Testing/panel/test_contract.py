@@ -54,6 +54,7 @@ def test_the_checker_sees_most_of_what_is_used(api: Api) -> None:
         ("OptionsPanel.py", 12),
         ("OverlayPanel.py", 60),
         ("QuestionPanel.py", 20),
+        ("PackagePanel.py", 10),
         ("PreparationPanel.py", 15),
         ("RequestPanel.py", 10),
         ("SetupPanel.py", 8),

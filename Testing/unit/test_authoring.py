@@ -91,6 +91,15 @@ def test_answers_that_make_no_sense_are_refused(change: dict[str, str], message:
         card_of(SAID | change)
 
 
+def test_what_a_source_says_gives_way_to_what_is_said(tmp_path: Path) -> None:
+    """A bundle that names classes, of a network that its user knows to return a score."""
+    bundle = make_bundle(tmp_path / "bundle")
+    exported(tmp_path, outputs=1).rename(bundle / "models" / "model.pt2")
+    assert load_model(create_package(bundle, SCORE, tmp_path / "package")).card["output"]["kind"] == "score"
+    with pytest.raises(UsageError, match="--classes was given, but does not go with"):
+        create_package(bundle, SCORE | {"classes": "CN,AD"}, tmp_path / "other")
+
+
 @pytest.mark.parametrize("thresholds", ["60,70", "sixty", ""])
 def test_thresholds_fit_the_levels(thresholds: str) -> None:
     with pytest.raises(UsageError, match="score-thresholds"):
