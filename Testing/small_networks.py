@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager
+from unittest import mock
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ADAttributionLogic.graph import incremental_steps
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MAX_POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVG_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+
+
+def always_in_boxes() -> AbstractContextManager[object]:
+    """Follow changes in boxes wherever they can be followed, though in networks as small as these that rarely pays."""
+    return mock.patch.object(incremental_steps, "SPREADING", math.inf)
 
 
 def make_lively(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from small_networks import ADAPTIVE, AVG_POOL, CONV, MAX_POOL, NORM, make_lively
+from small_networks import ADAPTIVE, AVG_POOL, CONV, MAX_POOL, NORM, always_in_boxes, make_lively
 from torch import Tensor, nn
 
+from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.graph.incremental import IncrementalForward
@@ -293,26 +294,25 @@ def require_right(names: list[str], network: nn.Module, x: Tensor) -> None:
     off = abs(relevance.unattributed) / max(abs(relevance.to_attribute), 1e-12)
     assert off <= 0.1 + 1e-6 or any("not conserved" in note for note in relevance.notes), names
 
-    incremental = IncrementalForward(evaluation.recording())
     size = np.array(x.shape[2:])
     lows = np.stack([np.zeros_like(size), size // 3, size - 3, size - 1])
     highs = np.minimum(lows + 3, size)
     full = x.repeat(len(lows), *(1,) * (x.ndim - 1))
     for number, (low, high) in enumerate(zip(lows, highs, strict=True)):
         full[(number, slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))] = 0
-
-    def cover(numbers: np.ndarray, known: Tensor, starts: np.ndarray) -> Tensor:
-        changed = known.clone()
-        for row, number in enumerate(numbers):
-            here = zip(lows[number] - starts[row], highs[number] - starts[row], strict=True)
-            changed[(row, slice(None), *(slice(a, b) for a, b in here))] = 0
-        return changed
-
     exact = torch.cat([evaluation.logits_of(one[None]) for one in full])
-    for numbers, logits in incremental.run(lows, highs, cover):
-        np.testing.assert_allclose(logits, exact[numbers], atol=1e-9)
+    require_followed(evaluation, lows, highs, exact)
+    with always_in_boxes():
+        require_followed(evaluation, lows, highs, exact)
     own = torch.cat([own_probabilities(network, one[None], names[-1]) for one in full]).detach()
     np.testing.assert_allclose(explained.layers.probabilities(exact), own, atol=1e-9)
+
+
+def require_followed(evaluation: Evaluation, lows: np.ndarray, highs: np.ndarray, exact: Tensor) -> None:
+    """Following what windows of zeros change gives these logits."""
+    cover = cover_boxes(torch.zeros(1, 1, *(1,) * lows.shape[1], dtype=torch.float64), lows, highs)
+    for numbers, logits in IncrementalForward(evaluation.recording()).run(lows, highs, cover):
+        np.testing.assert_allclose(logits, exact[numbers], atol=1e-9)
 
 
 @given(networks())
@@ -339,10 +339,10 @@ def test_every_operation(names: list[str]) -> None:
     layers: list[nn.Module] = []
     value = x
     for name in names:
-        shape = Shape(value.shape[1], tuple(value.shape[2:]))
-        before = nn.Conv2d(shape.channels, 4, 3, padding=2)
-        operation = OPERATIONS[name](Shape(4, shape.size))
-        layers += [before.double(), operation.double().eval()]
-        value = layers[-1](layers[-2](value)).detach()
+        before = nn.Conv2d(value.shape[1], 4, 3, padding=2).double()
+        value = before(value).detach()
+        operation = OPERATIONS[name](Shape(4, tuple(value.shape[2:]))).double().eval()
+        layers += [before, operation]
+        value = operation(value.clone()).detach()
     head = HEADS["flatten, dense"](Shape(value.shape[1], tuple(value.shape[2:])))
     require_right(["flatten, dense"], make_lively(nn.Sequential(*layers, head)), x)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import EveryOperation, PublishedStyle, image, make_lively
+from small_networks import EveryOperation, PublishedStyle, always_in_boxes, image, make_lively
 from torch import Tensor, nn
 
 from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.graph.boxes import convolve_alone, paste
 from ADAttributionLogic.graph.incremental import IncrementalForward
+from ADAttributionLogic.graph.incremental_steps import fractions_of_a_pass, plan_within
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import Convolution, MaxPool
 from ADAttributionLogic.graph.reach import Reach, reach_of
@@ -60,12 +61,15 @@ def assert_equal_to_full_passes(
 ) -> None:
     graph = graph_of(network, x)
     lows, highs = windows(tuple(x.shape[2:]), size, stride)
-    logits = logits_of_all(incremental(graph, x), lows, highs, fill)
+    planned = logits_of_all(incremental(graph, x), lows, highs, fill)
+    with always_in_boxes():
+        boxed = logits_of_all(incremental(graph, x), lows, highs, fill)
     chosen = np.random.default_rng(0).permutation(len(lows))[:checked]
     for number in {0, len(lows) - 1, *chosen.tolist()}:
         expected = logits_in_full(graph, x, lows[number], highs[number], fill)
         scale = float(expected.abs().max())
-        torch.testing.assert_close(logits[number], expected, rtol=0, atol=1e-9 * scale)
+        torch.testing.assert_close(planned[number], expected, rtol=0, atol=1e-9 * scale)
+        torch.testing.assert_close(boxed[number], expected, rtol=0, atol=1e-9 * scale)
 
 
 # ------------------------------------------------------------------------------------------------------------- geometry
@@ -252,6 +256,7 @@ def test_the_published_network_at_its_real_size_in_single_precision() -> None:
 # ---------------------------------------------------------------------------------------------- economy and exact zeros
 
 
+@always_in_boxes()
 def test_windows_that_change_nothing_are_exactly_without_effect() -> None:
     torch.manual_seed(0)
     network, x = make_lively(PublishedStyle(2)), image(1, 2, (20, 20))
@@ -264,6 +269,7 @@ def test_windows_that_change_nothing_are_exactly_without_effect() -> None:
     assert torch.equal(logits[0], known) and torch.equal(logits[1], known) and not torch.equal(logits[2], known)
 
 
+@always_in_boxes()
 def test_what_no_output_reads_is_exactly_without_effect() -> None:
     """With a stride larger than the kernel, voxels between the kernels do not count."""
     torch.manual_seed(0)
@@ -276,6 +282,7 @@ def test_what_no_output_reads_is_exactly_without_effect() -> None:
     assert unchanged[lows[:, 0] % 4 != 0].all()
 
 
+@always_in_boxes()
 def test_memory_bounds_the_batch() -> None:
     network = make_lively(PublishedStyle(3))
     x = image(1, 3, (20, 20, 20))
@@ -290,12 +297,23 @@ def test_memory_bounds_the_batch() -> None:
 
 
 def test_small_windows_cost_little_and_whole_images_everything() -> None:
-    network = make_lively(PublishedStyle(3, size=44))
-    x = image(1, 3, (44, 44, 44))
+    network = make_lively(PublishedStyle(3, size=80))
+    x = image(1, 3, (80, 80, 80))
     found = incremental(graph_of(network, x), x)
-    (small,) = found.work(np.array([[20, 20, 20]]), np.array([[21, 21, 21]]))
-    (whole,) = found.work(np.array([[0, 0, 0]]), np.array([[44, 44, 44]]))
+    (small,) = found.work(np.array([[38, 38, 38]]), np.array([[39, 39, 39]]))
+    (whole,) = found.work(np.array([[0, 0, 0]]), np.array([[80, 80, 80]]))
     assert small < 0.01 and whole > 0.5
+
+
+def test_the_counted_work_is_what_was_measured_at_real_size() -> None:
+    """README, "Occlusion, down to single voxels": 1/1167 of a full pass for boxes of 8 voxels, 1/1700 for one."""
+    network = build_network("boehle2019", ICBM152_SHAPE)
+    graph = explainable(network, (1, *ICBM152_SHAPE), is_ours=True).folded
+    middle = np.array([[96, 114, 96]])
+    for size, measured in ((8, 1 / 1167), (1, 1 / 1700)):
+        plan = plan_within(graph, (size,) * 3, 1 << 30, 4)
+        (counted,) = fractions_of_a_pass(graph, plan, middle, middle + size)
+        assert measured / 2 < counted < 2 * measured
 
 
 def test_no_windows_take_no_time() -> None:

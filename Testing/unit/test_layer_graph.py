@@ -15,7 +15,7 @@ from ADAttributionLogic.graph import chains
 from ADAttributionLogic.graph.layer_graph import fold_batch_norm
 from ADAttributionLogic.graph.operations import Affine, Convolution
 from ADAttributionLogic.graph.receptive_field import place_on_image, unit_placement
-from ADAttributionLogic.graph.recording import record, walk_back
+from ADAttributionLogic.graph.recording import BackwardRule, record, walk_back
 from ADAttributionLogic.graph.tracing import trace
 from ADAttributionLogic.networks.architectures import ARCHITECTURES, build_network
 
@@ -225,7 +225,7 @@ def test_networks_that_are_no_classifiers_of_one_image() -> None:
 # ------------------------------------------------------------------------------------------------------------- chains
 
 
-class Gradient:
+class Gradient(BackwardRule):
     """The chain rule, to compare walks back with autograd."""
 
     def through_activation(self, operation: object, relevance: Tensor, output: Tensor) -> Tensor:
