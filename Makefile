@@ -15,6 +15,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 BENCH  ?=
+PYTEST ?= -n 2
 # Versions with which all tests passed; CONSTRAINTS= takes the newest that pyproject.toml allows.
 CONSTRAINTS ?= --constraint Testing/constraints.txt
 INPUTS ?=
@@ -31,7 +32,7 @@ demo: $(VENV)/installed
 test: $(VENV)/developed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(PYTEST)
+	PYTHONUTF8=1 $(BIN)/python -m pytest $(PYTEST)
 
 fuzz: $(VENV)/developed
 	OMP_NUM_THREADS=1 $(BIN)/python Testing/fuzz/run.py $(INPUTS)

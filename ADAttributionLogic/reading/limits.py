@@ -82,7 +82,7 @@ def free_memory() -> int | None:
 
 def _machine() -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
@@ -92,12 +92,12 @@ def _machine() -> int | None:
 
 def _container() -> int | None:
     try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
+        limit = (_CGROUP / "memory.max").read_text(encoding="utf-8").strip()
         if limit == "max":
             return None
-        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
         # Cached files count as used, but are given up when memory is needed.
-        used = int((_CGROUP / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
+        used = int((_CGROUP / "memory.current").read_text(encoding="utf-8")) - int(statistics.get("inactive_file", 0))
         return int(limit) - used
     except (OSError, ValueError):
         return None
@@ -110,7 +110,7 @@ def _own_limit() -> int | None:
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit == resource.RLIM_INFINITY:
             return None
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * os.sysconf("SC_PAGE_SIZE")
         return limit - used
     except (ImportError, OSError, ValueError):
         return None

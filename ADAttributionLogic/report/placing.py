@@ -112,7 +112,7 @@ def _usable(folder: str | os.PathLike[str], last: str) -> Place:
     while not ancestor.exists():
         ancestor = ancestor.parent
     try:
-        Path(tempfile.mkdtemp(dir=ancestor, prefix=".ad-attribution-probe-")).rmdir()
+        tempfile.TemporaryFile(dir=ancestor).close()  # has no name, so that a killed process leaves nothing
     except OSError as cause:
         raise OutputError(f"{folder} cannot be written: {cause}. Choose another folder.") from cause
     return place

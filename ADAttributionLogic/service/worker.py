@@ -263,7 +263,6 @@ def _prepare_torch(threads: int | None) -> dict[str, Any]:
     """Import all that a computation needs, and say what there is to compute on."""
     import torch
 
-    import ADAttributionLogic.explain
     import ADAttributionLogic.networks.loading  # noqa: F401
     from ADAttributionLogic.device import choose_device, describe_device
 

@@ -245,7 +245,7 @@ def _atlas_files(folder: Path) -> list[Seed]:
         Seed("atlas .nrrd", made / "labels.nrrd", "labels.nrrd", labels),
     ]
     for name, text in texts.items():
-        (made / name).write_text(text)
+        (made / name).write_text(text, encoding="utf-8")
         read = grouping if name.endswith(".json") else names
         seeds.append(Seed(f"region names {Path(name).suffix}", made / name, name, read, is_text=True))
     return seeds
@@ -327,7 +327,7 @@ def _own_files(folder: Path) -> list[Seed]:
         "provenance": {},
         "preparation": None,
     }
-    (inside / "answer.json").write_text(json.dumps(document))
+    (inside / "answer.json").write_text(json.dumps(document), encoding="utf-8")
     return [
         Seed("checkpoint", made / "c.npz", "c.npz", checkpoint, 0, "zip"),
         Seed("exchanged answer", inside / "answer.json", "answer.json", answer, is_text=True),

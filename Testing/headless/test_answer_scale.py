@@ -82,6 +82,6 @@ def test_the_question_for_a_score() -> None:
 
 
 def test_a_card_of_classes_still_needs_them(tmp_path) -> None:
-    (tmp_path / "model.json").write_text('{"title": "t", "output": {"kind": "softmax"}}')
+    (tmp_path / "model.json").write_text('{"title": "t", "output": {"kind": "softmax"}}', encoding="utf-8")
     with pytest.raises(NetworkError, match="classes"):
         ModelCards.cardOf(tmp_path)

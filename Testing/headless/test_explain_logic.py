@@ -139,7 +139,7 @@ def test_a_folder(logic, small_scan_file, small_package, tmp_path: Path) -> None
         tmp_path / "scans", tmp_path / "out", **arguments, onProgress=lambda r: seen.append(r.job.text)
     )
     assert (result["done"], result["failed"]) == (1, 1) and any("scan 2 of 2" in text for text in seen)
-    with open(result["summary"], newline="") as file:
+    with open(result["summary"], encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["status"] for r in rows] == ["done", "failed"] and "b.nii.gz" in rows[1]["message"]
     assert logic.explainFolder(tmp_path / "scans", tmp_path / "out", **arguments)["kept"] == 1
@@ -164,7 +164,7 @@ def test_packages_to_choose_from(small_package, tmp_path) -> None:
 def test_folders_that_are_no_package(tmp_path) -> None:
     with pytest.raises(NetworkError, match="is no model package"):
         ModelCards.cardOf(tmp_path)
-    (tmp_path / "model.json").write_text(json.dumps({"title": "x"}))
+    (tmp_path / "model.json").write_text(json.dumps({"title": "x"}), encoding="utf-8")
     with pytest.raises(NetworkError, match="is not a model card"):
         ModelCards.cardOf(tmp_path)
 

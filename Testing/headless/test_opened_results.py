@@ -117,7 +117,7 @@ def test_what_is_no_result_is_said_before_anything_is_loaded(scene, logic, folde
     (broken / "heatmaps" / "lrp-2.nii.gz").unlink()
     with pytest.raises(ADAttributionError, match=r"lrp-2\.nii\.gz"):
         logic.openResult(broken)
-    (broken / "provenance.json").write_text('{"kind": "something/else"}')
+    (broken / "provenance.json").write_text('{"kind": "something/else"}', encoding="utf-8")
     with pytest.raises(ADAttributionError, match="its kind is 'something/else'"):
         logic.openResult(broken)
     assert not Runs.findRuns(scene) and not nodesOfClass(scene, "vtkMRMLScalarVolumeNode")

@@ -30,7 +30,7 @@ linux = pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 
 def exists(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
     except OSError:
         return False
     return state != "Z"
@@ -234,7 +234,7 @@ def test_a_death_between_two_jobs_does_not_hurt(client, small_scan, small_packag
 def test_memory_that_runs_out_is_a_message(client, small_scan, small_package) -> None:
     """A real shortage: the running worker is forbidden to grow."""
     assert works(client, small_scan, small_package)
-    used = int(Path(f"/proc/{client.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    used = int(Path(f"/proc/{client.pid}/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     _, hard = resource.prlimit(client.pid, resource.RLIMIT_AS)
     resource.prlimit(client.pid, resource.RLIMIT_AS, (used + (8 << 20), hard))
     pid = client.pid
@@ -281,7 +281,7 @@ def test_the_children_of_the_worker_go_with_it(small_scan, small_package, tmp_pa
     for deed in ("kill", "close"):
         client = WorkerClient(startProcess=start, arguments=("--heartbeat", "0.1", "--threads", "1"))
         job = computing(client, small_scan, small_package)
-        child = int((tmp_path / "child").read_text())
+        child = int((tmp_path / "child").read_text(encoding="utf-8"))
         assert exists(child)
         if deed == "kill":
             os.kill(client.pid, signal.SIGKILL)

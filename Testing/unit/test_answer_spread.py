@@ -217,8 +217,8 @@ def headline_keeper(headlines: list[str]) -> Callable[..., Path]:
     """The real figure, and what is written above and below it."""
     from ADAttributionLogic.report import figure
 
-    def keep(path: Path, scan: Volume, rows: object, headline: str, footnote: str, scale: object) -> Path:
+    def keep(path: Path, scan: Volume, rows: object, headline: str, footnote: str, **rest: object) -> Path:
         headlines.append(f"{headline} {footnote}")
-        return figure.write_figure(path, scan, rows, headline, footnote, scale=scale)  # type: ignore[arg-type]
+        return figure.write_figure(path, scan, rows, headline, footnote, **rest)  # type: ignore[arg-type]
 
     return keep

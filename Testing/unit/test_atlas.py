@@ -187,7 +187,7 @@ def test_unknown_names_say_what_there_is(tmp_path: Path) -> None:
         load_atlas("neuromorphometric")
     with pytest.raises(UnknownNameError, match="aal116-rieke2018"):
         load_atlas("aal", grouping="nonsense")
-    (tmp_path / "g.json").write_text(json.dumps({"groups": [{"left": [1]}]}))
+    (tmp_path / "g.json").write_text(json.dumps({"groups": [{"left": [1]}]}), encoding="utf-8")
     with pytest.raises(AtlasError, match="not a grouping"):
         load_grouping(str(tmp_path / "g.json"))
     assert "aal2-left-right" in available_groupings()
@@ -196,7 +196,7 @@ def test_unknown_names_say_what_there_is(tmp_path: Path) -> None:
 def test_a_users_own_atlas(tmp_path: Path, atlas: Atlas) -> None:
     path = write_volume(atlas.labels, tmp_path / "mine.nrrd")
     names = tmp_path / "names.csv"
-    names.write_text("index,name\n1,Left Thing\n2,Right Thing\n")
+    names.write_text("index,name\n1,Left Thing\n2,Right Thing\n", encoding="utf-8")
     own = load_atlas(str(path), names_file=names)
     assert [(r.name, r.hemisphere) for r in own.regions[:2]] == [("Left Thing", "left"), ("Right Thing", "right")]
     assert own.regions[2].name == "label 3"
@@ -245,7 +245,7 @@ def test_label_formats_of_the_field(tmp_path: Path, kind: str) -> None:
 )
 def test_unusable_lists_of_names_are_refused(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "names.txt"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(AtlasError, match=reason):
         read_region_names(path)
 

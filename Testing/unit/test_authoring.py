@@ -197,7 +197,7 @@ def make_maps(folder: Path, architecture: str, splits: int = 2, **changes: objec
         "preprocessing_dict": {"preprocessing": "t1-linear", "mode": "image", "use_uncropped_image": False},
     }
     folder.mkdir()
-    (folder / "maps.json").write_text(json.dumps(parameters | changes))
+    (folder / "maps.json").write_text(json.dumps(parameters | changes), encoding="utf-8")
     task = "-score" if changes.get("network_task") == "regression" else ""
     for split in range(splits):
         network = build_network(ARCHITECTURES[architecture] + task, (169, 208, 179))
@@ -253,8 +253,8 @@ def test_a_regression_becomes_a_score_named_after_its_label(tmp_path: Path) -> N
 )
 def test_a_maps_that_is_not_understood_is_refused_by_name(changes: dict[str, object], message: str, tmp_path: Path):
     maps = make_maps(tmp_path / "MAPS", "Conv4_FC3", 0)
-    parameters = json.loads((maps / "maps.json").read_text())
-    (maps / "maps.json").write_text(json.dumps(parameters | changes))
+    parameters = json.loads((maps / "maps.json").read_text(encoding="utf-8"))
+    (maps / "maps.json").write_text(json.dumps(parameters | changes), encoding="utf-8")
     with pytest.raises(NetworkError, match=message):
         read_maps(maps)
 
@@ -298,7 +298,7 @@ def make_bundle(folder: Path, **changes: object) -> Path:
     }
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()
-    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata | changes))
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata | changes), encoding="utf-8")
     return folder
 
 
@@ -342,7 +342,7 @@ def test_a_bundle_for_other_images_is_refused(image: dict[str, object], message:
 @pytest.mark.parametrize("kind", ["maps.json", "configs/metadata.json"])
 def test_damaged_descriptions_are_refused_with_a_sentence(kind: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
-    (tmp_path / kind).write_text(text)
+    (tmp_path / kind).write_text(text, encoding="utf-8")
     with pytest.raises(NetworkError):
         create_package(tmp_path, SAID, tmp_path / "package")
 

@@ -42,7 +42,7 @@ def folder(tmp_path: Path, small_scan_file: Path) -> Path:
     shutil.copy(small_scan_file, scans / "a.nii.gz")
     shutil.copy(small_scan_file, scans / "second visit" / "a.nii.gz")
     write_volume(Volume(np.ones((20, 20, 20), np.float32), np.eye(4)), scans / "b constant.nii.gz")
-    (scans / "notes.txt").write_text("no scan")
+    (scans / "notes.txt").write_text("no scan", encoding="utf-8")
     (scans / ".hidden.nii.gz").write_bytes(b"")
     return scans
 
@@ -63,7 +63,8 @@ def test_a_folder_with_a_broken_scan_and_a_second_start(folder: Path, small_mode
     assert (result.done, result.failed, result.kept) == (2, 1, 0) and seen == [s.name for s in scans]
     rows = rows_of(result.summary)
     assert [r["status"] for r in rows] == ["done", "failed", "done"]
-    assert "constant" in rows[1]["message"] and "ScanError" in (tmp_path / "out" / "failures.log").read_text()
+    assert "constant" in rows[1]["message"]
+    assert "ScanError" in (tmp_path / "out" / "failures.log").read_text(encoding="utf-8")
     assert float(rows[0]["P(AD)"]) == pytest.approx(1 - float(rows[0]["P(CN)"]), abs=1e-5)
     assert rows[0]["explained_class"] == "AD" and rows[0]["top region (gradient-x-input)"]
     assert (tmp_path / "out" / "a" / "heatmaps" / "gradient-x-input.nii.gz").is_file()
@@ -93,10 +94,10 @@ def test_another_question_or_a_foreign_folder_is_refused(folder: Path, small_mod
     with pytest.raises(OutputError, match="another methods"):
         explain_batch(scans, small_model, BatchOptions([MethodRequest("lrp")], figure=False), tmp_path / "out")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("my only copy")
+    (tmp_path / "mine" / "thesis.txt").write_text("my only copy", encoding="utf-8")
     with pytest.raises(OutputError, match="nothing is overwritten"):
         explain_batch(scans, small_model, OPTIONS, tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "my only copy"
+    assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "my only copy"
 
 
 def test_a_list_of_scans(tmp_path: Path) -> None:
@@ -108,9 +109,9 @@ def test_a_list_of_scans(tmp_path: Path) -> None:
     names = [s.name for s in scans]
     assert names[1] == "two" and len(set(names)) == 3 and all(n.startswith("P1-") for n in (names[0], names[2]))
     assert scans[0].path == tmp_path / "x" / "one.nii.gz"
-    (tmp_path / "list.csv").write_text("name,scan\nP1,three.mgz\nP1,x/one.nii.gz\n")
+    (tmp_path / "list.csv").write_text("name,scan\nP1,three.mgz\nP1,x/one.nii.gz\n", encoding="utf-8")
     assert [s.name for s in find_scans(tmp_path / "list.csv")] == [names[2], names[0]]
-    (tmp_path / "bad.csv").write_text("file\na.nii\n")
+    (tmp_path / "bad.csv").write_text("file\na.nii\n", encoding="utf-8")
     with pytest.raises(ScanError, match="line 2: the column 'scan' is missing"):
         find_scans(tmp_path / "bad.csv")
     (tmp_path / "empty").mkdir()
@@ -122,7 +123,7 @@ def test_a_list_of_scans(tmp_path: Path) -> None:
 
 def test_a_name_is_that_of_the_subject_and_the_path(tmp_path: Path) -> None:
     lines = ["sub-01/T1.nii.gz", "/data/study/sub-02/ses-1/anat/sub-02_T1w.nii", "visit/T1.nii", "visit_T1.nii"]
-    (tmp_path / "list.csv").write_text("scan\n" + "\n".join(lines))
+    (tmp_path / "list.csv").write_text("scan\n" + "\n".join(lines), encoding="utf-8")
     first, second, *others = (s.name for s in find_scans(tmp_path / "list.csv"))
     assert first == "sub-01_T1" and second == "sub-02_ses-1_anat_sub-02_T1w"
     assert all(name.startswith("visit_T1-") for name in others) and len(set(others)) == 2
@@ -130,8 +131,7 @@ def test_a_name_is_that_of_the_subject_and_the_path(tmp_path: Path) -> None:
 
 def test_names_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(
-        "name,scan\n../../escape,a.nii\n..,b.nii\nCON/x,c.nii\n" + "n" * 300 + ",d.nii\n"
-    )
+        "name,scan\n../../escape,a.nii\n..,b.nii\nCON/x,c.nii\n" + "n" * 300 + ",d.nii\n", encoding="utf-8")
     *names, long = (s.name for s in find_scans(tmp_path / "list.csv"))
     assert names == ["escape", "scan", "CON_x"] and len(long) < 140
 
@@ -180,7 +180,7 @@ def probabilities(summary: Path) -> dict[str, str]:
 
 def write_list(folder: Path, *subjects: str) -> Path:
     path = folder / "list.csv"
-    path.write_text("scan\n" + "\n".join(f"{s}/T1.nii.gz" for s in subjects))
+    path.write_text("scan\n" + "\n".join(f"{s}/T1.nii.gz" for s in subjects), encoding="utf-8")
     return path
 
 
@@ -197,8 +197,7 @@ def test_no_patient_gets_anothers_row(patients: Path, small_model: Model, tmp_pa
     # The same names with the paths exchanged: both are computed again, and the message says why.
     for order in (("sub-01", "sub-02"), ("sub-02", "sub-01")):
         (patients / "list.csv").write_text(
-            "name,scan\n" + "\n".join(f"P{n},{s}/T1.nii.gz" for n, s in enumerate(order))
-        )
+            "name,scan\n" + "\n".join(f"P{n},{s}/T1.nii.gz" for n, s in enumerate(order)), encoding="utf-8")
         result = explain_batch(find_scans(patients / "list.csv"), small_model, OPTIONS, tmp_path / "named")
         found = probabilities(result.summary)
         assert result.done == 2 and all(found[s] == expected[s] for s in order)
@@ -217,10 +216,10 @@ def test_a_scan_changed_in_place_is_computed_again(
     assert after["sub-01"] != before["sub-01"] and after["sub-02"] == before["sub-02"]
     # Notes that somebody has put beside a result are not deleted for it.
     brighter(small_scan_file, patients / "sub-01" / "T1.nii.gz", 0.8)
-    (tmp_path / "out" / "sub-01_T1" / "remarks.txt").write_text("mine")
+    (tmp_path / "out" / "sub-01_T1" / "remarks.txt").write_text("mine", encoding="utf-8")
     result = explain_batch(scans, small_model, OPTIONS, tmp_path / "out")
     assert result.failed == 1 and "remarks.txt" in rows_of(result.summary)[0]["message"]
-    assert (tmp_path / "out" / "sub-01_T1" / "remarks.txt").read_text() == "mine"
+    assert (tmp_path / "out" / "sub-01_T1" / "remarks.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_damaged_or_foreign_result_is_not_taken(patients: Path, small_model: Model, tmp_path: Path) -> None:
@@ -281,7 +280,7 @@ def test_a_full_disk_leaves_a_batch_that_goes_on(folder: Path, small_model: Mode
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "batch.json").touch()
     assert explain_batch(find_scans(folder)[:1], small_model, OPTIONS, tmp_path / "out").done == 1
-    (tmp_path / "out" / "batch.json").write_text('{"kind": ')
+    (tmp_path / "out" / "batch.json").write_text('{"kind": ', encoding="utf-8")
     with pytest.raises(OutputError, match=r"batch\.json is damaged"):
         explain_batch(find_scans(folder)[:1], small_model, OPTIONS, tmp_path / "out")
 
@@ -350,10 +349,10 @@ def test_cells_of_the_summary_are_no_formulas(tmp_path: Path, small_scan_file: P
     scans = tmp_path / "scans"
     scans.mkdir()
     (scans / "=cmd|'calc'!A1.nii").write_bytes(b"no scan")
-    (tmp_path / "list.csv").write_text("name,scan\n@SUM(A1),=cmd.nii\n")
+    (tmp_path / "list.csv").write_text("name,scan\n@SUM(A1),=cmd.nii\n", encoding="utf-8")
     for source in (scans, tmp_path / "list.csv"):
         result = explain_batch(find_scans(source), small_model, OPTIONS, tmp_path / f"out-{source.name}")
-        for row in csv.reader(result.summary.open()):
+        for row in csv.reader(result.summary.open(encoding="utf-8")):
             assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row), row
     assert plain_cell("-0.5") == "'-0.5" and plain_cell(-0.5) == -0.5 and plain_cell("Left-Hippocampus")[0] == "L"
 
@@ -380,7 +379,7 @@ def test_scans_that_are_registered_first(
     command += ["--no-figure", "--registration", "affine", "--registered", "yes", "--space", "native"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 3, "the constant one fails"
     assert (tmp_path / "out" / "a" / "preprocessing" / "brain.nii.gz").is_file()
-    assert json.loads((tmp_path / "out" / "a" / "provenance.json").read_text())["space"] == "native"
+    assert json.loads((tmp_path / "out" / "a" / "provenance.json").read_text(encoding="utf-8"))["space"] == "native"
     assert main([*command[:-2], "--out", str(tmp_path / "out")]) == 6, "the other space is another question"
     assert "another preparation" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -221,7 +221,7 @@ def test_frames_of_several_scales(volume: Volume, tmp_path: Path) -> None:
 
 
 def test_other_files_in_a_dicom_folder_are_passed_over(volume: Volume, dicom: Path) -> None:
-    (dicom / "notes.txt").write_text("seen by nobody")
+    (dicom / "notes.txt").write_text("seen by nobody", encoding="utf-8")
     (dicom / "DICOMDIR").write_bytes(bytes(200))
     os.mkfifo(dicom / "pipe")
     (dicom / "sub").mkdir()

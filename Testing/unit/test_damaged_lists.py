@@ -33,7 +33,7 @@ def test_no_list_of_names_takes_more_than_linear_time(tmp_path: Path, unit: str)
     """Half a megabyte of what patterns over the whole text took hours for."""
     path = tmp_path / "names.txt"
     for start in ("", "1 2 3\n"):
-        path.write_text(start + unit * (500_000 // len(unit)))
+        path.write_text(start + unit * (500_000 // len(unit)), encoding="utf-8")
         began = time.process_time()
         with pytest.raises(AtlasError):
             read_region_names(path)
@@ -57,10 +57,10 @@ def test_what_is_no_label_is_no_label(tmp_path: Path, number: str) -> None:
 
 def test_labels_and_colours_out_of_range_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text(f"index,name\n{MAX_LABEL + 1},Hippocampus\n")
+    path.write_text(f"index,name\n{MAX_LABEL + 1},Hippocampus\n", encoding="utf-8")
     with pytest.raises(AtlasError, match=f"the label {MAX_LABEL + 1}; the largest"):
         read_region_names(path)
-    path.write_text("5 Hippocampus 300 0 0 0\n")
+    path.write_text("5 Hippocampus 300 0 0 0\n", encoding="utf-8")
     with pytest.raises(AtlasError, match=r"colour \(300, 0, 0\)"):
         read_region_names(path)
 
@@ -111,10 +111,10 @@ def test_a_label_map_of_a_million_pieces_is_no_atlas() -> None:
 )
 def test_groupings_of_other_types_are_refused(tmp_path: Path, document: Any) -> None:
     path = tmp_path / "g.json"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(AtlasError, match="is not a grouping"):
         load_grouping(str(path))
-    path.write_text("[" * 100_000)
+    path.write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(AtlasError, match="is not a grouping"):
         load_grouping(str(path))
 

@@ -59,8 +59,9 @@ def test_big_endian_files(volume: Volume, tmp_path: Path) -> None:
         header = save(volume, tmp_path, Path(name).suffix, packed=False)
         voxels = next(p for p in tmp_path.glob("scan.raw"))
         voxels.write_bytes(volume.array.T.astype(">i2").tobytes())
-        text = header.read_text().replace("OrderMSB = False", "OrderMSB = True").replace("little", "big")
-        header.write_text(text)
+        text = header.read_text(encoding="utf-8")
+        text = text.replace("OrderMSB = False", "OrderMSB = True").replace("little", "big")
+        header.write_text(text, encoding="utf-8")
         np.testing.assert_array_equal(read_scan(header).array, volume.array)
         voxels.unlink()
 
@@ -199,9 +200,9 @@ def test_reading_takes_no_more_than_three_times_the_image_and_200_mb(tmp_path: P
 
 
 def edit(path: Path, old: str, new: str) -> Path:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), encoding="utf-8")
     return path
 
 

@@ -28,7 +28,7 @@ leave_in_order()
 if sys.argv[2] == "C":
     signal.signal(signal.SIGINT, lambda *_: None)  # as the progress bar does: it waits for the current step
 with owned_folder(Path(sys.argv[1]), "x-") as folder:
-    (folder / "half").write_text("half")
+    (folder / "half").write_text("half", encoding="utf-8")
     print("computing", flush=True)
     if sys.argv[2] == "python":
         while True:
@@ -209,4 +209,4 @@ def test_a_file_whose_name_is_no_utf_8(small_scan_file: Path, small_package: Pat
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     (folder,) = (p for p in tmp_path.iterdir() if p.is_dir())
-    assert json.loads((folder / "provenance.json").read_text())["scan"]["source"] == str(scan)
+    assert json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["scan"]["source"] == str(scan)

@@ -331,13 +331,13 @@ def test_full_agreement_and_none_to_measure() -> None:
 def test_an_ensembles_result_as_files(scores: Model, scan: Volume, atlas: Atlas, tmp_path: Path) -> None:
     found = explain(scan, scores, ["lrp"], atlas=atlas, member_sd=True)
     folder = write_explanation(found, tmp_path / "result")
-    record = json.loads((folder / "provenance.json").read_text())
+    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     assert record["outcome"]["values"] == {"COG": found.outcome.score} and len(record["outcome"]["members"]) == 3
     assert record["model"]["members"][1] == {"name": "m1", "weights_sha256": "1" * 64}
     assert (folder / "overview.png").exists() and (folder / "heatmaps" / "lrp-sd.nii.gz").exists()
-    header = (folder / "tables" / "lrp.csv").read_text().splitlines()[0]
+    header = (folder / "tables" / "lrp.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header.endswith("member_sd,member_top_ten")
-    assert json.loads((folder / "tables" / "lrp.units.json").read_text())["quantity"] == "COG (points)"
+    assert json.loads((folder / "tables" / "lrp.units.json").read_text(encoding="utf-8"))["quantity"] == "COG (points)"
 
 
 def test_what_a_table_is_of() -> None:

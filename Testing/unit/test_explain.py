@@ -302,23 +302,24 @@ def test_a_result_folder(explanation: Explanation, tmp_path: Path) -> None:
     assert sorted(p.name for p in (folder / "tables").iterdir())[:4] == [
         "gradient-x-input.csv", "gradient-x-input.json", "gradient-x-input.tsv", "gradient-x-input.units.json",
     ]  # fmt: skip
-    assert json.loads((folder / "provenance.json").read_text())["kind"] == "ad-attribution/explanation/1"
+    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    assert record["kind"] == "ad-attribution/explanation/1"
     assert [p.name for p in tmp_path.iterdir()] == ["out"], "no temporary files are left"
 
 
 def test_results_are_never_overwritten_unasked(explanation: Explanation, tmp_path: Path) -> None:
     folder = write_explanation(explanation, tmp_path / "out", figure=False)
     mine = folder / "my notes.txt"
-    mine.write_text("keep")
+    mine.write_text("keep", encoding="utf-8")
     with pytest.raises(OutputError, match="nothing is overwritten"):
         write_explanation(explanation, folder, figure=False)
-    assert mine.read_text() == "keep"
+    assert mine.read_text(encoding="utf-8") == "keep"
     with pytest.raises(OutputError, match=r"did not write.*my notes\.txt"):
         write_explanation(explanation, folder, overwrite=True, figure=False)
-    assert mine.read_text() == "keep", "--overwrite replaces results, not what lies beside them"
+    assert mine.read_text(encoding="utf-8") == "keep", "--overwrite replaces results, not what lies beside them"
     mine.unlink()
     table = folder / "tables" / "lrp.csv"
-    table.write_text(table.read_text() + "a remark of mine\n")
+    table.write_text(table.read_text(encoding="utf-8") + "a remark of mine\n")
     with pytest.raises(OutputError, match=r"changed since: tables/lrp\.csv"):
         write_explanation(explanation, folder, overwrite=True, figure=False)
     table.unlink()
@@ -331,7 +332,7 @@ def test_foreign_folders_are_not_overwritten_even_when_asked(explanation: Explan
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"1")
     with pytest.raises(OutputError, match="was not written by this program"):
         write_explanation(explanation, tmp_path / "photos", overwrite=True)
-    (tmp_path / "file").write_text("1")
+    (tmp_path / "file").write_text("1", encoding="utf-8")
     with pytest.raises(OutputError, match="not a folder"):
         check_output_folder(tmp_path / "file", True)
     assert (tmp_path / "photos" / "holiday.jpg").exists()

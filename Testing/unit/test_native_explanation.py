@@ -95,7 +95,7 @@ def test_the_command_line_writes_transforms_and_quality(
         "transforms/model-to-scan.mat",
         "transforms/scan-to-model.mat",
     }
-    record = json.loads((tmp_path / "out" / "preprocessing.json").read_text())
+    record = json.loads((tmp_path / "out" / "preprocessing.json").read_text(encoding="utf-8"))
     assert record["quality"]["passed"] and "not for clinical use" in record["notice"]
     assert main(command) == 6, "nothing is overwritten"
     assert sorted(p.name for p in tmp_path.iterdir() if p != cache) == ["out", "scan.nii.gz"]

@@ -88,12 +88,12 @@ def test_explain_shows_the_heatmap_on_the_scan_as_acquired(
     heatmap = nib.load(out / "heatmaps" / "lrp.nii.gz")
     assert heatmap.shape == native.scan.grid.shape
     np.testing.assert_allclose(heatmap.affine, native.scan.affine, atol=1e-4)
-    record = json.loads((out / "provenance.json").read_text())
+    record = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
     assert record["space"] == "native" and record["quality"]["passed"] and not record["preprocessing_from_cache"]
     names = {p.name for p in (out / "preprocessing").rglob("*")}
     assert {"brain.nii.gz", "brain-mask.nii.gz", "quality.png", "scan-to-model.mat", "model-to-scan.mat"} <= names
-    with open(out / "tables" / "lrp.json") as file:
+    with open(out / "tables" / "lrp.json", encoding="utf-8") as file:
         assert json.load(file)
     assert (out / "scene.mrb").exists()
     assert main([*command, "--method", "sensitivity", "--no-scene", "--no-figure", "--out", str(tmp_path / "b")]) == 0
-    assert json.loads((tmp_path / "b" / "provenance.json").read_text())["preprocessing_from_cache"]
+    assert json.loads((tmp_path / "b" / "provenance.json").read_text(encoding="utf-8"))["preprocessing_from_cache"]

@@ -71,12 +71,12 @@ def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("harm", HARM)
 def test_torchscript_is_refused_without_being_loaded(torchscript: Path, tmp_path: Path, suffix: str, harm: str) -> None:
     victim = tmp_path / "notes.txt"
-    victim.write_text("the user's own words")
+    victim.write_text("the user's own words", encoding="utf-8")
     line = HARM[harm].format(path=str(victim))
     crafted = with_code(torchscript, tmp_path / f"net{suffix}", lambda code: f"{code}\n  {line}\n")
     with pytest.raises(UnsafeFileError, match=r"(?s)is TorchScript.*torch\.export\.save"):
         load_model(crafted, shape=SHAPE)
-    assert victim.read_text() == "the user's own words"
+    assert victim.read_text(encoding="utf-8") == "the user's own words"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_torchscript_in_a_package_is_refused_and_its_owner_told_how_to_convert_i
         "licence": "none",
         "intended_use": "testing",
     }
-    (tmp_path / "model.json").write_text(json.dumps(document))
+    (tmp_path / "model.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(UnsafeFileError, match=r"(?s)load_state_dict\(torch\.jit\.load.*MONAI bundle"):
         load_package(tmp_path)
 

@@ -178,16 +178,16 @@ def test_every_member_is_checked_before_anything_is_used(pair: Path) -> None:
     ],
 )
 def test_cards_of_scores_that_make_no_sense_are_refused(pair: Path, changes: dict[str, object], reason: str) -> None:
-    document = json.loads((pair / "model.json").read_text())
-    (pair / "model.json").write_text(json.dumps({**document, **changes}))
+    document = json.loads((pair / "model.json").read_text(encoding="utf-8"))
+    (pair / "model.json").write_text(json.dumps({**document, **changes}), encoding="utf-8")
     with pytest.raises(NetworkError, match=reason):
         read_card(pair)
 
 
 def test_members_of_one_name_are_refused(pair: Path) -> None:
-    document = json.loads((pair / "model.json").read_text())
+    document = json.loads((pair / "model.json").read_text(encoding="utf-8"))
     document["members"][1]["name"] = "one"
-    (pair / "model.json").write_text(json.dumps(document))
+    (pair / "model.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(NetworkError, match="names are not all different"):
         read_card(pair)
 

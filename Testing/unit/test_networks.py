@@ -316,9 +316,9 @@ def package(tmp_path: Path) -> Path:
 
 
 def edit(package: Path, **changes: object) -> Path:
-    document = json.loads((package / "model.json").read_text())
+    document = json.loads((package / "model.json").read_text(encoding="utf-8"))
     document.update(changes)
-    (package / "model.json").write_text(json.dumps(document))
+    (package / "model.json").write_text(json.dumps(document), encoding="utf-8")
     return package
 
 
@@ -405,7 +405,8 @@ def test_packages_of_network_files(tmp_path: Path) -> None:
     export(PublishedStyle(3).eval(), torch.zeros(1, 1, 20, 20, 20), path)
     weights = {"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
     grid = {"shape": [20, 20, 20], "affine": None, "space": "none"}
-    (folder / "model.json").write_text(json.dumps(card(network={"format": "pt2"}, weights=weights, grid=grid)))
+    complete = card(network={"format": "pt2"}, weights=weights, grid=grid)
+    (folder / "model.json").write_text(json.dumps(complete), encoding="utf-8")
     assert load_package(folder).network.graph is not None
 
 

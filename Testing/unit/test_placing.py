@@ -19,8 +19,8 @@ LAST = "complete.txt"
 
 def write(folder: Path, text: str) -> None:
     (folder / "maps").mkdir()
-    (folder / "maps" / "one.txt").write_text(text)
-    (folder / LAST).write_text(text)
+    (folder / "maps" / "one.txt").write_text(text, encoding="utf-8")
+    (folder / LAST).write_text(text, encoding="utf-8")
 
 
 def result(target: Path, text: str) -> None:
@@ -38,7 +38,7 @@ def own_files(target: Path) -> dict[str, str]:
 
 
 def texts(target: Path) -> set[str]:
-    return {p.read_text() for p in target.rglob("*.txt")}
+    return {p.read_text(encoding="utf-8") for p in target.rglob("*.txt")}
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_renamed(
         check_place(folder, LAST)
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
     with pytest.raises(RuntimeError), writing(check_replacement(folder, LAST, own_files(folder))) as unfinished:
-        (unfinished / "half").write_text("half")
+        (unfinished / "half").write_text("half", encoding="utf-8")
         raise RuntimeError("killed by a bug")
     assert texts(folder) == {"second"} and len(list(folder.iterdir())) == 2
 
@@ -123,14 +123,14 @@ def test_what_appears_meanwhile_in_a_mount_point_stays(mount: Path) -> None:
     place = check_place(mount, LAST)
     with pytest.raises(OutputError, match="appeared or changed"), writing(place) as folder:
         write(folder, "mine")
-        (mount / "notes.txt").write_text("a note")
+        (mount / "notes.txt").write_text("a note", encoding="utf-8")
     assert texts(mount) == {"a note"}
     (mount / "notes.txt").unlink()
     result(mount, "first")
     place = check_replacement(mount, LAST, own_files(mount))
     with writing(place) as folder:
         write(folder, "second")
-        (mount / "notes.txt").write_text("a note")
+        (mount / "notes.txt").write_text("a note", encoding="utf-8")
     assert texts(mount) == {"a note", "second"}
 
 
@@ -170,9 +170,10 @@ def test_files_that_are_not_ours_outlive_a_replacement(tmp_path: Path) -> None:
     place = check_replacement(target, LAST, own_files(target))
     with writing(place) as folder:
         write(folder, "second")
-        (target / "notes.txt").write_text("a note")
-    assert texts(target) == {"second"} and (tmp_path / "out-earlier" / "notes.txt").read_text() == "a note"
-    (target / "notes.txt").write_text("another note")
+        (target / "notes.txt").write_text("a note", encoding="utf-8")
+    assert texts(target) == {"second"}
+    assert (tmp_path / "out-earlier" / "notes.txt").read_text(encoding="utf-8") == "a note"
+    (target / "notes.txt").write_text("another note", encoding="utf-8")
     with pytest.raises(OutputError, match=r"did not write.*notes\.txt"):
         check_replacement(target, LAST, {"maps/one.txt": ""})
     (target / "notes.txt").unlink()
@@ -182,7 +183,7 @@ def test_files_that_are_not_ours_outlive_a_replacement(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_said_before_the_computation(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="cannot be written"):
         check_place(tmp_path / "file" / "out", LAST)
     with pytest.raises(OutputError, match="cannot be written"):
@@ -200,17 +201,17 @@ def test_results_are_their_owners_only(tmp_path: Path) -> None:
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
     alive = OwnedFolder(tmp_path, ".out-writing-")
-    (alive.path / "data").write_text("half")
+    (alive.path / "data").write_text("half", encoding="utf-8")
     dead = os.fork()
     if not dead:
         left = OwnedFolder(tmp_path, ".out-writing-")
         (left.path / "deep").mkdir()
-        (left.path / "deep" / "data").write_text("half")
+        (left.path / "deep" / "data").write_text("half", encoding="utf-8")
         (tmp_path / ".out-writing-killed at once").mkdir()
         os._exit(0)
     os.waitpid(dead, 0)
     (tmp_path / ".my own-writing-book").mkdir()
-    (tmp_path / ".my own-writing-book" / "chapter").write_text("1")
+    (tmp_path / ".my own-writing-book" / "chapter").write_text("1", encoding="utf-8")
     assert len(list(tmp_path.iterdir())) == 4
     assert tidy_up(tmp_path) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".my own-writing-book", alive.path.name])

@@ -517,7 +517,7 @@ def test_damaged_entries_go_and_the_oldest_are_forgotten(
 
     for age in range(4):
         (tmp_path / str(age)).mkdir()
-        (tmp_path / str(age) / "entry.json").write_text("{}")
+        (tmp_path / str(age) / "entry.json").write_text("{}", encoding="utf-8")
         os.utime(tmp_path / str(age), (1e9 - age, 1e9 - age))
     cache_module._forget_oldest(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1"]
@@ -571,7 +571,7 @@ def hd_bet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     program = tmp_path / "hd-bet"
-    program.write_text(HD_BET.format(python=sys.executable))
+    program.write_text(HD_BET.format(python=sys.executable), encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 

@@ -87,10 +87,10 @@ def test_the_readmes_picture_and_files_exist() -> None:
 
 
 def test_the_readmes_make_targets_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make ([a-z]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_the_wheel_explains_outside_of_the_clone(
     assert "simulated-atrophy" in run("-m", "ADAttributionLogic.cli", "models"), "the resources are there"
     command = ["explain", str(small_scan_file), "--model", str(small_package), "--method", "lrp", "--out", "result"]
     assert "Results: result" in run("-m", "ADAttributionLogic.cli", *command)
-    record = json.loads((tmp_path / "elsewhere" / "result" / "provenance.json").read_text())
+    record = json.loads((tmp_path / "elsewhere" / "result" / "provenance.json").read_text(encoding="utf-8"))
     assert len(record["software"]["code_sha256"]) == 64 and record["software"]["scipy"]
     assert (tmp_path / "elsewhere" / "result" / "scene.mrb").is_file()
 
@@ -174,9 +174,9 @@ def test_every_dependency_has_a_tested_version() -> None:
     """The constraints file names each, within the bounds that pyproject.toml gives."""
     from packaging.requirements import Requirement
 
-    lines = (ROOT / "Testing" / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "Testing" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     tested = dict(line.split("==") for line in lines if not line.startswith("#"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     for text in [*project["dependencies"], *(r for name in extras for r in extras[name])]:
         needed = Requirement(text)
@@ -192,5 +192,5 @@ def test_the_licences_of_all_that_is_used_are_listed() -> None:
 
 
 def test_continuous_integration_makes_a_bill_of_materials() -> None:
-    assert re.search(r"^make sbom$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert "Report a vulnerability" in (ROOT / ".github" / "SECURITY.md").read_text()
+    assert re.search(r"^make sbom$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert "Report a vulnerability" in (ROOT / ".github" / "SECURITY.md").read_text(encoding="utf-8")

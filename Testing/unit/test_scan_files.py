@@ -261,7 +261,7 @@ def test_a_dicom_series_with_a_missing_slice_is_refused(right_handed: Volume, tm
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("nothing here")
+    (tmp_path / "notes.txt").write_text("nothing here", encoding="utf-8")
     with pytest.raises(ScanError, match="no DICOM series"):
         read_scan(tmp_path)
 

@@ -160,7 +160,7 @@ def test_scans_are_kept_and_made_once(anatomy: Anatomy, tmp_path: Path) -> None:
 
 def test_the_list_of_subjects(tmp_path: Path) -> None:
     write_subject_list(draw_cohort(CohortPlan(2, 2, 2)), tmp_path / "s.tsv")
-    lines = (tmp_path / "s.tsv").read_text().splitlines()
+    lines = (tmp_path / "s.tsv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 7 and lines[0].startswith("subject\tsplit\tclass\tatrophy_left_mm")
     with pytest.raises(FileExistsError):
         write_subject_list([], tmp_path / "s.tsv")

@@ -221,10 +221,10 @@ def test_a_disk_that_fills_up_on_the_way(network: RegisteredNetwork, home: Path)
 
 def test_nothing_is_overwritten(network: RegisteredNetwork) -> None:
     target = install_registered(network)
-    (target / "note.txt").write_text("mine")
+    (target / "note.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="models remove untrained"):
         install_registered(network)
-    assert (target / "note.txt").read_text() == "mine"
+    assert (target / "note.txt").read_text(encoding="utf-8") == "mine"
 
 
 # ------------------------------------------------------------------------------------------------------------ offline
@@ -288,7 +288,7 @@ def test_a_damaged_zip_and_what_is_no_package_are_refused(small_package: Path, t
     with pytest.raises(NetworkError, match=r"no model\.json"):
         install_package(tmp_path / "empty")
     text = tmp_path / "text.zip"
-    text.write_text("no zip")
+    text.write_text("no zip", encoding="utf-8")
     with pytest.raises(NetworkError, match="neither a folder nor a sound zip"):
         install_package(text)
     assert left_over(home) == []
