@@ -49,6 +49,7 @@ ROOMS = {
     "reading": {"reading"},
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
+    "cohort": {"cohort", "report", "relevance"},
 }
 
 
