@@ -47,7 +47,9 @@ ROOMS = {
     "ensembles": {"ensembles", "attribution", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
+    "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
+    "cohort": {"cohort", "report", "relevance"},
 }
 
 
