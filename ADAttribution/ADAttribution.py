@@ -50,6 +50,7 @@ from ADAttributionLib.SampleScans import sampleSources
 from ADAttributionLib.ScanArrivals import ScanArrivals, firstScan
 from ADAttributionLib.SetupPanel import SetupPanel, chosenPython
 from ADAttributionLib.Signals import connect
+from ADAttributionLib.WhatIf import WhatIf
 from ADAttributionLib.WorkerClient import WorkerClient
 
 # -------------------------------------------------------------------------------------------------------------- module
@@ -434,6 +435,7 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         self._explainer = None
+        self._trials = None
         self._timer = None
 
     def getParameterNode(self):
@@ -455,6 +457,7 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         if self._explainer is None:
             client = WorkerClient(interpreter=QtSeam.workerInterpreter(self.interpreter))
             self._explainer = ExplainLogic(slicer.mrmlScene, client)
+            self._trials = WhatIf(self._explainer)
             self._timer = QtSeam.makeTimer(20, self._explainer.poll)
             QtSeam.onQuit(self.close)
         return self._explainer
@@ -470,6 +473,21 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def openResult(self, path, *arguments, **options):
         """Put a result of the command line, or a row of a batch, into the scene; see ADAttributionLib.ExplainLogic."""
         return self.explainer.openResult(path, *arguments, **options)
+
+    @property
+    def trials(self):
+        """What if parts of a scan were not there: see ADAttributionLib.WhatIf."""
+        return self._trials if self.explainer is not None else None
+
+    def whatIf(self, run, covers, **options):
+        """Cover parts of a run's scan and ask its network again; returns the Trial with ``before`` and ``after``.
+
+        Example::
+
+            trial = logic.whatIf(run, {"regions": ["Hippocampus_L", "Hippocampus_R"], "put": "mirrored"})
+            print(trial.before.values, trial.after.values)
+        """
+        return self.trials.ask(run, covers, **options)
 
     def isPrepared(self, volumeNode, model, **preparation):
         """Whether a scan was registered and checked in just this way in this session."""

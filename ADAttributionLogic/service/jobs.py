@@ -34,7 +34,7 @@ def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
     monitor.report(0.0, "loading the network")
     model = store.model(_required(job, "model"))
     common: dict[str, Any] = {
-        "atlas": _atlas(job.get("atlas"), folder),
+        "atlas": load_asked_atlas(job.get("atlas"), folder),
         "target": job.get("target", "positive"),
         "start": job.get("start"),
         "start_reference": job.get("start_reference"),
@@ -181,7 +181,7 @@ def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monit
     )
     scans = find_scans(_required(job, "input"), without=[_required(job, "output")])
     model = store.model(_required(job, "model"))
-    atlas = _atlas(job.get("atlas"), folder)
+    atlas = load_asked_atlas(job.get("atlas"), folder)
     result = explain_batch(scans, model, options, _required(job, "output"), atlas=atlas, monitor=monitor)
     counts = {"done": result.done, "failed": result.failed, "kept": result.kept}
     return {"summary": str(result.summary), "rows": result.rows, **counts}
@@ -253,7 +253,8 @@ def _requests(job: Mapping[str, Any]) -> list[MethodRequest]:
     return [MethodRequest(entry["name"], entry.get("options", {})) for entry in _required(job, "methods")]
 
 
-def _atlas(entry: Mapping[str, Any] | None, folder: Path) -> Atlas | None:
+def load_asked_atlas(entry: Mapping[str, Any] | None, folder: Path) -> Atlas | None:
+    """The atlas that a request names or brings along."""
     from ADAttributionLogic.atlas.library import load_atlas
     from ADAttributionLogic.service.answer import load_atlas_entry
 

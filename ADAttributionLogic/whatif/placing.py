@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects
 
 from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.attribution.area_occlusion import Area
-from ADAttributionLogic.errors import UnknownNameError, UsageError
+from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, identity_transform, resample_to_model
 from ADAttributionLogic.volume import Volume, resample
@@ -42,7 +44,7 @@ class Placing:
 
         Raises
         ------
-        UsageError, UnknownNameError
+        UsageError
             A region that does not exist, or nothing of it lies on the network's grid.
         """
         if isinstance(cover.what, Regions):
@@ -71,16 +73,19 @@ class Placing:
     def _regions(self, name: str | int) -> list[Region]:
         if self.atlas is None:
             raise UsageError(f"There is no atlas in which {name} could be looked up; choose one.")
-        regions = self.atlas.regions
-        text = str(name).lower()
+        regions, text = self.atlas.regions, _spelt(name)
         for matches in (
             [r for r in regions if r.label == name],
-            [r for r in regions if r.name.lower() == text],
-            [r for r in regions if r.group and r.group.lower() == text],
+            [r for r in regions if _spelt(r.name) == text],
+            [r for r in regions if r.group and _spelt(r.group) == text],
         ):
             if matches:
                 return matches
-        raise UnknownNameError(f"region of {self.atlas.name}", str(name), [region.name for region in regions])
+        # Atlases have hundreds of names: the nearest ones, not all.
+        names = {_spelt(n): n for r in reversed(regions) for n in (r.group, r.name) if n}
+        near = [names[n] for n in difflib.get_close_matches(text, names, n=5, cutoff=0.5)]
+        hint = f"Did you mean {', '.join(near)}?" if near else "Its names stand in the region table."
+        raise UsageError(f"There is no region {name!r} in the atlas {self.atlas.name}. {hint}")
 
     def _area_of_label(self, region: Region) -> Area:
         assert self.atlas is not None
@@ -115,6 +120,11 @@ class Placing:
     def _drawn(self, drawn: Drawn) -> npt.NDArray[np.bool_]:
         mask = drawn.mask.with_array((drawn.mask.array != 0).astype(np.uint8))
         return np.asarray(labels_on_model(mask, self.transform, self.grid).array != 0)
+
+
+def _spelt(name: str | int) -> str:
+    """A name as it is compared: atlases write blanks as underscores."""
+    return str(name).lower().replace(" ", "_")
 
 
 def labels_on_model(labels: Volume, transform: SpaceTransform, grid: Grid) -> Volume:

@@ -49,6 +49,7 @@ ROOMS = {
     "reading": {"reading"},
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
+    "whatif": {"whatif", "attribution", "graph", "networks", "atlas", "preprocessing"},
     "cohort": {"cohort", "report", "relevance"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,7 +17,7 @@ from small_networks import PublishedStyle, always_in_boxes, make_lively
 from torch import Tensor, nn
 
 from ADAttributionLogic.atlas.atlas import Atlas, Region
-from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
+from ADAttributionLogic.errors import GridMismatchError, UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import model_from_module
@@ -357,7 +358,7 @@ def test_the_symmetry_of_the_space_is_measured_and_said(image, template) -> None
 def test_what_cannot_be_covered_is_said(image, mean) -> None:
     session = opened(image)
     for cover, error, words in (
-        (Cover(Regions(("Cub_L",)), "zero"), UnknownNameError, "Cube_L"),
+        (Cover(Regions(("Cub L",)), "zero"), UsageError, "Did you mean Cube_L"),
         (Cover(Box((900.0, 0.0, 0.0), (5.0, 5.0, 5.0)), "zero"), UsageError, "Move it onto the brain"),
         (Cover(Drawn(Volume(np.zeros(SHAPE, np.uint8), AFFINE), "empty"), "zero"), UsageError, "Nothing of empty"),
         (Cover(BOX, "reference"), UsageError, "no reference package"),
@@ -396,3 +397,23 @@ def test_a_cover_is_read_from_plain_values() -> None:
     assert cover.what == Box((1.0, 2.0, 3.0), (40.0, 40.0, 40.0)) and cover.put == "mirrored"
     assert cover.title == "box 40×40×40 mm at 1, 2, 3: mirrored"
     assert read_cover({"regions": "Cube_L"}, lambda _: pytest.fail("")).title == "Cube_L: blurred"
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+def test_the_command_line_covers_and_asks(small_scan_file, small_package, capsys) -> None:
+    from ADAttributionLogic.cli import main
+
+    common = ["what-if", str(small_scan_file), "--model", str(small_package), "--atlas", "aal"]
+    assert main([*common, "--region", "Hippocampus", "--box", "-24,-20,-16,30", "--with", "mirrored"]) == 0
+    out, notes = capsys.readouterr()
+    assert "Hippocampus: mirrored; box 30×30×30 mm at -24, -20, -16: mirrored" in out and "P(AD): 0." in out
+    assert " → " in out and "symmetric enough" in notes
+    assert main([*common, "--region", "Hippocampus_L", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["after"]["values"]) == {"CN", "AD"} and found["covers"] == ["Hippocampus_L: blurred"]
+    assert main(common) == 2 and "Nothing to cover" in capsys.readouterr().err
+    assert main([*common, "--box", "1,2,3"]) == 2 and "--box is R,A,S,MM" in capsys.readouterr().err
+    assert main([*common, "--region", "Hypocampus_L"]) == 2
+    assert "Did you mean Hippocampus_L" in capsys.readouterr().err
