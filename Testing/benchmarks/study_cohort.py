@@ -48,7 +48,12 @@ def simulate(people: Sequence[Person], folder: Path) -> None:
         subject, volumes = simulate_person(icbm152_anatomy(), person)
         write_volume(subject.scan, scan)
         brain_ml = float(np.count_nonzero(subject.scan.array)) * subject.scan.grid.voxel_volume_mm3 / 1000
-        found = {"person": asdict(person), "brain_ml": brain_ml, "volumes_mm3": volumes, "change": subject.volume_change}
+        found = {
+            "person": asdict(person),
+            "brain_ml": brain_ml,
+            "volumes_mm3": volumes,
+            "change": subject.volume_change,
+        }
         unfinished = truth.with_suffix(".tmp")
         unfinished.write_text(json.dumps(found) + "\n", encoding="utf-8")
         os.replace(unfinished, truth)
