@@ -112,7 +112,7 @@ def _draw_person(name: str, label: int, seed: int) -> Person:
 
 
 def _parameters(label: int, seed: int, aged: float, site: str, generator: np.random.Generator) -> SubjectParameters:
-    """Those of :func:`~.subject.draw_parameters`, but that mild patients exist, age adds to atrophy, and sites differ."""
+    """As :func:`~.subject.draw_parameters`, but that some patients are mild, age adds to atrophy, and sites differ."""
     drawn = draw_parameters(label, seed)
     disease = generator.uniform(0.4, 2.4) if label == PATIENT else generator.uniform(0.0, 0.3)
     sides = np.clip(disease + generator.normal(0.0, 0.25 if label == PATIENT else 0.05, 2), 0.0, None)

@@ -86,7 +86,7 @@ def performance(found: dict[str, npt.NDArray[np.bool_]], groups: Groups) -> dict
 
 
 def area_under_curve(is_positive: npt.ArrayLike, probability: npt.ArrayLike) -> float:
-    """Area under the ROC curve of the probabilities themselves (not of rounded answers): P(patient > control) + ½ ties."""
+    """Area under the ROC curve of the probabilities, not of rounded answers: P(patient > control) + ½ P(equal)."""
     from scipy.stats import rankdata
 
     truth = np.asarray(is_positive, dtype=bool)

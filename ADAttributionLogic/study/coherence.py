@@ -60,7 +60,7 @@ def chance_limit(regions: int, k: int = TOP, level: float = 0.95) -> float:
 
 
 def kendalls_w(values: npt.ArrayLike) -> float:
-    """Kendall's coefficient of concordance of m rankings of R regions, with the correction for ties; 0 none, 1 all agree.
+    """Kendall's coefficient of concordance of m rankings of R regions, corrected for ties; 0 none, 1 all agree.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def kendalls_w(values: npt.ArrayLike) -> float:
 
 
 def intraclass_correlation(values: npt.ArrayLike) -> float:
-    """ICC(3,1), consistency of single ratings: how far m repeats order and space R regions alike (Shrout & Fleiss 1979).
+    """ICC(3,1), consistency: how far m repeats order and space R regions alike (Shrout & Fleiss 1979).
 
     Parameters
     ----------

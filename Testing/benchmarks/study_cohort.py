@@ -20,13 +20,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ADAttributionLogic.atlas.library import load_atlas  # noqa: E402
-from ADAttributionLogic.batch import BatchOptions, BatchScan, explain_batch  # noqa: E402
-from ADAttributionLogic.explain import MethodRequest  # noqa: E402
-from ADAttributionLogic.networks.loading import load_model  # noqa: E402
-from ADAttributionLogic.scan_files import write_volume  # noqa: E402
-from ADAttributionLogic.simulation.anatomy import icbm152_anatomy  # noqa: E402
-from ADAttributionLogic.simulation.population import Person, draw_population, simulate_person  # noqa: E402
+from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.batch import BatchOptions, BatchScan, explain_batch
+from ADAttributionLogic.explain import MethodRequest
+from ADAttributionLogic.networks.loading import load_model
+from ADAttributionLogic.scan_files import write_volume
+from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
+from ADAttributionLogic.simulation.population import Person, draw_population, simulate_person
 
 PATIENTS = CONTROLS = 60
 #: How many people's maps are computed with every β: the first of the list, half of them patients.

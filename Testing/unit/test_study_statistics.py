@@ -85,7 +85,7 @@ def test_means_densities_and_gains_are_those_of_pandas(generator: np.random.Gene
     sums, volumes = generator.gamma(2.0, size=(40, 7)), generator.uniform(100, 5000, 7)
     found = cases(generator.random(40) < 0.5, generator.random(40), GROUPS)
     frame = pd.DataFrame(sums).assign(
-        positive=found["AD"], case=np.select([found[c] for c in ("TP", "TN", "FP", "FN")], ["TP", "TN", "FP", "FN"])
+        positive=found["AD"], case=np.select([found[c] for c in ("TP", "TN", "FP", "FN")], ["TP", "TN", "FP", "FN"], "")
     )
     by_case = frame.groupby("case")[list(range(7))].mean()
     control_mean = frame[~frame.positive][list(range(7))].mean()
@@ -391,7 +391,7 @@ def test_the_correlation_with_volume_is_that_of_scipy(generator: np.random.Gener
 
 
 def test_the_distance_of_maps_is_the_published_one(generator: np.random.Generator) -> None:
-    """np.linalg.norm(a / a.sum() − b / b.sum()), as in Rieke et al.'s interpretation.py; by maximum as Eitel & Ritter."""
+    """norm(a / a.sum() − b / b.sum()), as in Rieke et al.'s interpretation.py; by maximum as Eitel & Ritter."""
     maps = [generator.random((5, 6, 7)).astype(np.float32) for _ in range(3)]
     for scale, by in (("sum", np.sum), ("maximum", np.max)):
         found = map_distances(maps, scale)  # type: ignore[arg-type]
