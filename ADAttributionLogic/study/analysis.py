@@ -158,7 +158,7 @@ def performance_table(sets: Sequence[MapSet], material: Material, threshold: flo
 
 def subjects_table(sets: Sequence[MapSet], material: Material, threshold: float) -> Table:
     """Who counts as what, one row per subject."""
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, Any] = {
         "subject": [s.subject for s in material.subjects],
         "diagnosis": [s.diagnosis for s in material.subjects],
     }
@@ -201,7 +201,7 @@ def region_table(found: SetAnalysis, material: Material) -> Table:
     columns["rank gain TP"] = _or_none(ranks(columns["gain TP"], ranked))
     columns["rank z TP"] = _or_none(ranks(columns["mean z TP"], ranked))
     about = (
-        "Sums are signed; density is sum per mm³; gain is the case's mean sum divided by that of all controls, with its "
+        "Sums are signed, density is per mm³; gain is the case's mean sum divided by that of all controls, with its "
         "bootstrap interval over subjects; gain_floor and z compare each patient with the controls; t compares both "
         "groups, p by permutation, family-wise by the maximum statistic, q by Benjamini–Hochberg. Regions below "
         "100 mm³ have no rank."

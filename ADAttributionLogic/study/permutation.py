@@ -46,7 +46,8 @@ class GroupTest:
 
 def student_t(values: npt.ArrayLike, is_case: npt.NDArray[np.bool_]) -> FloatArray:
     """Student's t of two groups with common variance, shape (R,)."""
-    return _t_of(np.asarray(values, dtype=np.float64), np.asarray(is_case, dtype=np.float64)[None])[0]
+    t: FloatArray = _t_of(np.asarray(values, dtype=np.float64), np.asarray(is_case, dtype=np.float64)[None])[0]
+    return t
 
 
 def group_test(

@@ -31,7 +31,7 @@ class Table:
 
     name: str
     title: str
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Table:
 
 def matrix_table(name: str, title: str, labels: Sequence[str], matrix: Any, about: str = "") -> Table:
     """A square matrix with the names of its rows in front."""
-    columns: dict[str, Sequence[Any]] = {"": list(labels)}
+    columns: dict[str, Any] = {"": list(labels)}
     columns |= {label: np.asarray(matrix)[:, n] for n, label in enumerate(labels)}
     return Table(name, title, columns, about)
 

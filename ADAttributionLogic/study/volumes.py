@@ -51,7 +51,7 @@ def volumes_from_table(path: str | os.PathLike[str], material: Material) -> Floa
     regions = {n: column_of[_plain(name)] for n, name in enumerate(material.regions.name) if _plain(name) in column_of}
     if key is None or not regions:
         raise CohortError(
-            f"{file} gives no volumes: it needs a column 'subject' and columns called like the atlas's regions, such as "
+            f"{file} gives no volumes: it needs a column 'subject' and columns called like the regions, such as "
             f"{', '.join(material.regions.name[:3])}."
         )
     found = np.full((len(material.subjects), len(material.regions.name)), np.nan)
@@ -62,8 +62,8 @@ def volumes_from_table(path: str | os.PathLike[str], material: Material) -> Floa
         by_subject[row[key]] = row
     for number, subject in enumerate(material.subjects):
         for region, column in regions.items():
-            text = (by_subject.get(subject.subject, {}).get(column) or "").strip()
-            found[number, region] = _number(text, f"{file}: {column} of {subject.subject}")
+            cell = (by_subject.get(subject.subject, {}).get(column) or "").strip()
+            found[number, region] = _number(cell, f"{file}: {column} of {subject.subject}")
     return found
 
 
@@ -119,8 +119,8 @@ def propagated_volumes(material: Material, atlas: Atlas, monitor: Monitor) -> Fl
         answer, scan = read_result(folder)
         if answer.preparation is None:
             raise UsageError(
-                f"{folder} was not prepared here, so that no transform says how large its regions are on the scan. Give "
-                "volumes as a table or segmentations."
+                f"{folder} was not prepared here, so that no transform says how large its regions are on the scan; "
+                "give volumes as a table or segmentations."
             )
         labels = resample_to_scan(atlas.labels, answer.preparation.transform, scan.grid, "nearest")
         found[number] = _counted(labels.array, material, str(folder)) * scan.grid.voxel_volume_mm3
@@ -132,7 +132,7 @@ def _counted(labels: npt.NDArray[np.generic], material: Material, source: str) -
     if (whole < 0).any():
         raise UsageError(f"{source} has negative labels; it is no segmentation.")
     wanted = np.array(material.regions.label)
-    counts = np.bincount(whole.ravel(), minlength=int(wanted.max()) + 1)[wanted].astype(np.float64)
+    counts: FloatArray = np.bincount(whole.ravel(), minlength=int(wanted.max()) + 1)[wanted].astype(np.float64)
     if not counts.any():
         raise UsageError(f"{source} has none of the atlas's labels ({wanted[:5].tolist()} …).")
     return counts
