@@ -47,6 +47,7 @@ ROOMS = {
     "ensembles": {"ensembles", "attribution", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
+    "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
     "cohort": {"cohort", "report", "relevance"},
     "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
