@@ -50,7 +50,9 @@ def test_the_logic_layer_is_installed() -> None:
 
 
 def test_all_data_that_ships_is_installed() -> None:
-    expected = {n for n in tracked() if n.startswith(("Resources/Atlases/", "Resources/Models/", "Resources/References/"))}
+    expected = {
+        n for n in tracked() if n.startswith(("Resources/Atlases/", "Resources/Models/", "Resources/References/"))
+    }
     assert set(listed("CMakeLists.txt", "ADATTRIBUTION_RESOURCES")) == expected
 
 
