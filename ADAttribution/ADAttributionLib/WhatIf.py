@@ -55,7 +55,7 @@ def coverOf(run, given):
     run : Run
         Where its maps lie, boxes and segments are.
     given : Cover or dict
-        ``put`` ("blurred" unless said, "zero", "mirrored") and one of ``regions`` (a name or label of its
+        ``put`` ("blurred" unless said, "zero", "mirrored", "reference") and one of ``regions`` (a name or label of its
         atlas, or several), ``box`` (``centre``, RAS mm, and ``size``, mm), ``segmentation`` (a node, with ``segment``,
         a name or id).
 
@@ -83,13 +83,13 @@ class WhatIf:
 
     def __init__(self, explainer):
         self._explainer = explainer
-        self._session = None  # what the worker keeps warm: (process, run, model, number)
+        self._session = None  # what the worker keeps warm: (process, run, (network, reference), number)
 
     @property
     def isBusy(self):
         return self._explainer.isBusy
 
-    def ask(self, run, covers, model=None, wait=True, onProgress=None, onDone=None, onError=None):
+    def ask(self, run, covers, model=None, reference=None, wait=True, onProgress=None, onDone=None, onError=None):
         """Cover parts of a run's scan, all of them together, and ask its network again.
 
         Parameters
@@ -99,6 +99,8 @@ class WhatIf:
             See :func:`coverOf`; where two overlap, the later one is seen. Nothing stays covered for the next call.
         model : str or path-like, optional
             The run's network, where its name alone does not find it.
+        reference : str or path-like, optional
+            Name or folder of a reference cohort, whose mean scan ``"put": "reference"`` puts in.
         wait : bool
             True returns the Trial; False returns a Request at once, whose `result` it becomes.
 
@@ -109,7 +111,8 @@ class WhatIf:
         given = [covers] if isinstance(covers, (dict, Cover)) else list(covers)
         read = [coverOf(run, cover) for cover in given]
         request = Request(self._explainer, onProgress, onDone, onError)
-        self._start(request, run, read, str(model or run.provenance["model"]["name"]))
+        asked = (str(model or run.provenance["model"]["name"]), None if reference is None else str(reference))
+        self._start(request, run, read, asked)
         return self._waitFor(request) if wait else request
 
     def release(self):
@@ -121,30 +124,30 @@ class WhatIf:
     def _isOpen(self, session):
         return session is not None and session[0] is not None and session[0] == self._explainer.client.pid
 
-    def _start(self, request, run, covers, model, isSecond=False):
+    def _start(self, request, run, covers, asked, isSecond=False):
         """Try; first begin with trials on the run where others, or none, are under way."""
-        if self._isOpen(self._session) and self._session[1:3] == (run.identifier, model):
+        if self._isOpen(self._session) and self._session[1:3] == (run.identifier, asked):
             number = self._session[3]
             job = lambda folder, prefix: {"session": number, "covers": _entries(covers, folder, prefix)}  # noqa: E731
-            onEnd = lambda ended: self._onTried(request, ended, run, covers, model, isSecond)  # noqa: E731
+            onEnd = lambda ended: self._onTried(request, ended, run, covers, asked, isSecond)  # noqa: E731
         else:
-            job = lambda folder, prefix: {"open": _question(run, model, folder, prefix)}  # noqa: E731
-            onEnd = lambda ended: self._onOpened(request, ended, run, covers, model)  # noqa: E731
+            job = lambda folder, prefix: {"open": _question(run, asked, folder, prefix)}  # noqa: E731
+            onEnd = lambda ended: self._onOpened(request, ended, run, covers, asked)  # noqa: E731
         request.job = self._explainer.client.whatIf(job, request.progress, onEnd)
 
-    def _onOpened(self, request, job, run, covers, model):
+    def _onOpened(self, request, job, run, covers, asked):
         if job.state != "done":
             self._fail(request, job)
             return
-        self._session = (self._explainer.client.pid, run.identifier, model, job.result["session"])
+        self._session = (self._explainer.client.pid, run.identifier, asked, job.result["session"])
         with self._failing(request):
-            self._start(request, run, covers, model, isSecond=True)
+            self._start(request, run, covers, asked, isSecond=True)
 
-    def _onTried(self, request, job, run, covers, model, isSecond):
+    def _onTried(self, request, job, run, covers, asked, isSecond):
         if job.state == "failed" and job.error.kind == _NO_SESSION and not isSecond:
             self._session = None  # something else was computed in the meantime
             with self._failing(request):
-                self._start(request, run, covers, model)
+                self._start(request, run, covers, asked)
             return
         if job.state != "done":
             self._fail(request, job)
@@ -173,8 +176,9 @@ class WhatIf:
         return request.result
 
 
-def _question(run, model, folder, prefix):
+def _question(run, asked, folder, prefix):
     """What trials on a run begin with: the scan as its network saw it, on the network's grid."""
+    model, reference = asked
     scan = run.gridScanNode or run.scanNode
     if scan is None:
         raise UsageError(
@@ -184,6 +188,7 @@ def _question(run, model, folder, prefix):
     return {
         "scan": save_volume(volumeFromNode(scan), folder, f"{prefix}-scan"),
         "model": model,
+        "reference": reference,
         "weights_sha256": run.provenance["model"].get("weights_sha256"),
         "transform": None if transform is None else transform.store(folder, f"{prefix}-transform"),
         **_atlasEntry(run, folder, prefix),

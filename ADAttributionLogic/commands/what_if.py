@@ -46,12 +46,19 @@ def add(commands: Any) -> None:
         "--box",
         action="append",
         default=[],
-        metavar="R,A,S,MM",
-        help="centre (RAS mm, in the scan's space) and edge, or three edges, of a box; repeatable",
+        nargs=4,
+        type=float,
+        metavar=("R", "A", "S", "EDGE"),
+        help="centre (RAS mm, in the scan's space) and edge (mm) of a cube; repeatable",
     )
     command.add_argument("--mask", metavar="FILE", help="cover what is not 0 here; in the scan's space")
     command.add_argument(
         "--with", dest="put", choices=PUTS, default="blurred", help="what is put there (default: %(default)s)"
+    )
+    command.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="name or folder of a reference cohort, whose mean scan '--with reference' puts in",
     )
     command.add_argument("--atlas", default="aal", help="name or label file (default: %(default)s)")
     command.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")
@@ -64,6 +71,8 @@ def add(commands: Any) -> None:
 
 def _what_if(options: argparse.Namespace) -> int:
     covers = _covers(options)
+    if options.put == "reference" and not options.reference:
+        raise UsageError("--with reference needs --reference NAME, a reference cohort of this network.")
     if not covers:
         raise UsageError("Nothing to cover: give --region NAME, --box R,A,S,MM or --mask FILE.")
     with Progress() as monitor:
@@ -87,12 +96,8 @@ def _covers(options: argparse.Namespace) -> list[Cover]:
     if options.region:
         names = tuple(int(n) if n.isdigit() else n for n in options.region)
         found.append(Cover(Regions(names), options.put))
-    for text in options.box:
-        parts = text.split(",")
-        if len(parts) not in (4, 6):
-            raise UsageError(f"--box is R,A,S,MM, or R,A,S and three edges, but is {text!r}.")
-        sizes = parts[3:] * 3 if len(parts) == 4 else parts[3:]
-        found.append(Cover(read_box({"centre": parts[:3], "size": sizes}), options.put))
+    for *centre, edge in options.box:
+        found.append(Cover(read_box({"centre": centre, "size": edge}), options.put))
     if options.mask:
         found.append(Cover(Drawn(read_labels(options.mask), options.mask), options.put))
     return found
@@ -103,11 +108,13 @@ def _open(options: argparse.Namespace, monitor: Monitor) -> Session:
     from ADAttributionLogic.explain_native import preprocess_for
     from ADAttributionLogic.networks.loading import load_model
     from ADAttributionLogic.scan_files import read_scan
-    from ADAttributionLogic.whatif.opening import open_session
+    from ADAttributionLogic.whatif.opening import mean_scan_for, open_session
 
     monitor.report(0.0, "reading the scan")
     scan, model = read_scan(options.scan, options.series_uid), load_model(options.model)
     common: dict[str, Any] = {"atlas": load_atlas(options.atlas), "device": options.device}
+    if options.reference:
+        common["reference"] = mean_scan_for(options.reference, model)
     if options.registration == "none":
         common["replace_non_finite"] = options.replace_non_finite
         return open_session(scan, model, monitor=monitor, **common)

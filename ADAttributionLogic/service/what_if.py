@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ADAttributionLogic.service.store import Store
 
 _OF_OPENING = (
-    *("scan", "model", "weights_sha256", "transform", "atlas", "atlas_is_drawn", "device"),
+    *("scan", "model", "weights_sha256", "transform", "atlas", "atlas_is_drawn", "reference", "device"),
     *("replace_non_finite", "memory_bytes"),
 )
 _OF_TRIAL = ("session", "covers", "release")
@@ -51,7 +51,7 @@ def _open(asked: Any, folder: Path, store: Store, monitor: Monitor) -> dict[str,
     from ADAttributionLogic.service.answer import load_volume
     from ADAttributionLogic.service.exchange_schema import require_valid
     from ADAttributionLogic.service.jobs import load_asked_atlas
-    from ADAttributionLogic.whatif.opening import open_session
+    from ADAttributionLogic.whatif.opening import mean_scan_for, open_session
     from ADAttributionLogic.whatif.session import MEMORY_BYTES
 
     if not isinstance(asked, Mapping) or not {"scan", "model"} <= set(asked):
@@ -72,6 +72,7 @@ def _open(asked: Any, folder: Path, store: Store, monitor: Monitor) -> dict[str,
             transform=transform,
             atlas=load_asked_atlas(asked.get("atlas"), folder),
             atlas_is_drawn=bool(asked.get("atlas_is_drawn", False)),
+            reference=None if asked.get("reference") is None else mean_scan_for(asked["reference"], model),
             device=asked.get("device", "auto"),
             replace_non_finite=asked.get("replace_non_finite"),
             memory_bytes=int(asked.get("memory_bytes") or MEMORY_BYTES),

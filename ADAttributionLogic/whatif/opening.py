@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.device import choose_device
+from ADAttributionLogic.errors import ReferenceCohortError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.model_input import prepare
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform
+from ADAttributionLogic.reference.package import read_reference
 from ADAttributionLogic.volume import Volume
 from ADAttributionLogic.whatif.filling import Subject
 from ADAttributionLogic.whatif.placing import Placing, labels_on_model
@@ -46,7 +50,7 @@ def open_session(
     atlas : Atlas, optional
         In the network's space, on any grid; or where boxes lie, with `atlas_is_drawn`.
     reference : Volume, optional
-        The mean scan of a reference package.
+        The mean scan of a reference package, see :func:`mean_scan_for`.
     device : str
     replace_non_finite : float, optional
         Value for NaN and infinite voxels, which are refused otherwise.
@@ -73,6 +77,24 @@ def open_session(
     image = torch.from_numpy(seen.array)[None, None]
     subject = Subject(model, image, Placing(grid, transform, placed), reference, notes)
     return warm_session(subject, device, memory_bytes, monitor)
+
+
+def mean_scan_for(path: str | os.PathLike[str], model: Model) -> Volume:
+    """The mean scan of a reference package, as this model sees scans.
+
+    Raises
+    ------
+    ReferenceCohortError, UnknownNameError
+        There is no such package, it is damaged, or it was built with another network.
+    """
+    reference = read_reference(path)
+    built = reference.question["model"]
+    if built["weights_sha256"] != model.weights_sha256:
+        raise ReferenceCohortError(
+            f"The reference {reference.name} was built with {built['title']}, whose weights are not those of "
+            f"{model.title}. Choose a reference of this network, or put in something else."
+        )
+    return reference.mean_scan()
 
 
 def warm_session(subject: Subject, device: str, memory_bytes: int, monitor: Monitor) -> Session:

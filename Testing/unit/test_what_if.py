@@ -406,7 +406,7 @@ def test_the_command_line_covers_and_asks(small_scan_file, small_package, capsys
     from ADAttributionLogic.cli import main
 
     common = ["what-if", str(small_scan_file), "--model", str(small_package), "--atlas", "aal"]
-    assert main([*common, "--region", "Hippocampus", "--box", "-24,-20,-16,30", "--with", "mirrored"]) == 0
+    assert main([*common, "--region", "Hippocampus", "--box", "-24", "-20", "-16", "30", "--with", "mirrored"]) == 0
     out, notes = capsys.readouterr()
     assert "Hippocampus: mirrored; box 30×30×30 mm at -24, -20, -16: mirrored" in out and "P(AD): 0." in out
     assert " → " in out and "symmetric enough" in notes
@@ -414,6 +414,8 @@ def test_the_command_line_covers_and_asks(small_scan_file, small_package, capsys
     found = json.loads(capsys.readouterr().out)
     assert set(found["after"]["values"]) == {"CN", "AD"} and found["covers"] == ["Hippocampus_L: blurred"]
     assert main(common) == 2 and "Nothing to cover" in capsys.readouterr().err
-    assert main([*common, "--box", "1,2,3"]) == 2 and "--box is R,A,S,MM" in capsys.readouterr().err
+    assert main([*common, "--box", "1", "2", "3", "0"]) == 2 and "above 0" in capsys.readouterr().err
+    assert main([*common, "--region", "3", "--with", "reference"]) == 2
+    assert "needs --reference NAME" in capsys.readouterr().err
     assert main([*common, "--region", "Hypocampus_L"]) == 2
     assert "Did you mean Hippocampus_L" in capsys.readouterr().err
