@@ -6,6 +6,11 @@ from pathlib import Path
 
 from ADAttributionLib.RunAnswer import answerOf
 from ADAttributionLib.Signals import connect
+from ADAttributionLib.ViewPictures import shownSliceNodes, sweepRange
+from ADAttributionLib.VolumeNodes import volumeFromNode
+
+#: The coronal view of Slicer's usual layouts.
+_SWEPT = "Green"
 
 
 class ExportPanel:
@@ -42,12 +47,10 @@ class ExportPanel:
         if not path:
             return
         path = path if path.lower().endswith((".html", ".htm")) else f"{path}.html"
-        answer, keep = None, bool(self.ui.keepIdentifiersCheckBox.checked)
+        keep = bool(self.ui.keepIdentifiersCheckBox.checked)
 
-        def ask(**waiting):
-            nonlocal answer
-            answer = answerOf(self.display.run)
-            return self._explainer().exportReport(answer, path, keep, **waiting)
+        def ask(**waiting):  # the dialog has asked whether a file may be replaced
+            return self._explainer().exportReport(answerOf(self.display.run), path, keep, True, **waiting)
 
         self._running.start(ask, lambda _request: self._say(f"Written: {path}"))
 
@@ -64,10 +67,15 @@ class ExportPanel:
 
     def onScreenCapture(self, _checked=False):
         """Slicer's own module makes the film; here it is prepared."""
-        if self.display is None:
+        display = self.display
+        nodes = [] if display is None else shownSliceNodes(display.scene)
+        if not nodes:
             return
         with self._seam.reportingErrors("Screen Capture could not be opened."):
-            self._say(self._seam.openScreenCapture(self.display.scene))
+            view = next((node for node in nodes if node.GetName() == _SWEPT), nodes[0])
+            start, end = sweepRange(view, volumeFromNode(display.mapNode), display.threshold)
+            self._seam.openScreenCapture(view, start, end)
+            self._say(f"Screen Capture sweeps {view.GetName()} from {start:.0f} to {end:.0f} mm; press Capture there.")
 
     def _say(self, text):
         self.ui.exportLabel.text = text

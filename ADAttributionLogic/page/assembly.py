@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ADAttributionLogic import __version__
 from ADAttributionLogic.answer_spread import spread_note, spread_of
 from ADAttributionLogic.errors import OutputError
-from ADAttributionLogic.outcome import Outcome
+from ADAttributionLogic.outcome import Outcome, outcome_in
 from ADAttributionLogic.page import sections
 from ADAttributionLogic.page.drawings import answer_drawing
 from ADAttributionLogic.page.niivue_licence import NIIVUE_LICENCE
@@ -37,7 +36,7 @@ from ADAttributionLogic.provenance import NOTICE
 from ADAttributionLogic.report.overlay_display import NEGATIVE, POSITIVE, OverlayDisplay
 from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.service.answer import Answer
-from ADAttributionLogic.volume import Volume, resample
+from ADAttributionLogic.volume import resample
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -79,7 +78,7 @@ def build_page(answer: Answer, figure: bytes | None = None, *, keep_identifiers:
     Parameters
     ----------
     answer : Answer
-        Of a computation (:func:`~.service.answer.answer_of`) or of a folder (:func:`~.report.result_reading.read_result`).
+        Of a computation (:func:`~.service.answer.answer_of`) or a folder (:func:`~.report.result_reading.read_result`).
     figure : bytes, optional
         The overview as PNG: shown where a browser has no WebGL2.
     keep_identifiers : bool
@@ -115,18 +114,21 @@ def _shown(answer: Answer, room: int) -> _Shown:
     displays = tuple(OverlayDisplay.for_heatmap(volume.array) for volume in maps)
     scan = resample(answer.scan, maps[0].grid)
     labels = None if answer.atlas is None else answer.atlas.labels
-    order = _region_order(answer)
     found = None
     for factor in (1, 2, 3):
         if factor > 1:
-            scan = coarser(scan, factor)
-            maps = [coarser(found.volume, factor) for found in answer.maps]
+            maps = [coarser(one.volume, factor) for one in answer.maps]
+            scan = resample(answer.scan, maps[0].grid)
             labels = None if answer.atlas is None else coarser(answer.atlas.labels, factor, "nearest")
         box = shown_box(scan, labels, maps)
-        regions = {} if labels is None else {"volume-labels": stored_labels(cropped(labels, box), order)}
+        regions = {}
+        if labels is not None:
+            regions["volume-labels"] = stored_labels(cropped(labels, box), _region_order(answer))
         for steps, greys in FINENESS:
-            stored = {f"volume-map-{n}": stored_map(m, box, d, steps) for n, (m, d) in enumerate(zip(maps, displays, strict=True))}  # fmt: skip
-            found = _Shown({"volume-scan": stored_scan(cropped(scan, box), greys), **stored, **regions}, displays, factor, greys)  # fmt: skip
+            stored = {"volume-scan": stored_scan(cropped(scan, box), greys), **regions}
+            for number, (volume, display) in enumerate(zip(maps, displays, strict=True)):
+                stored[f"volume-map-{number}"] = stored_map(volume, box, display, steps)
+            found = _Shown(stored, displays, factor, greys)
             if found.size <= room:
                 return found
     assert found is not None
@@ -146,7 +148,7 @@ def _render(answer: Answer, shown: _Shown, figure: bytes | None, viewer: str, hi
     from markupsafe import Markup
 
     record = answer.provenance
-    outcome = sections.outcome_in(record)
+    outcome = outcome_in(record)
     spread = spread_of(record)
     places = {label: number for number, label in enumerate(_region_order(answer), start=1)}
     heads = sections.table_heads([m.table for m in answer.maps if m.table is not None])
@@ -241,7 +243,9 @@ def _stored_facts(answer: Answer, shown: _Shown) -> list[str]:
             text += f"; {_percent(stored.outside)} of its magnitude lies outside what is shown"
         facts.append(f"{text}.")
     if facts:
-        facts.append(f"Scan: {shown.greys} grey values. Volumes are cropped to the brain; the tables are of the whole maps.")
+        facts.append(
+            f"Scan: {shown.greys} grey values. Volumes are cropped to the brain; the tables are of the whole maps."
+        )
     return facts
 
 
@@ -298,20 +302,3 @@ def _base64(data: bytes | None) -> str:
 
 def _preparation_figure(answer: Answer) -> bytes | None:
     return None if answer.preparation is None else answer.preparation.report.figure
-
-
-def write_page(page: str, path: str | os.PathLike[str]) -> Path:
-    """Write a page, for its owner only.
-
-    Raises
-    ------
-    OutputError
-    """
-    from ADAttributionLogic.batch_question import write_whole
-
-    target = Path(path)
-    try:
-        write_whole(target, page)
-    except OSError as cause:
-        raise OutputError(f"{target} cannot be written: {cause.strerror or cause}.") from cause
-    return target

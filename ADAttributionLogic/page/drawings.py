@@ -126,10 +126,10 @@ def deviation_drawing(names: Sequence[str], z: Sequence[float], cohort: str) -> 
     def place(value: float) -> float:
         return left + span * (value + limit) / (2 * limit)
 
-    parts = [
-        f'<rect x="{place(-s):.1f}" y="4" width="{place(s) - place(-s):.1f}" height="{height - 30:.0f}" class="{name}"/>'
-        for s, name in ((2.0, "band2"), (1.0, "band1"))
-    ]
+    parts = []
+    for band, name in ((2.0, "band2"), (1.0, "band1")):
+        x, width = place(-band), place(band) - place(-band)
+        parts.append(f'<rect x="{x:.1f}" y="4" width="{width:.1f}" height="{height - 30:.0f}" class="{name}"/>')
     parts.append(f'<path d="M{place(0):.1f} 4V{height - 26:.0f}" class="axis"/>')
     for number, (name, value) in enumerate(zip(names, z, strict=True)):
         y = 14 + number * row

@@ -1,4 +1,4 @@
-"""What a page says, as plain values for its template: every text here is as it was given, and escaped by the template."""
+"""What a page says, as plain values for its template: texts are as they were given, and the template escapes them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from ADAttributionLogic.networks.card_text import card_parts
-from ADAttributionLogic.outcome import Outcome, read_outcome
 from ADAttributionLogic.page.drawings import bar_drawing, curve_drawing, deviation_drawing
+from ADAttributionLogic.preparation import read_quality
 from ADAttributionLogic.private_results import hide_paths
 from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, RANKS, SMALLEST_RANKED_MM3, RegionTable
 from ADAttributionLogic.service.answer import Answer
@@ -33,16 +33,7 @@ class Cell:
     text: str
     value: str
     is_text: bool
-    drawing: Markup = Markup("")
-
-
-def outcome_in(record: Mapping[str, Any]) -> Outcome:
-    """What the network said; results of version 0.1 have probabilities only."""
-    if "outcome" in record:
-        return read_outcome(record["outcome"])
-    chances: Mapping[str, float] = record["probabilities"]
-    verdict = max(chances, key=chances.__getitem__)
-    return read_outcome({"output": {"kind": "softmax"}, "values": chances, "verdict": verdict})
+    drawing: Markup
 
 
 # ------------------------------------------------------------------------------------------------------------- regions
@@ -106,14 +97,14 @@ def table_rows(table: RegionTable, heads: Sequence[Mapping[str, Any]], places: M
 def _cell(head: Mapping[str, Any], row: Mapping[str, Any], limits: tuple[float, float]) -> Cell:
     name = head["name"]
     if name not in row:
-        return Cell("", "", False)
+        return Cell("", "", False, Markup())
     value = row[name]
     if head["is_text"]:
-        return Cell(_named(value), _named(value), True)
+        return Cell(_named(value), _named(value), True, Markup())
     if name in RANKS:
-        return Cell(str(value) if value else "–", str(value) if value else "", False)
+        return Cell(str(value) if value else "–", str(value) if value else "", False, Markup())
     if not math.isfinite(value):
-        return Cell("", "", False)
+        return Cell("", "", False, Markup())
     text = f"{100 * value:.1f} %" if name == "share" else _number(name, value)
     drawing = Markup(bar_drawing(value, *limits)) if name == "density" else Markup("")  # noqa: S704 (numbers alone)
     return Cell(text, repr(float(value)), False, drawing)
@@ -226,15 +217,16 @@ def _value(value: Any) -> str:
 
 def preparation_of(answer: Answer) -> dict[str, Any] | None:
     """The checks of a scan's preparation, those that did not pass first; None for a scan taken as registered."""
-    if answer.preparation is None:
+    record = answer.provenance
+    if "quality" not in record:
         return None
-    report = answer.preparation.report
-    checks = sorted(report.quality.checks, key=lambda check: check.passed)
+    quality = read_quality(record["quality"])
+    checks = sorted(quality.checks, key=lambda check: check.passed)
+    options = record.get("preprocessing_decisions", {}).get("options", {})
     return {
-        "registration": report.registration,
-        "passed": report.quality.passed,
+        "registration": str(options.get("registration", "")).capitalize(),
+        "passed": quality.passed,
         "checks": [{"passed": check.passed, "text": str(check)} for check in checks],
-        "figure": report.figure,
     }
 
 

@@ -20,7 +20,7 @@ from ADAttributionLogic.volume import Volume, resample
 
 #: How far rounding may be off, of the map's maximum. A little below half of 1 %, for float32's own rounding.
 MOST_ERROR = 0.00499
-#: Steps from 0 to the brightest colour, and grey values of the scan; from fine to coarse until the page is small enough.
+#: Steps from 0 to the brightest colour, and grey values of the scan; from fine to coarse until it fits.
 FINENESS: tuple[tuple[int, int], ...] = ((128, 128), (64, 128), (32, 64), (16, 64))
 #: Around the brain, so that its edge is seen.
 MARGIN_MM = 6.0
