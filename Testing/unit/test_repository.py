@@ -50,6 +50,7 @@ ROOMS = {
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
     "cohort": {"cohort", "report", "relevance"},
+    "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
     "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
 }
 
