@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from pathlib import Path
 
@@ -158,6 +159,15 @@ class QuestionPanel:
     def model(self):
         """Folder of the chosen package; None when there is none, or it is not installed."""
         return None if self.toInstall is not None else self.ui.modelComboBox.currentData
+
+    def modelOf(self, run):
+        """Folder of the listed package that a run was computed with; None where its name alone must do."""
+        wanted = run.provenance["model"]["name"]
+        for folder in (self.model, *(folder for _, folder in ModelCards.choices(self.recent))):
+            with contextlib.suppress(ADAttributionError):
+                if folder and ModelCards.cardOf(folder).get("name") == wanted:
+                    return folder
+        return None
 
     @property
     def toInstall(self):
