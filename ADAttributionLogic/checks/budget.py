@@ -26,7 +26,7 @@ DEFAULT_BUDGET = 40.0
 ORDER = ("conservation", "recomputation", "stability", "randomisation", "deletion", "causality", "insertion")
 
 #: Changes of the scan for which the map is made anew.
-_CHANGES = 4
+_CHANGES = 5
 #: Bound on the memory for activations when regions are covered, in bytes.
 _MEMORY = 1 << 30
 #: A map of a new image, its forward pass included (measured at 193×229×193; bench_checks.py measures them again).

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 
 from ADAttributionLogic.attribution.conservation import TOLERATED
-from ADAttributionLogic.checks.findings import Check
+from ADAttributionLogic.checks.findings import Check, Verdict
 from ADAttributionLogic.checks.question import CheckedMap, Question
 
 NAME, TITLE = "conservation", "Conservation"
@@ -33,7 +34,7 @@ def conservation(question: Question, checked: CheckedMap, score: float | None = 
         return Check(NAME, TITLE, None, 1.0, "unsure", text, null_is="all of it")
     share = total / wanted
     off = abs(share - 1)
-    verdict = "pass" if off <= TOLERATED else "unsure" if off <= TOO_MUCH else "fail"
+    verdict: Verdict = "pass" if off <= TOLERATED else "unsure" if off <= TOO_MUCH else "fail"
     text = f"The map adds up to {total:.3g} of {wanted:.3g}"
     where = "" if verdict == "pass" else _where_lost(checked.relevance_by_layer)
     meaning = {
@@ -43,15 +44,24 @@ def conservation(question: Question, checked: CheckedMap, score: float | None = 
     }[verdict]
     details = {"relevance_sum": total, "to_attribute": wanted}
     return Check(
-        NAME, TITLE, share, 1.0, verdict, f"{text}: {meaning}", "share that reached the image", "all of it", 0.0, None, details
+        NAME,
+        TITLE,
+        share,
+        1.0,
+        verdict,
+        f"{text}: {meaning}",
+        "share that reached the image",
+        "all of it",
+        0.0,
+        None,
+        details,
     )
 
 
 def _where_lost(by_layer: Mapping[str, float] | None) -> str:
-    """Of the layers in their order from the answer to the image, the one behind which most is missing."""
+    """The layer whose inputs got less, or more, than its output had; the layers go from the answer to the image."""
     if not by_layer or len(by_layer) < 2:
         return ""
-    layers = list(by_layer.items())
-    changes = [(abs(after - before), name) for (_, before), (name, after) in zip(layers, layers[1:], strict=False)]
+    changes = [(abs(after - before), name) for (name, before), (_, after) in itertools.pairwise(by_layer.items())]
     largest, name = max(changes)
-    return f", most of it changed on the way to the output of {name}" if largest > 0 else ""
+    return f", most of it at the layer {name}" if largest > 0 else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.checks.findings import Check, Curve
+from ADAttributionLogic.checks.findings import Check, Curve, Verdict
 from ADAttributionLogic.checks.question import CheckedMap, Question
 
 #: Parts of the brain that are replaced: equal steps of the logarithm.
@@ -99,25 +100,22 @@ def deletion(
         x_is_logarithmic=True,
     )
     details = {"scan": ends.scan, "reference": ends.reference, "replacement": question.replacement.name}
-    common = {"cost": cost, "curve": curve, "details": details}
+    check = partial(Check, name, TITLES[name], cost=cost, curve=curve, details=details)
     if ends.are_near:
         text = (
             f"Replacing the whole brain by {question.replacement.name} changes {question.name} from {ends.scan:.2f} to "
             f"{ends.reference:.2f} only: there is nothing to take away."
         )
-        return Check(name, TITLES[name], None, None, "unsure", text, **common)
+        return check(None, None, "unsure", text)
     number, null = (area(values, ends, name) for values in (answers, random))
-    verdict = "pass" if number - null >= LEAST_GAIN else "unsure" if number > null else "fail"
-    return Check(
-        name,
-        TITLES[name],
+    verdict: Verdict = "pass" if number - null >= LEAST_GAIN else "unsure" if number > null else "fail"
+    return check(
         number,
         null,
         verdict,
         _sentence(name, question, answers, random, verdict),
         number_is="area between the curve and its start, the whole way to its end being 1",
         null_is="in random order",
-        **common,
     )
 
 
@@ -145,8 +143,8 @@ def _sentence(
     }[verdict]
     by = f" by {question.replacement.name}" if name == "deletion" else f" into {question.replacement.name}"
     return (
-        f"{verb} the map's top {PARTS[at]:.0%} of the brain{by} makes {question.name} {answers[at]:.2f}, as many random "
-        f"voxels {random[at]:.2f}: {means}"
+        f"{verb} the map's top {PARTS[at]:.0%} of the brain{by} makes {question.name} {answers[at]:.2f}, as many "
+        f"random voxels {random[at]:.2f}: {means}"
     )
 
 

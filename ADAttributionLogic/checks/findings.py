@@ -6,7 +6,7 @@ Needs no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -312,14 +312,3 @@ def _counted(count: int, what: str) -> str:
 def not_run(name: str, title: str, cost: float, why: str, null_is: str = "") -> Check:
     """A check that was left out: its cost, and why."""
     return Check(name, title, None, None, "not run", f"Not run: {why}", null_is=null_is, cost=cost)
-
-
-def map_summaries(document: Mapping[str, Any] | None) -> dict[str, str]:
-    """The line of each map, by its name, from the record of an explanation; {} for one without checks."""
-    found = read_checks(document)
-    return {} if found is None else {each.map: each.summary for each in found.maps}
-
-
-def failed_names(checks: Sequence[Check]) -> str:
-    """Names of the checks that failed, for a cell of a table."""
-    return " ".join(check.name for check in checks if check.verdict == "fail")

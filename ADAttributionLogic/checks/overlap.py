@@ -25,17 +25,21 @@ def densities(values: npt.NDArray[Any], question: Question) -> Values:
     return np.asarray((region_sums(values, question.regions) / question.volumes_mm3)[question.ranked])
 
 
-def top_regions(values: npt.NDArray[Any], question: Question) -> frozenset[int]:
-    """Numbers of the ranked regions with the largest densities; of equal ones the first."""
-    order = np.argsort(-densities(values, question), kind="stable")
-    return frozenset(order[: min(TOP_REGIONS, len(order))].tolist())
+def top_regions(values: npt.NDArray[Any], question: Question) -> npt.NDArray[np.bool_]:
+    """Which of the ranked regions are among the largest densities; of equal ones the first."""
+    return top(densities(values, question), TOP_REGIONS)
 
 
 def top_voxels(values: npt.NDArray[Any], question: Question) -> npt.NDArray[np.bool_]:
     """Which of the brain's voxels are among the largest; of equal ones the first."""
     inside = values[question.brain]
-    found = np.zeros(inside.shape, dtype=bool)
-    found[np.argsort(-inside, kind="stable")[: max(1, round(TOP_VOXELS * inside.size))]] = True
+    return top(inside, round(TOP_VOXELS * inside.size))
+
+
+def top(values: npt.NDArray[Any], count: int) -> npt.NDArray[np.bool_]:
+    """Which values are among the `count` largest (at least one)."""
+    found = np.zeros(values.shape, dtype=bool)
+    found[np.argsort(-values, kind="stable")[: max(count, 1)]] = True
     return found
 
 

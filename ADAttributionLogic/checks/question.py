@@ -42,10 +42,8 @@ class CheckedMap:
         Of LRP: Σ relevance at the output of each block of layers.
     was_computed_here : bool
         By this program in this run, from this scan; a map that was read from a file was not.
-    region_drops : mapping of int to float, or None
-        Of an area occlusion: how much the explained quantity falls, by label.
-    members : mapping of str to ndarray
-        Of an ensemble: each member's Σ relevance per region, in the order of the regions.
+    shared_by_members : float or None
+        Of an ensemble: mean share of the top ten regions that two of its networks have in common.
     """
 
     name: str
@@ -56,8 +54,7 @@ class CheckedMap:
     to_attribute: float
     relevance_by_layer: Mapping[str, float] | None = None
     was_computed_here: bool = True
-    region_drops: Mapping[int, float] | None = None
-    members: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    shared_by_members: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +128,7 @@ class Question:
                 self.monitor.report(0.0, what)
                 found.append(self._answer(evaluation.network, evaluation.logits_of(image.to(evaluation.image))))
             each.append(found)
-        return np.mean(np.array(each, dtype=np.float64), axis=0)
+        return np.asarray(np.mean(np.array(each, dtype=np.float64), axis=0))
 
     def _answer(self, network: Network, logits: Tensor) -> float:
         """In double precision: a probability near 1 hardly changes."""

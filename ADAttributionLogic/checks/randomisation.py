@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,22 +48,31 @@ def randomisation(question: Question, checked: CheckedMap, cost: float, seed: in
     random = question.map_of(checked, question.image, lambda network: shuffled(network, seed))
     before, after = (entropy(values[question.brain]) for values in (checked.values, random))
     details = {"entropy": before, "entropy_of_shuffled": after, "seed": seed}
-    common = {"number_is": "relative rise of the map's entropy", "null_is": "no rise", "cost": cost, "details": details}
+    check = partial(
+        Check,
+        NAME,
+        TITLE,
+        null=0.0,
+        number_is="relative rise of the map's entropy",
+        null_is="no rise",
+        cost=cost,
+        details=details,
+    )
     if not random[question.brain].any():
         text = "The network with its weights shuffled gives an empty map: nothing can be compared."
-        return Check(NAME, TITLE, None, 0.0, "unsure", text, **common)
+        return check(number=None, verdict="unsure", sentence=text)
     if before == 0:
         text = "The map is the same everywhere: it depends on nothing that the network learned."
-        return Check(NAME, TITLE, None, 0.0, "fail", text, **common)
+        return check(number=None, verdict="fail", sentence=text)
     rise = after / before - 1
     if rise >= LEAST_RISE:
-        text = f"With the network's weights shuffled the map's disorder rises by {rise:.0%}: the map shows what was learned."
-        return Check(NAME, TITLE, rise, 0.0, "pass", text, **common)
+        text = f"With the network's weights shuffled the map's disorder rises by {rise:.0%}: it shows what was learned."
+        return check(number=rise, verdict="pass", sentence=text)
     text = (
-        f"With the network's weights shuffled the map's disorder changes by {rise:+.0%} only: the map looks much as that "
-        "of a network that learned nothing."
+        f"With the network's weights shuffled the map's disorder changes by {rise:+.0%} only: the map looks much as "
+        "that of a network that learned nothing."
     )
-    return Check(NAME, TITLE, rise, 0.0, "fail", text, **common)
+    return check(number=rise, verdict="fail", sentence=text)
 
 
 def entropy(values: npt.NDArray[Any], bins: int = BINS) -> float:
@@ -100,4 +110,3 @@ def _shuffled_layer(layer: Layer, generator: torch.Generator) -> Layer:
 def _in_another_order(weight: Tensor, generator: torch.Generator) -> Tensor:
     order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
     return weight.flatten()[order].reshape(weight.shape)
-

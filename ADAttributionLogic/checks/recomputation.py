@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ADAttributionLogic.checks.findings import Check
+from ADAttributionLogic.checks.findings import Check, Verdict
 from ADAttributionLogic.checks.question import CheckedMap, Question
 
 NAME, TITLE = "recomputation", "Recomputation"
@@ -23,10 +23,10 @@ def recomputation(question: Question, checked: CheckedMap, cost: float) -> Check
     again = question.map_of(checked, question.image)
     size = float(np.linalg.norm(again))
     distance = float(np.linalg.norm(checked.values - again)) / size if size else float(np.any(checked.values))
-    verdict = "pass" if distance <= ROUNDING else "unsure" if distance <= SMALL else "fail"
+    verdict: Verdict = "pass" if distance <= ROUNDING else "unsure" if distance <= SMALL else "fail"
     means = {
         "pass": "it is the map of this scan, network and class.",
-        "unsure": "it nearly is the map of this scan, network and class; another device or version may round otherwise.",
+        "unsure": "it nearly is the map of this scan, network and class; other devices and versions round otherwise.",
         "fail": "it is not the map of this scan, network and class, or it was changed afterwards.",
     }[verdict]
     return Check(

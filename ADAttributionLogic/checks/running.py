@@ -57,9 +57,7 @@ class Checked:
     consensus: Consensus | None = None
 
 
-def run_checks(
-    question: Question, maps: Sequence[CheckedMap], budget: float = DEFAULT_BUDGET
-) -> Checked:
+def run_checks(question: Question, maps: Sequence[CheckedMap], budget: float = DEFAULT_BUDGET) -> Checked:
     """Check maps of one scan.
 
     Parameters

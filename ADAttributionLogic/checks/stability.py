@@ -1,17 +1,20 @@
 """Does the map come back when nothing that matters has changed?
 
 The scan is changed by as much as another acquisition would: noise of the scan's own level, shifts by one voxel. The map
-is made anew, shifted back, and compared with the one at hand: the share of its top ten regions, and of its strongest
-voxels, that are there again. A map of another scan, or one that was moved or mirrored afterwards, does not come back.
-A left-right flip of the input (mirrored back) is reported beside it, and how far the networks of an ensemble agree:
-these say what the network is like, and do not decide.
+is made anew, put back in place, and compared with the one at hand. Two questions are asked. Does the map *belong* to
+these? Of two scans with noise of their own, a right map lies in the middle: it shares at least as many of its strongest
+voxels with their maps as they share with each other; that of another scan, or one that was moved, mirrored or edited,
+does not. And do its *top regions* come
+back, or do they hang on details of this acquisition? A left-right flip of the input (mirrored back) and how far the
+networks of an ensemble agree are reported beside it: they say what the network is like, and do not decide.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +22,7 @@ import torch
 from scipy.ndimage import binary_erosion
 from torch import Tensor
 
-from ADAttributionLogic.checks.findings import Check
+from ADAttributionLogic.checks.findings import Check, Verdict
 from ADAttributionLogic.checks.overlap import (
     TOP_REGIONS,
     TOP_VOXELS,
@@ -31,8 +34,16 @@ from ADAttributionLogic.checks.question import CheckedMap, Question
 
 NAME, TITLE = "stability", "Stability"
 
-#: Below the first a map does not come back; from the second on it does.
-LEAST, ENOUGH = 0.3, 0.5
+#: Share of what leads the map that must come back: below the first it does not, from the second on it does.
+LEAST, ENOUGH = 0.4, 0.6
+#: By how much less than each other's voxels the map may share before it is none of them.
+SLACK = 0.02
+
+
+#: The changes from which it is seen whether a map belongs to the scan.
+NOISES = ("noise", "other noise")
+#: The change that is reported, but does not decide.
+FLIP = "left-right flip"
 
 
 @dataclass(frozen=True)
@@ -47,25 +58,22 @@ class Change:
         Image (1, C, …) → the changed one.
     back : callable
         Map (…) of the changed image → where the voxels were before.
-    decides : bool
-        Whether the verdict rests on it.
     """
 
     name: str
     forward: Callable[[Tensor], Tensor]
     back: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-    decides: bool = True
 
 
 def changes(question: Question) -> tuple[Change, ...]:
-    """Noise, one voxel in two directions, and the flip."""
+    """Noise twice, one voxel in two directions, and the flip."""
     axis = question.left_right_axis
     other = (axis + 1) % 3
     return (
-        Change("noise", lambda x: x + _noise(question), lambda m: m),
+        *(Change(name, partial(_noisy, question, n), lambda m: m) for n, name in enumerate(NOISES)),
         Change("one voxel to a side", lambda x: _shifted(x, axis, 1), lambda m: _shifted_map(m, axis, -1)),
         Change("one voxel back", lambda x: _shifted(x, other, -1), lambda m: _shifted_map(m, other, 1)),
-        Change("left-right flip", lambda x: x.flip(axis + 2), lambda m: np.flip(m, axis), False),
+        Change(FLIP, lambda x: x.flip(axis + 2), lambda m: np.flip(m, axis)),
     )
 
 
@@ -82,48 +90,73 @@ def stability(question: Question, checked: CheckedMap, cost: float) -> Check:
     Returns
     -------
     Check
-        ``number``: the smallest share of the strongest voxels that came back after noise and shifts.
+        ``number``: the share of the top ten regions that came back after noise and shifts, on average; without an
+        atlas, of the strongest voxels.
     """
-    made = changes(question)
-    own = top_voxels(checked.values, question)
-    has_regions = question.regions is not None and question.ranked.sum() > TOP_REGIONS
-    own_regions = top_regions(checked.values, question) if has_regions else frozenset()
-    voxels: dict[str, float] = {}
-    regions: dict[str, float] = {}
-    for change in made:
+    maps = {}
+    for change in changes(question):
         question.monitor.report(0.0, f"stability of {checked.title}: {change.name}")
-        again = change.back(question.map_of(checked, change.forward(question.image)))
-        voxels[change.name] = float((own & top_voxels(again, question)).sum() / own.sum())
-        if has_regions:
-            regions[change.name] = len(own_regions & top_regions(again, question)) / len(own_regions)
-    deciding = [change.name for change in made if change.decides]
-    number = min(voxels[name] for name in deciding)
-    verdict = "pass" if number >= ENOUGH else "unsure" if number >= LEAST else "fail"
-    details: dict[str, object] = {"voxels": voxels, "noise_sd": noise_level(question)}
-    text = f"At least {number:.0%} of the strongest voxels came back after noise and shifts by one voxel"
+        maps[change.name] = change.back(question.map_of(checked, change.forward(question.image)))
+    deciding = [name for name in maps if name != FLIP]
+    has_regions = question.regions is not None and int(question.ranked.sum()) > TOP_REGIONS
+    voxels = _shares(checked.values, maps, lambda m: top_voxels(m, question))
+    regions = _shares(checked.values, maps, lambda m: top_regions(m, question)) if has_regions else {}
+    own = float(np.mean([voxels[name] for name in NOISES]))
+    among = _shared(*(top_voxels(maps[name], question) for name in NOISES))
+    belongs = own >= among - SLACK
+    chosen = regions or voxels
+    number = float(np.mean([chosen[name] for name in deciding]))
+    verdict: Verdict = "fail" if not belongs or number < LEAST else "unsure" if number < ENOUGH else "pass"
+    what = f"top {TOP_REGIONS} regions" if has_regions else f"strongest {TOP_VOXELS:.0%} of voxels"
+    details: dict[str, Any] = {"voxels": voxels, "voxels_among_noisy": among, "noise_sd": noise_level(question)}
     if has_regions:
-        details |= {"regions": regions, "regions_by_chance": chance_of_regions(question)}
-        text += f", and {min(regions[name] for name in deciding):.0%} of the top {TOP_REGIONS} regions"
-    meaning = {
-        "pass": "the map does not hang on details of this acquisition.",
-        "unsure": "only part of it can be relied on.",
-        "fail": "a map of this scan by this method looks different.",
-    }[verdict]
-    if checked.members and has_regions:
-        details["members"] = shared = _shared_by_members(question, checked)
-        meaning += f" Two networks of the ensemble share {shared:.0%} of their top regions on average."
+        details["regions"] = regions
+    if checked.shared_by_members is not None:
+        details["members"] = checked.shared_by_members
     return Check(
         NAME,
         TITLE,
         number,
-        TOP_VOXELS,
+        chance_of_regions(question) if has_regions else TOP_VOXELS,
         verdict,
-        f"{text}: {meaning}",
-        number_is=f"share of the strongest {TOP_VOXELS:.0%} of voxels that came back",
+        _sentence(what, number, verdict, belongs, own, among, checked),
+        number_is=f"share of the {what} that came back after noise and shifts",
         null_is="by chance",
         cost=cost,
         details=details,
     )
+
+
+def _shares(
+    values: npt.NDArray[Any],
+    maps: Mapping[str, npt.NDArray[Any]],
+    top: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]],
+) -> dict[str, float]:
+    """Share of a map's top that each of the others has in its own."""
+    own = top(values)
+    return {name: _shared(own, top(again)) for name, again in maps.items()}
+
+
+def _shared(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+    return float((first & second).sum() / first.sum())
+
+
+def _sentence(
+    what: str, number: float, verdict: Verdict, belongs: bool, own: float, among: float, checked: CheckedMap
+) -> str:
+    if not belongs:
+        return (
+            f"The map shares {own:.0%} of its strongest voxels with maps of the same scan with a little noise, which share "
+            f"{among:.0%} with each other: it is no map of this scan, network and class."
+        )
+    meaning = {
+        "pass": "the map does not hang on details of this acquisition.",
+        "unsure": "only part of the map can be relied on.",
+        "fail": "the map hangs on details of this acquisition.",
+    }[verdict]
+    if checked.shared_by_members is not None:
+        meaning += f" Two networks of the ensemble share {checked.shared_by_members:.0%} of their top regions."
+    return f"After noise and shifts by one voxel {number:.0%} of the {what} came back: {meaning}"
 
 
 def noise_level(question: Question) -> float:
@@ -140,10 +173,10 @@ def noise_level(question: Question) -> float:
     return float(1.4826 * np.median(np.abs(residual)) * np.sqrt(count / (count + 1)))
 
 
-def _noise(question: Question) -> Tensor:
-    """The same for every map and on every machine."""
-    drawn = np.random.default_rng(2024).standard_normal(tuple(question.image.shape), dtype=np.float32)
-    return torch.from_numpy(drawn * np.float32(noise_level(question)) * question.brain).to(question.image)
+def _noisy(question: Question, number: int, image: Tensor) -> Tensor:
+    """With noise of the scan's level in the brain: the same for every map and on every machine."""
+    drawn = np.random.default_rng([2024, number]).standard_normal(tuple(image.shape), dtype=np.float32)
+    return image + torch.from_numpy(drawn * np.float32(noise_level(question)) * question.brain).to(image)
 
 
 def _shifted(image: Tensor, axis: int, step: int) -> Tensor:
@@ -158,13 +191,3 @@ def _shifted_map(values: npt.NDArray[np.float64], axis: int, step: int) -> npt.N
     moved = np.roll(values, step, axis)
     np.moveaxis(moved, axis, 0)[0 if step > 0 else -1] = 0
     return moved
-
-
-def _shared_by_members(question: Question, checked: CheckedMap) -> float:
-    """Mean share of the top regions that two networks have in common."""
-    each = []
-    for sums in checked.members.values():
-        ranked = (sums / question.volumes_mm3)[question.ranked]
-        each.append(frozenset(np.argsort(-ranked, kind="stable")[:TOP_REGIONS].tolist()))
-    return float(np.mean([len(a & b) / TOP_REGIONS for a, b in itertools.combinations(each, 2)]))
-

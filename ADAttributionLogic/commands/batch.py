@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ADAttributionLogic.commands.check_options import add_check_options, check_request
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     cache_folder,
@@ -55,6 +56,7 @@ def add(commands: Any) -> None:
         "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
     )
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
+    add_check_options(command, "none")
     add_preprocessing_options(command, "none", many_scans=True)
     command.set_defaults(run=_batch, replace_non_finite=None)
 
@@ -79,6 +81,7 @@ def _batch(options: argparse.Namespace) -> int:
         figure=not options.no_figure,
         preparation=preparation,
         private=options.private,
+        checks=check_request(options),
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)

@@ -12,6 +12,8 @@ from typing import Any
 from ADAttributionLogic import provenance
 from ADAttributionLogic.answer_spread import spread_note
 from ADAttributionLogic.atlas.library import load_template
+from ADAttributionLogic.checks.findings import Checks
+from ADAttributionLogic.checks.table_files import write_check_tables
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explanation import Explanation
 from ADAttributionLogic.monitor import Monitor
@@ -31,6 +33,8 @@ from ADAttributionLogic.report.placing import (
 )
 from ADAttributionLogic.report.preprocessing_files import write_preprocessing
 from ADAttributionLogic.report.result_places import (
+    CHECKS_FOLDER,
+    CONSENSUS_FILES,
     FIGURE_FILE,
     KIND,
     PREPROCESSING_FOLDER,
@@ -39,6 +43,7 @@ from ADAttributionLogic.report.result_places import (
 )
 from ADAttributionLogic.report.score_scale import draw_scale, has_scale
 from ADAttributionLogic.scan_files import write_volume
+from ADAttributionLogic.volume import Volume
 
 SceneWriter = Callable[[Explanation, Path], None]
 
@@ -136,6 +141,8 @@ def _write_files(
                 names = {region.label: region.name for region in explanation.atlas.regions}
                 pairs = heatmap.attribution.region_pairs
                 write_pair_table(pairs, names, folder / "tables" / f"{heatmap.name}-pairs.csv")
+    if explanation.checks is not None:
+        write_checks(explanation.checks, explanation.consensus, folder / CHECKS_FOLDER)
     if explanation.preprocessed is not None:
         monitor.report(0.35, "writing the transforms")
         (folder / PREPROCESSING_FOLDER).mkdir()
@@ -151,6 +158,14 @@ def _write_files(
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
     monitor.report(1.0, "written")
+
+
+def write_checks(checks: Checks, consensus: tuple[Volume, Volume] | None, folder: Path) -> None:
+    """Write the tables of the checks and, of several maps, what these say together, into a new folder."""
+    folder.mkdir()
+    write_check_tables(checks, folder)
+    for volume, name in zip(consensus or (), CONSENSUS_FILES, strict=False):
+        write_volume(volume, folder / name)
 
 
 def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Path:
