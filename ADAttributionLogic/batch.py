@@ -75,6 +75,8 @@ class BatchOptions:
         Results without paths and names: a scan and its folder are called by the hash of its file.
     checks : CheckRequest, optional
         Whether each map can be believed: two columns per map in the summary.
+    with_spread : bool
+        Also how far the answer moves with the scan's placement: four forward passes more per scan.
     """
 
     methods: Sequence[MethodRequest]
@@ -89,6 +91,7 @@ class BatchOptions:
     cache: Path | None = None
     private: bool = False
     checks: CheckRequest | None = None
+    with_spread: bool = True
 
 
 @dataclass
@@ -270,6 +273,7 @@ def _explain_one(
         "member_sd": options.member_sd,
         "device": options.device,
         "checks": options.checks,
+        "with_spread": options.with_spread,
         "monitor": monitor,
     }
     asked = options.preparation

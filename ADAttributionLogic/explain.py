@@ -143,6 +143,7 @@ def explain(
         "notes": notes,
         **_found(model, seen, answered, heatmaps),
         **spread,
+        **({"start_reference": distance_from} if heatmaps[0].attribution.start == "distance" else {}),
         "is_cancelled": monitor.is_cancelled,
     }
     found = Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)

@@ -146,8 +146,8 @@ def _sentence(
 ) -> str:
     if not belongs:
         return (
-            f"The map shares {own:.0%} of its strongest voxels with maps of the same scan with a little noise, which share "
-            f"{among:.0%} with each other: it is no map of this scan, network and class."
+            f"The map shares {own:.0%} of its strongest voxels with maps of the same scan with a little noise, which "
+            f"share {among:.0%} with each other: it is no map of this scan, network and class."
         )
     meaning = {
         "pass": "the map does not hang on details of this acquisition.",

@@ -55,6 +55,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
     )
+    command.add_argument(
+        "--no-spread", action="store_true", help="do not measure how far the answer moves with the scan's placement"
+    )
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
     add_check_options(command, "none")
     add_preprocessing_options(command, "none", many_scans=True)
@@ -82,6 +85,7 @@ def _batch(options: argparse.Namespace) -> int:
         preparation=preparation,
         private=options.private,
         checks=check_request(options),
+        with_spread=not options.no_spread,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)
