@@ -21,6 +21,7 @@ from ADAttributionLogic.explanation import Explanation, Heatmap
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.preprocessing.model_input import ModelInput
 from ADAttributionLogic.provenance import array_sha256
 from ADAttributionLogic.relevance.region_table import RegionIndex
 from ADAttributionLogic.volume import Volume
@@ -113,11 +114,27 @@ def question_about(
     monitor: Monitor,
 ) -> Question:
     """What the checks ask the networks of an explanation."""
-    seen = explanation.model_input
+    start = "score" if explanation.outcome.output.is_score else "probability"
+    name = explanation.outcome.quantity(explanation.target_class, start)
+    return ask(explanation.model, explanation.model_input, name, request, index, companions, target, device, monitor)
+
+
+def ask(
+    model: Model,
+    seen: ModelInput,
+    name: str,
+    request: CheckRequest,
+    index: RegionIndex | None,
+    companions: Companions,
+    target: Target,
+    device: torch.device,
+    monitor: Monitor,
+) -> Question:
+    """What the checks ask the networks of a model about a scan; `name` is what is explained, e.g. ``P(AD)``."""
     grid = seen.volume.grid
     image = torch.from_numpy(seen.array)[None, None].to(device)
     brain = seen.unnormalised.array != 0
-    reference, name = companions.reference, "the reference scan"
+    reference, called = companions.reference, "the reference scan"
     if request.mean_scan is not None:
         if not request.mean_scan.grid.is_same(grid):
             raise UsageError(
@@ -125,17 +142,15 @@ def question_about(
                 f"{grid.describe()}."
             )
         mean = request.mean_scan.array.astype(np.float32)
-        reference, name = torch.from_numpy(mean)[None, None], request.mean_scan_name
+        reference, called = torch.from_numpy(mean)[None, None], request.mean_scan_name
     return Question(
-        networks=networks_of(explanation.model),
+        networks=networks_of(model),
         image=image,
         target=target,
-        name=explanation.outcome.quantity(
-            explanation.target_class, "score" if explanation.outcome.output.is_score else "probability"
-        ),
+        name=name,
         device=device,
         brain=brain,
-        replacement=choose_replacement(image, brain, grid.spacing, request.replacement, reference, name),
+        replacement=choose_replacement(image, brain, grid.spacing, request.replacement, reference, called),
         regions=index,
         spacing=grid.spacing,
         left_right_axis=_left_right_axis(grid),

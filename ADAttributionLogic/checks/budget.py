@@ -69,7 +69,7 @@ def costs_of(question: Question, checked: CheckedMap, network: Network, regions:
     steps = float(len(PARTS))
     return Costs(
         {
-            "conservation": 0.0 if checked.was_computed_here else 1.0,
+            "conservation": 0.0,
             "recomputation": again,
             "stability": _CHANGES * again,
             "randomisation": again,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ADAttributionLogic.attribution.conservation import TOLERATED
 from ADAttributionLogic.checks.findings import Check, Verdict
-from ADAttributionLogic.checks.question import CheckedMap, Question
+from ADAttributionLogic.checks.question import CheckedMap
 
 NAME, TITLE = "conservation", "Conservation"
 
@@ -17,17 +17,9 @@ NAME, TITLE = "conservation", "Conservation"
 TOO_MUCH = 0.5
 
 
-def conservation(question: Question, checked: CheckedMap, score: float | None = None) -> Check:
-    """Compare a map's sum with what its method set out to distribute; no forward pass.
-
-    Parameters
-    ----------
-    question : Question
-    checked : CheckedMap
-    score : float, optional
-        What the networks say now, to hold a map from a file against; what the map says of itself by default.
-    """
-    wanted = checked.to_attribute if score is None else score
+def conservation(checked: CheckedMap) -> Check:
+    """Compare a map's sum with what its method set out to distribute; no forward pass."""
+    wanted = checked.to_attribute
     total = float(checked.values.sum(dtype=np.float64))
     if wanted == 0:
         text = "Nothing was to be attributed: the explained quantity is 0."

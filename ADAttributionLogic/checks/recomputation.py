@@ -6,7 +6,10 @@ exchanged, moved, mirrored or edited afterwards.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from ADAttributionLogic.checks.findings import Check, Verdict
 from ADAttributionLogic.checks.question import CheckedMap, Question
@@ -21,8 +24,13 @@ def recomputation(question: Question, checked: CheckedMap, cost: float) -> Check
     """Make the map anew and compare it, voxel by voxel."""
     question.monitor.report(0.0, f"computing {checked.title} again")
     again = question.map_of(checked, question.image)
+    return judged(checked.values, again, cost)
+
+
+def judged(values: npt.NDArray[Any], again: npt.NDArray[Any], cost: float) -> Check:
+    """Compare a map with the one that was made anew, on the same grid."""
     size = float(np.linalg.norm(again))
-    distance = float(np.linalg.norm(checked.values - again)) / size if size else float(np.any(checked.values))
+    distance = float(np.linalg.norm(values - again)) / size if size else float(np.any(values))
     verdict: Verdict = "pass" if distance <= ROUNDING else "unsure" if distance <= SMALL else "fail"
     means = {
         "pass": "it is the map of this scan, network and class.",

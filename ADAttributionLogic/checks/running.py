@@ -139,7 +139,7 @@ class _Run:
 
     def _run(self, name: str, question: Question, checked: CheckedMap, cost: float) -> Check:
         if name == "conservation":
-            return conservation(question, checked)
+            return conservation(checked)
         if name == "recomputation":
             return recomputation(question, checked, cost)
         if name == "stability":

@@ -183,7 +183,8 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
             quantity = explanation.outcome.quantity(explanation.target_class, result.start)
         quantity = "share" if result.start == "unit" else quantity
         display = OverlayDisplay.for_heatmap(heatmap.volume.array)
-        rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
+        checks = None if explanation.checks is None else explanation.checks.of(heatmap.name)
+        rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity, checks))
     headline = f"{explanation.model.title}:   {explanation.outcome.headline(explanation.spread)}"
     if not explanation.outcome.output.is_score:
         headline += f"   ·   explained class: {explanation.target_class}"
