@@ -156,7 +156,7 @@ class MapChecks:
         """Plain values."""
         return {
             "title": self.title,
-            "verdict": self.verdict,
+            "overall": self.verdict,
             "summary": self.summary,
             "checks": [check.describe() for check in self.checks],
         }
@@ -223,7 +223,7 @@ class Checks:
     def describe(self) -> dict[str, Any]:
         """Plain values for provenance, under :data:`KEY`; see :func:`read_checks`.
 
-        ``maps`` is a mapping of a map's name to its ``title``, ``verdict``, ``summary`` (one line) and ``checks``, a
+        ``maps`` is a mapping of a map's name to its ``title``, ``overall`` verdict, ``summary`` (one line) and ``checks``, a
         list of mappings with the attributes of :class:`Check`; ``curve`` is None or has ``x``, ``lines`` (by name),
         ``x_title``, ``y_title`` and ``x_is_logarithmic``.
         """
