@@ -223,9 +223,9 @@ class Checks:
     def describe(self) -> dict[str, Any]:
         """Plain values for provenance, under :data:`KEY`; see :func:`read_checks`.
 
-        ``maps`` is a mapping of a map's name to its ``title``, ``overall`` verdict, ``summary`` (one line) and ``checks``, a
-        list of mappings with the attributes of :class:`Check`; ``curve`` is None or has ``x``, ``lines`` (by name),
-        ``x_title``, ``y_title`` and ``x_is_logarithmic``.
+        ``maps`` is a mapping of a map's name to its ``title``, ``overall`` verdict, ``summary`` (one line) and
+        ``checks``, a list of mappings with the attributes of :class:`Check`; ``curve`` is None or has ``x``,
+        ``lines`` (by name), ``x_title``, ``y_title`` and ``x_is_logarithmic``.
         """
         return {
             "maps": {found.map: found.describe() for found in self.maps},

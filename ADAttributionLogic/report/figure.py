@@ -20,6 +20,7 @@ from ADAttributionLogic.report.overlay_display import OverlayDisplay, two_sided_
 from ADAttributionLogic.volume import Volume, resample
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 #: Height of the answer's scale, of a line of warnings, and of one of the footnote.
@@ -235,7 +236,7 @@ def _draw_checks(cell: Axes, checks: MapChecks) -> None:
     """A line of marks with the checks' names and numbers; those that were not run stand last, in grey."""
     from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 
-    parts = []
+    parts: list[Artist] = []
     for check in sorted(checks.checks, key=lambda check: check.verdict == "not run"):
         number = "" if check.number is None else f" {check.number:.2f}"
         colour = VERDICT_COLOURS[check.verdict]

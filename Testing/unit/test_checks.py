@@ -156,8 +156,7 @@ def test_conservation_names_the_share_and_the_layer(right: CheckedMap) -> None:
     found = conservation(right)
     assert found.number == pytest.approx(right.values.sum(dtype=np.float64) / right.to_attribute)
     by_layer = {"logits": 1.0, "dense": 1.0, "pool": 0.4, "input": 0.39}
-    lost = conservation(replace(right, values=right.values * 0.3, to_attribute=1.0, relevance_by_layer=by_layer)
-    )
+    lost = conservation(replace(right, values=right.values * 0.3, to_attribute=1.0, relevance_by_layer=by_layer))
     assert lost.verdict == "fail" and "most of it at the layer dense" in lost.sentence
     whole = replace(right, to_attribute=float(right.values.sum(dtype=np.float64)))
     assert conservation(whole).verdict == "pass"
