@@ -22,6 +22,7 @@ from slicer.util import VTKObservationMixin
 from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ChartPanel import ChartPanel
+from ADAttributionLib.ChecksPanel import ChecksPanel
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
@@ -137,6 +138,8 @@ class ADAttributionParameterNode:
     occlusionStride: Annotated[int, WithinRange(1, 500)] = 25
     otherOptions: str = ""
     atlas: AtlasChoice = AtlasChoice.AAL
+    checkMaps: bool = True
+    memberSd: bool = False
     device: Device = Device.AUTO
     start: Start = Start.PROBABILITY
 
@@ -183,6 +186,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
         self._charts = ChartPanel(self._overlay, QtSeam, self._running, lambda: self.logic.explainer.client)
         self._regions = RegionsPanel(self.ui, QtSeam)
+        self._checks = ChecksPanel(self.ui, QtSeam)
         self._whatIf = WhatIfPanel(
             self.ui, QtSeam, self._running, lambda: self.logic.trials, self._question.modelOf, self._regions
         )
@@ -359,6 +363,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 target=self._question.target,
                 start=parameters.start.quantity(),
                 device=parameters.device.value,
+                checks=parameters.checkMaps,
+                memberSd=parameters.memberSd and self._question.isEnsemble,
                 **preparationOf(parameters),
                 **callbacks,
             )
@@ -403,6 +409,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._display = display
         self._overlay.setDisplay(display)
         self._regions.setDisplay(display)
+        self._checks.setDisplay(display)
         self._whatIf.setDisplay(display)
         self._export.setDisplay(display)
         crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
@@ -412,6 +419,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onMapChanged(self):
         self._regions.refresh()
+        self._checks.refresh()
         self._rest.start()
 
     def _onCrosshair(self, crosshair, _event):

@@ -186,6 +186,11 @@ class QuestionPanel:
             return None
 
     @property
+    def isEnsemble(self):
+        """Whether the chosen package holds several networks."""
+        return len((self.card or {}).get("members", ())) > 1
+
+    @property
     def target(self):
         return self.ui.targetComboBox.currentData or "positive"
 
@@ -235,6 +240,7 @@ class QuestionPanel:
         ui = self.ui
         for widget in (ui.ownRegionsLabel, ui.segmentationSelector):
             widget.visible = parameters.atlas is AtlasChoice.OWN
+        ui.memberSdCheckBox.visible = self.isEnsemble
 
     def problem(self, parameters):
         """Why nothing can be explained yet; "" when it can."""

@@ -11,6 +11,7 @@ from ADAttributionLogic.owned_folders import temporary_folder
 
 if TYPE_CHECKING:
     from ADAttributionLogic.atlas.atlas import Atlas
+    from ADAttributionLogic.checked_explanation import CheckRequest
     from ADAttributionLogic.explain import MethodRequest
     from ADAttributionLogic.monitor import Monitor
     from ADAttributionLogic.preparation import Preparation
@@ -40,6 +41,7 @@ def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
         "start_reference": job.get("start_reference"),
         "member_sd": bool(job.get("member_sd", False)),
         "device": job.get("device", "auto"),
+        "checks": _check_request(job.get("checks", False)),
     }
     if asked is None:
         with monitor.stage(0.02, 0.98) as part:
@@ -66,6 +68,19 @@ def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
     figure = _quality_figure(found.preprocessed)
     monitor.report(0.98, "handing over the result")
     return save_answer(answer_of(found, *figure), folder, prefix)
+
+
+def _check_request(given: Any) -> CheckRequest | None:
+    """Which checks are wanted: True for the usual budget, a number for another one, nothing for none."""
+    from ADAttributionLogic.checked_explanation import CheckRequest
+
+    if given is None or given is False:
+        return None
+    if given is True:
+        return CheckRequest()
+    if not isinstance(given, (int, float)):
+        raise UsageError(f"Checks are true, false or a number of forward passes, not {given!r}.")
+    return CheckRequest(float(given))
 
 
 def prepare_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor, prefix: str) -> dict[str, Any]:
