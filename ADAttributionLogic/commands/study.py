@@ -35,7 +35,8 @@ def add(commands: Any) -> None:
         action="append",
         required=True,
         metavar="[NAME=]FOLDER",
-        help="folder of a batch on this table; may be repeated, for several networks or repeats, each with its NAME",
+        help="folder of a batch on this table; may be repeated: for other networks or repeats with a NAME of its "
+        "own, for more maps of the same network with its NAME again",
     )
     command.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist")
     command.add_argument(
@@ -119,22 +120,24 @@ def _study(options: argparse.Namespace) -> int:
     return 0
 
 
-def _results(given: list[str]) -> dict[str, Path]:
-    """Folders by name; the name is the folder's where none is given.
+def _results(given: list[str]) -> list[tuple[str, Path]]:
+    """Names and folders; without a name, the folder's.
 
     Raises
     ------
     UsageError
-        Two have the same name.
+        A folder stands there twice.
     """
-    found: dict[str, Path] = {}
+    found = []
     for text in given:
         name, equals, folder = text.partition("=")
-        if not equals or Path(text).exists():
+        if not (equals and name) or Path(text).exists():
             name, folder = Path(text).resolve().name, text
-        if not name or name in found:
-            raise UsageError(f"--results {text}: {name!r} is taken; give each folder a NAME of its own, NAME=FOLDER.")
-        found[name] = Path(folder)
+        found.append((name, Path(folder)))
+    places = [folder.resolve() for _, folder in found]
+    for place in places:
+        if places.count(place) > 1:
+            raise UsageError(f"--results names {place} twice; give each folder once.")
     return found
 
 

@@ -32,9 +32,8 @@ def density_sum_scatter(found: SetAnalysis, material: Material) -> StudyFigure:
     size = 900 * regions.volume_mm3[ranked] / regions.volume_mm3[ranked].max() + 6
     axes.scatter(sums[ranked], per_mm3[ranked], s=size, color=PATIENTS, alpha=0.55, edgecolors="white", linewidths=0.6)
     named = sorted({*_largest(sums, ranked, 5), *_largest(per_mm3, ranked, 7)}, key=lambda n: -per_mm3[n])
-    for n in named:
-        axes.annotate(short(regions.name[n]), (sums[n], per_mm3[n]), (6, 4), textcoords="offset points", fontsize=7)
     axes.margins(0.12)
+    _label(figure, axes, [(short(regions.name[n]), sums[n], per_mm3[n]) for n in named])
     axes.set_xlabel("sum of relevance")
     axes.set_ylabel("density: sum per mm³")
     axes.ticklabel_format(style="sci", scilimits=(-3, 4), useMathText=True)
@@ -52,8 +51,8 @@ def density_sum_scatter(found: SetAnalysis, material: Material) -> StudyFigure:
 def group_violins(found: SetAnalysis, material: Material) -> StudyFigure:
     """Patients against controls per region, with the most distant pair's values as two lines (Böhle et al. 2019)."""
     regions, groups = material.regions, material.groups
-    chosen = _largest(np.abs(found.test.t), np.flatnonzero(regions.is_ranked), SHOWN)
     per_mm3 = density(found.maps.sums, regions.volume_mm3)
+    chosen = _largest(mean_of(per_mm3, found.members["TP"]), np.flatnonzero(regions.is_ranked), SHOWN)
     figure = new_figure(8.2, 4.6)
     axes = axes_of(figure)
     columns: dict[str, list[Any]] = {"region": [], "group": [], "subject": [], "density": []}
@@ -69,14 +68,14 @@ def group_violins(found: SetAnalysis, material: Material) -> StudyFigure:
         axes.plot([], [], color=colour, linewidth=6, alpha=0.6, label=f"{name} (n {rows.size})")
     if found.pair is not None:
         for row, style in ((found.pair.first, "-"), (found.pair.second, "--")):
-            axes.plot(range(len(chosen)), per_mm3[row, chosen], style, color=LINE, marker="o", markersize=3.5, linewidth=1,
-                      label=material.subjects[row].subject)  # fmt: skip
+            line = {"color": LINE, "marker": "o", "markersize": 3.5, "linewidth": 1}
+            axes.plot(range(len(chosen)), per_mm3[row, chosen], style, label=material.subjects[row].subject, **line)
     _names(axes, [regions.name[n] for n in chosen])
     axes.set_ylabel("density: relevance per mm³")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title(f"{found.maps.title}: {groups.positive} and {groups.negative}")
-    caption = f"The {len(chosen)} regions in which the groups differ most (|t|); bars: quartiles."
+    caption = f"The {len(chosen)} regions with the highest density in true positives; bars: quartiles."
     if found.pair is not None:
         caption += " Lines: the most distant pair of patients."
     return _made(f"violins-{found.maps.key}", caption, figure, columns)
@@ -91,11 +90,8 @@ def gain_violins(found: SetAnalysis, material: Material) -> StudyFigure:
     figure = new_figure(8.2, 4.4)
     axes = axes_of(figure)
     columns: dict[str, list[Any]] = {"region": [], "subject": [], "gain": []}
-    wide = (
-        bool(chosen)
-        and bool((gains[np.ix_(rows, chosen)] > 0).all())
-        and float(np.nanmax(gains[np.ix_(rows, chosen)])) > _WIDE
-    )
+    shown = gains[rows][:, chosen]
+    wide = bool((shown > 0).all()) and float(np.nanmax(shown, initial=0.0)) > _WIDE
     for place, n in enumerate(chosen):
         values = gains[rows, n]
         _half_violin(axes, values, place, 0, PATIENTS, in_logarithms=wide)
@@ -158,6 +154,23 @@ def _made(name: str, caption: str, figure: Any, columns: dict[str, Any]) -> Stud
 def _largest(values: FloatArray, candidates: npt.NDArray[np.int64], count: int) -> list[int]:
     known = [int(n) for n in candidates if np.isfinite(values[n])]
     return sorted(known, key=lambda n: -values[n])[:count]
+
+
+def _label(figure: Any, axes: Any, labels: list[tuple[str, float, float]]) -> None:
+    """Names beside their dots, from the highest down; where two would overlap, the lower one moves further down."""
+    figure.draw_without_rendering()
+    taken: list[tuple[float, float, float]] = []  # left, right, height of the line, in pixels
+    line, letter = 0.118 * figure.dpi, 0.055 * figure.dpi
+    for text, x, y in labels:
+        dot = axes.transData.transform((x, y))
+        left, height = float(dot[0]) + 6, float(dot[1]) + 4
+        right = left + letter * len(text)
+        while any(left < end and right > start and abs(height - h) < line for start, end, h in taken):
+            height -= line / 4
+        taken.append((left, right, height))
+        at = axes.transData.inverted().transform((left, height))
+        arrow = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate(text, (x, y), at, textcoords="data", fontsize=7, va="center", arrowprops=arrow)
 
 
 def _half_violin(

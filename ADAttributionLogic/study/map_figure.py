@@ -45,13 +45,16 @@ def mean_map_figure(
     low, high = colour_range(maps[first])
     slices = choose_slices([np.abs(maps[first])], brain if brain.any() else np.abs(maps[first]))
     planes = [(1, s) for s in slices["coronal"]] + [(2, s) for s in slices["axial"]] + [(0, slices["sagittal"][0])]
-    widths = [grid.shape[1] if axis == 0 else grid.shape[0] for axis, _ in planes]
-    figure = new_figure(10.0, 1.0 + 2.25 * len(maps))
+    extent = [b.stop - b.start for b in _bounding_box(brain if brain.any() else np.abs(maps[first]))]
+    widths = [extent[1] if axis == 0 else extent[0] for axis, _ in planes]
+    box = _bounding_box(brain if brain.any() else np.abs(maps[first]))
+    figure = new_figure(10.0, 0.8 + 1.95 * len(maps))
     rows = axes_of(figure, len(maps), len(planes), squeeze=False, gridspec_kw={"width_ratios": widths})
-    image = None
+    image: Any = None
     for cells, (case, values) in zip(rows, maps.items(), strict=True):
         for cell, (axis, index) in zip(cells, planes, strict=True):
             image = _slice(cell, brain, values, labels, axis, index, (low, high), outlined)
+            _crop(cell, box, axis, grid.shape)
             place = grid.to_ras([index if a == axis else 0 for a in range(3)])[axis]
             cell.set_title(f"{'RAS'[axis]} {place:+.0f} mm", color=MUTED, fontsize=8, pad=2)
         cells[0].text(
@@ -103,11 +106,30 @@ def _slice(
     shown = np.ma.masked_less(relevance, span[0])
     image = cell.imshow(shown, cmap="YlOrRd_r", vmin=span[0], vmax=span[1], origin="lower", interpolation="nearest")
     for number, label in enumerate(outlined if regions is not None else ()):
-        inside = (regions == label).astype(float)
+        inside = np.asarray(regions == label, dtype=float)
         if inside.any():
             cell.contour(inside, levels=[0.5], colors=[_OUTLINES[number % 3]], linewidths=0.9)
     cell.axis("off")
     return image
+
+
+def _bounding_box(values: npt.NDArray[Any]) -> tuple[slice, ...]:
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero((values > 0).any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, values.shape[axis]))
+    return tuple(box)
+
+
+def _crop(cell: Any, box: tuple[slice, ...], axis: int, shape: tuple[int, ...]) -> None:
+    """Show the brain only."""
+    across, up = (box[a] for a in range(3) if a != axis)
+    left, right = across.start, across.stop - 1
+    if axis != 0:  # drawn from right to left
+        size = shape[0]
+        left, right = size - 1 - right, size - 1 - left
+    cell.set_xlim(left - 2, right + 2)
+    cell.set_ylim(up.start - 2, up.stop + 1)
 
 
 def _named(atlas: Atlas | None, labels: Sequence[int]) -> list[str]:

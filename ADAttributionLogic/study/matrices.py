@@ -12,6 +12,9 @@ from ADAttributionLogic.study.tables import Table, matrix_table
 
 FloatArray = npt.NDArray[np.float64]
 
+#: Distances that span more than this are coloured by their logarithm.
+_WIDE = 30.0
+
 
 def matrix_figure(table: Table, caption: str, decimals: int = 0, dark_is_low: bool = False) -> StudyFigure:
     """Draw a square table; the diagonal, where everything is compared with itself, stays grey.
@@ -40,6 +43,8 @@ def distance_figure(
 def _drawn(
     labels: list[str], values: FloatArray, name: str, title: str, caption: str, decimals: int, dark_is_low: bool
 ) -> StudyFigure:
+    from matplotlib.colors import LogNorm, Normalize
+
     side = 0.62 * len(labels) + 2.6
     figure = new_figure(side + 0.4, side - 0.6)
     axes: Any = axes_of(figure)
@@ -49,15 +54,15 @@ def _drawn(
     if not dark_is_low:
         low, high = 0.0, 100.0
     axes.set_facecolor("#DDDDDD")
-    image = axes.imshow(
-        shown, cmap="Blues_r" if dark_is_low else "Blues", vmin=low, vmax=high if high > low else low + 1
-    )
+    wide = dark_is_low and low > 0 and high > _WIDE * low
+    norm = LogNorm(low, high) if wide else Normalize(low, high if high > low else low + 1)
+    image = axes.imshow(shown, cmap="Blues_r" if dark_is_low else "Blues", norm=norm)
     for i in range(len(labels)):
         for j in range(len(labels)):
             if np.isfinite(values[i, j]) and i != j:
-                part = (values[i, j] - low) / ((high - low) or 1)
+                part = float(norm(values[i, j]))
                 is_dark = part < 0.45 if dark_is_low else part > 0.55
-                text = f"{values[i, j]:.{decimals}f}"
+                text = f"{values[i, j]:.{decimals if values[i, j] < 1000 else 0}f}"
                 axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if is_dark else "#202020")
     axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)

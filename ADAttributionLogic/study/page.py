@@ -38,14 +38,20 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1e21; margin: 0 auto; max-width: 62rem; padding: 1rem 1.5rem 4rem; }
-h1 { font-size: 1.6rem; margin: .6rem 0; } h2 { font-size: 1.25rem; margin: 2.4rem 0 .4rem; border-top: 1px solid #d5d8dc; padding-top: 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1e21; margin: 0 auto; max-width: 62rem;
+  padding: 1rem 1.5rem 4rem; }
+h1 { font-size: 1.6rem; margin: .6rem 0; }
+h2 { font-size: 1.25rem; margin: 2.4rem 0 .4rem; border-top: 1px solid #d5d8dc; padding-top: 1rem; }
 .notice { background: #fff4e5; border-left: 4px solid #e17012; padding: .5rem .9rem; }
 nav a { margin-right: 1rem; white-space: nowrap; }
-figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; } figcaption, .about, .files { color: #555b63; font-size: .9rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; margin: .4rem 0; }
+figure { margin: 1.2rem 0; }
+figure img { max-width: 100%; height: auto; }
+figcaption, .about, .files { color: #555b63; font-size: .9rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; margin: .4rem 0; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { padding: .15rem .6rem .15rem 0; text-align: right; white-space: nowrap; } th { border-bottom: 1px solid #b9bec5; font-weight: 600; }
+th, td { padding: .15rem .6rem .15rem 0; text-align: right; white-space: nowrap; }
+th { border-bottom: 1px solid #b9bec5; font-weight: 600; }
 th.text, td.text { text-align: left; }
 </style>
 </head>
@@ -59,18 +65,28 @@ th.text, td.text { text-align: left; }
 {% if section.about %}<p class="about">{{ section.about }}</p>{% endif %}
 {% for figure in section.figures %}
 <figure><img src="{{ figure.picture }}" alt="{{ figure.caption }}">
-<figcaption>{{ figure.caption }} <a href="figures/{{ figure.name }}.svg">SVG</a> · <a href="figures/{{ figure.name }}.tsv">numbers</a></figcaption></figure>
+<figcaption>{{ figure.caption }}
+<a href="figures/{{ figure.name }}.svg">SVG</a> ·
+<a href="figures/{{ figure.name }}.tsv">numbers</a></figcaption></figure>
 {% endfor %}
 {% for table in section.shown %}
 <div class="scroll"><table><caption>{{ table.title }}</caption>
-<thead><tr>{% for name, is_text in table.head %}<th{% if is_text %} class="text"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in table.rows %}<tr>{% for text, is_text in row %}<td{% if is_text %} class="text"{% endif %}>{{ text }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
-{% if table.more %}<p class="files">{{ table.more }} more rows in <a href="tables/{{ table.name }}.tsv">{{ table.name }}.tsv</a></p>{% endif %}
+<thead><tr>
+{% for name, is_text in table.head %}<th{% if is_text %} class="text"{% endif %}>{{ name }}</th>{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr>{% for text, is_text in row %}<td{% if is_text %} class="text"{% endif %}>{{ text }}</td>{% endfor %}</tr>
 {% endfor %}
-<p class="files">Tables: {% for name in section.files %}<a href="tables/{{ name }}.tsv">{{ name }}.tsv</a> {% endfor %}</p>
+</tbody></table></div>
+{% if table.more %}
+<p class="files">{{ table.more }} more rows in <a href="tables/{{ table.name }}.tsv">{{ table.name }}.tsv</a></p>
+{% endif %}
 {% endfor %}
-<p class="files">ADAttribution {{ version }}. Every figure's numbers stand beside it as TSV; how it was computed is in study.json.</p>
+<p class="files">Tables:
+{% for name in section.files %}<a href="tables/{{ name }}.tsv">{{ name }}.tsv</a> {% endfor %}</p>
+{% endfor %}
+<p class="files">ADAttribution {{ version }}. How it was computed is in study.json.</p>
 </body>
 </html>
 """

@@ -93,8 +93,8 @@ def _who(study: Study) -> Section:
         tables_of.subjects_table(sets, material, threshold),
     )
     about = (
-        f"A subject counts as {material.groups.positive} for the network from {threshold:g} on. Of each person one scan "
-        "counts: scans of one person are not independent."
+        f"A subject counts as {material.groups.positive} for the network from {threshold:g} on. Of each person one "
+        "scan counts: scans of one person are not independent."
     )
     return Section("Who counts as what", about, tables, ())
 
@@ -188,7 +188,7 @@ def _atlas_of(study: Study) -> tuple[Atlas | None, tuple[str, ...]]:
     return answer.atlas, () if answer.atlas is not None else ("Regions are not outlined: the atlas is not here.",)
 
 
-# ------------------------------------------------------------------------------------------- what sets say of each other
+# ------------------------------------------------------------------------------------------ what sets say of each other
 
 
 def _volumes(study: Study) -> Section | None:
@@ -230,7 +230,8 @@ def _with_and_without(study: Study, found: SetAnalysis, design: Any) -> Iterable
     yield "", found.maps.sums, study.volumes
     controls = found.members[study.material.groups.negative] & np.isfinite(study.volumes).all(axis=1)
     if design is not None and controls.sum() > design.columns.shape[1] + 2:
-        yield " adjusted", *(residualised(v, design, controls) for v in (found.maps.sums, study.volumes))
+        adjusted = (residualised(v, design, controls) for v in (found.maps.sums, study.volumes))
+        yield " adjusted", next(adjusted), next(adjusted)
 
 
 def _coherence(study: Study) -> Section | None:
@@ -270,7 +271,7 @@ def _distances(study: Study) -> Section | None:
         figures.append(
             distance_figure(
                 "distances-eitel", "L2 distance of mean maps", [labels[n] for n in rest], matrix,
-                "‖a/max a − b/max b‖₂ of mean maps of true positives and true negatives (Eitel & Ritter 2019, table 1).",
+                "‖a/max a − b/max b‖₂ of mean maps of true positives and true negatives (Eitel & Ritter 2019).",
             )
         )  # fmt: skip
     tables = list(filter(None, (_class_distances(study, titles), _repeats(study))))

@@ -18,7 +18,7 @@ PATIENTS, CONTROLS, MUTED, LINE = "#E17012", "#2A7DE1", "#8A8F98", "#404040"
 #: Longer names of regions are cut.
 LONGEST_NAME = 30
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
