@@ -10,6 +10,7 @@ from ADAttributionLogic.errors import UnknownNameError, UsageError
 
 PROVENANCE_FILE = "provenance.json"
 FIGURE_FILE = "overview.png"
+REPORT_FILE = "report.html"
 SCENE_FILE = "scene.mrb"
 PREPROCESSING_FOLDER = "preprocessing"
 
