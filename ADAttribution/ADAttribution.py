@@ -114,6 +114,7 @@ class MethodChoice:
     occlusion: bool = False
     voxelOcclusion: bool = False
     areaOcclusion: bool = True
+    deeplift: bool = False
 
 
 @parameterNodeWrapper
