@@ -33,6 +33,7 @@ class ChecksPanel:
         self.display = None
         self._checks = ()
         connect(ui.mapChecksTable, "itemSelectionChanged()", self.onSelection)
+        self.refresh()
 
     def setDisplay(self, display):
         """Take a run's display; None empties the section."""

@@ -243,6 +243,9 @@ class WhatIfPanel:
 
     def _askDragged(self, box, onEnd):
         run, put = self.run, self.ui.whatIfPutComboBox.currentData
+        if run is None:  # the scene was closed meanwhile
+            onEnd()
+            return
 
         def ended(request):
             onEnd()

@@ -31,7 +31,7 @@ def client():
 @pytest.fixture
 def run(scene, client, scanNode, small_package):
     logic = ExplainLogic(scene, client)
-    yield logic.explain(scanNode, small_package, ["gradient-x-input", "lrp"], atlas="neuromorphometrics", checks=40)
+    yield logic.explain(scanNode, small_package, ["gradient-x-input"], atlas="neuromorphometrics", checks=40)
     scene.RemoveObserver(logic._closing)
 
 

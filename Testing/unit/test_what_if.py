@@ -17,10 +17,11 @@ from small_networks import PublishedStyle, always_in_boxes, make_lively
 from torch import Tensor, nn
 
 from ADAttributionLogic.atlas.atlas import Atlas, Region
+from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.errors import GridMismatchError, UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.networks.loading import model_from_module
+from ADAttributionLogic.networks.loading import load_model, model_from_module
 from ADAttributionLogic.networks.packages import Member, Model
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, warp_of_points
 from ADAttributionLogic.volume import Volume
@@ -28,9 +29,10 @@ from ADAttributionLogic.whatif import warm
 from ADAttributionLogic.whatif.covers import PUTS, Box, Cover, Drawn, Regions, read_cover
 from ADAttributionLogic.whatif.filling import Subject
 from ADAttributionLogic.whatif.mirroring import has_mirror_image, mirrored, symmetry_of
-from ADAttributionLogic.whatif.opening import warm_session
+from ADAttributionLogic.whatif.opening import open_session, warm_session
 from ADAttributionLogic.whatif.placing import Placing
 from ADAttributionLogic.whatif.session import MEMORY_BYTES, Session
+from ADAttributionLogic.whatif.warm import Composition
 
 SHAPE = (21, 22, 20)
 #: 2 mm, middle of the brain at the middle voxel.
@@ -270,6 +272,20 @@ def test_a_score_moves_in_its_unit(image) -> None:
     assert trial.after.score == pytest.approx(float(network()(covered)[0, 0].detach()), abs=1e-9)
 
 
+@pytest.mark.slow
+def test_at_full_size_a_box_is_followed_for_a_fraction_of_a_pass(template) -> None:
+    session = open_session(template, load_model("simulated-atrophy"), atlas=load_atlas("aal"), device="cpu")
+    ((_, net, _),) = session._networks
+    box = Box((-24.0, -20.0, -16.0), (40.0, 40.0, 40.0))
+    for put in ("zero", "blurred", "mirrored"):
+        wanted = Composition(session._image, (session._put(Cover(box, put)),))
+        found, right = net.answer(wanted), net.evaluation.logits_of(wanted.whole())
+        assert not found.in_full and found.passes < 0.04
+        assert float((found.logits - right).abs().max()) <= 1e-5 * float(right.abs().max())
+    assert session.ask([Cover(box, "zero")]).voxels == 40**3
+    assert session.held_bytes < 400 << 20
+
+
 # ------------------------------------------------------------------------------------------------------------ the place
 
 
@@ -337,8 +353,6 @@ def test_the_other_side_follows_the_affine_however_the_grid_is_stored() -> None:
 
 
 def test_the_symmetry_of_the_space_is_measured_and_said(image, template) -> None:
-    from ADAttributionLogic.atlas.library import load_atlas
-
     exact = symmetry_of(atlas())
     assert exact is not None and (exact.pairs, exact.dice, exact.distance_mm) == (1, 1.0, 0.0) and exact.is_enough
     (note,) = opened(image).ask([Cover(BOX, "mirrored")]).notes
