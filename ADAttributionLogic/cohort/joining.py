@@ -146,6 +146,9 @@ def join_results(cohort: Cohort, batch: str | os.PathLike[str]) -> CohortResults
     failed = [row for row in rows if not row["folder"]]
     why = {row["name"]: row["message"] for row in failed}
     why |= {os.path.realpath(row["scan"]): row["message"] for row in failed if row.get("scan")}
+    changed = "the result of its name or path is of another scan, or the scan was changed since."
+    why |= {row["name"]: changed for row in rows if row["folder"]}
+    why |= {os.path.realpath(row["scan"]): changed for row in rows if row["folder"] and row.get("scan")}
     found: list[ScanResult] = []
     missing: list[tuple[CohortScan, str]] = []
     used: dict[str, CohortScan] = {}
@@ -154,7 +157,7 @@ def join_results(cohort: Cohort, batch: str | os.PathLike[str]) -> CohortResults
         # Whose scan is gone is known by its name alone.
         name = by_hash.get(sha256) if sha256 else scan.name if scan.name in results else None
         if name is None:
-            missing.append((scan, _reason(scan, sha256, results, why)))
+            missing.append((scan, _reason(scan, sha256, why)))
             continue
         if name in used:
             raise CohortError(f"{used[name].shown} and {scan.shown} have the same scan: one of the two rows is wrong.")
@@ -174,14 +177,12 @@ def _hash_of(scan: CohortScan) -> str:
         raise CohortError(f"{scan.path} of {scan.shown} cannot be read: {cause.strerror}.") from cause
 
 
-def _reason(scan: CohortScan, sha256: str, results: Mapping[str, Any], why: Mapping[str, str]) -> str:
+def _reason(scan: CohortScan, sha256: str, why: Mapping[str, str]) -> str:
     for key in (os.path.realpath(scan.path) if scan.path else "", scan.name):
         if key in why:
             return why[key]
     if not sha256:
         return "its scan is not there, and no result has its name."
-    if scan.name in results:
-        return "the result of its name is of another scan, or the scan was changed since."
     return "the batch has not explained it."
 
 

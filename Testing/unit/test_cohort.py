@@ -12,7 +12,7 @@ from small_reference import small_control
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
 from ADAttributionLogic.cohort.joining import join_results
-from ADAttributionLogic.cohort.table import Cohort, controls_of, read_cohort
+from ADAttributionLogic.cohort.table import Cohort, controls_of, read_cohort, read_cohorts
 from ADAttributionLogic.errors import CohortError, UnknownNameError, UsageError
 from ADAttributionLogic.explanation import MethodRequest
 from ADAttributionLogic.networks.packages import Model
@@ -108,8 +108,8 @@ def test_of_repeated_scans_the_first_counts_and_that_is_said(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scan,subject\na.nii,p\n./a.nii,q\n", r"a\.nii stands on lines 2, 3"),
-        ("scan,subject\na.nii,p\na.nii,p\n", r"a\.nii stands on lines 2, 3"),
+        ("scan,subject\na.nii,p\n./a.nii,q\n", r"a\.nii stands on line 2, line 3"),
+        ("scan,subject\na.nii,p\na.nii,p\n", r"a\.nii stands on line 2, line 3"),
         ("scan,subject,sex\na.nii,p,F\nb.nii,p,M\n", "p: sex is F on line 2, but M on line 3"),
         (
             "scan,subject,session,age\na.nii,p,1,70\nb.nii,p,1,71\n",
@@ -134,8 +134,18 @@ def test_what_cannot_be_true_is_named(tmp_path: Path, text: str, message: str) -
 
 
 def test_all_contradictions_are_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match=r"sex is F.*but M on line 3\..*stands on lines 4, 5|stands.*sex is F"):
+    with pytest.raises(CohortError, match=r"sex is F.*but M on line 3\..*stands on line 4, line 5|stands.*sex is F"):
         read_cohort(table(tmp_path, "scan,subject,sex\na,p,F\nb,p,M\nc,q,\nc,r,\n"))
+
+
+def test_several_tables_are_one_cohort(tmp_path: Path) -> None:
+    first = table(tmp_path, "scan,subject,sex\na.nii,p,F\n", "first.csv")
+    second = table(tmp_path, "scan,subject,age\nb.nii,q,70\n", "second.csv")
+    both = read_cohorts([first, second])
+    assert [s.subject for s in both.scans] == ["p", "q"] and both.variables == ("sex", "age")
+    third = table(tmp_path, "scan,subject,sex\nc.nii,p,M\n", "third.csv")
+    with pytest.raises(CohortError, match=r"p: sex is F on line 2 of first\.csv, but M on line 2 of third\.csv"):
+        read_cohorts([first, third])
 
 
 def groups(folder: Path, *diagnoses: str) -> Cohort:
