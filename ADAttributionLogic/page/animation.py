@@ -213,7 +213,7 @@ def _draw_profile(pen: Any, film: _Film, axis: int, index: int) -> None:
         pen.rectangle((x, min(y(value), y(0.0)), x + max(step - 0.5, 0.5), max(y(value), y(0.0))), fill=shade)
     x = left + step * (index + 0.5)
     pen.line((x, top - 6, x, bottom + 2), fill=_TEXT)
-    first, last = PLANES[film.plane][3]
+    first, last = tuple(PLANES[film.plane][3])
     _write(pen, (left - 14, bottom - 12), first, 12, _MUTED)
     _write(pen, (right + 8, bottom - 12), last, 12, _MUTED)
     _write(pen, (16, top - 4), "relevance", 11, _MUTED)
