@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ADAttributionLogic.commands.check_options import add_check_options, check_request
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     cache_folder,
@@ -61,6 +62,7 @@ def add(commands: Any) -> None:
     command.add_argument("--no-report", action="store_true", help="write no reports (report.html) and no index.html")
     add_identifiers(command)
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
+    add_check_options(command, "none")
     add_preprocessing_options(command, "none", many_scans=True)
     command.set_defaults(run=_batch, replace_non_finite=None)
 
@@ -87,6 +89,7 @@ def _batch(options: argparse.Namespace) -> int:
         private=options.private,
         page=not options.no_report,
         keep_identifiers=options.keep_identifiers,
+        checks=check_request(options),
         with_spread=not options.no_spread,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)

@@ -171,7 +171,7 @@ def test_checks_are_found_however_they_are_grouped() -> None:
         "checks": {"lrp": {"checks": [entry, {**entry, "verdict": "unsure", "curve": {"x": [0, 1], "map": [1, 0.2]}}]}}
     }
     first, second = checks_of(grouped)
-    assert (first["group"], first["kind"], first["number"], first["null"]) == ("lrp", "pass", "0.25", "0.5")
+    assert (first["group"], first["kind"], first["number"], first["null"]) == ("lrp", "pass", "0.25", "by chance 0.5")
     assert second["kind"] == "unsure" and "polyline" in second["curve"] and checks_of({}) == []
 
 
