@@ -20,7 +20,7 @@ from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.errors import OutputError, UnknownNameError, UsageError
 from ADAttributionLogic.outcome import outcome_in
 from ADAttributionLogic.page.volumes import cropped, shown_box
-from ADAttributionLogic.report.figure import upright_grid
+from ADAttributionLogic.report.figure import upright
 from ADAttributionLogic.report.overlay_display import OverlayDisplay, two_sided_colours
 from ADAttributionLogic.service.answer import Answer, AnswerMap
 from ADAttributionLogic.volume import Volume, resample
@@ -131,7 +131,7 @@ def _chosen(answer: Answer, name: str | None) -> AnswerMap:
 
 
 def _film(answer: Answer, found: AnswerMap, plane: str) -> _Film:
-    grid = upright_grid(found.volume.grid)
+    grid = upright(found.volume.grid)
     scan, heatmap = resample(answer.scan, grid), resample(found.volume, grid)
     labels = None if answer.atlas is None else resample(answer.atlas.labels, grid, "nearest")
     box = shown_box(scan, labels, [heatmap])
