@@ -51,7 +51,7 @@ ROOMS = {
     "simulation": {"simulation", "atlas"},
     "cohort": {"cohort", "report", "relevance"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
-    "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
+    "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
 }
 
 
