@@ -20,6 +20,8 @@ from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.batch_list import BatchScan, find_scans
 from ADAttributionLogic.batch_question import claim, differences, question_of, write_whole
+from ADAttributionLogic.checked_explanation import CheckRequest
+from ADAttributionLogic.checks.findings import KEY, read_checks
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, sentence_of
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
 from ADAttributionLogic.explain_native import explain_native
@@ -71,6 +73,8 @@ class BatchOptions:
         Folder of preprocessed scans; the user's cache folder by default.
     private : bool
         Results without paths and names: a scan and its folder are called by the hash of its file.
+    checks : CheckRequest, optional
+        Whether each map can be believed: two columns per map in the summary.
     with_spread : bool
         Also how far the answer moves with the scan's placement: four forward passes more per scan.
     """
@@ -86,6 +90,7 @@ class BatchOptions:
     preparation: Preparation | None = None
     cache: Path | None = None
     private: bool = False
+    checks: CheckRequest | None = None
     with_spread: bool = True
 
 
@@ -267,6 +272,7 @@ def _explain_one(
         "start_reference": options.start_reference,
         "member_sd": options.member_sd,
         "device": options.device,
+        "checks": options.checks,
         "with_spread": options.with_spread,
         "monitor": monitor,
     }
@@ -300,7 +306,18 @@ def _row(
         "folder": target.name,
         **_answer_columns(outcome, spread_of(record)),
         **{f"top region ({name})": region for name, region in best.items()},
+        **_check_columns(record),
     }
+
+
+def _check_columns(record: Mapping[str, Any]) -> dict[str, str]:
+    """Of each map that was checked, the verdict and which checks failed."""
+    found = read_checks(record.get(KEY))
+    columns: dict[str, str] = {}
+    for checked in () if found is None else found.maps:
+        columns[f"checks ({checked.map})"] = checked.verdict
+        columns[f"failed checks ({checked.map})"] = " ".join(check.name for check in checked.failed)
+    return columns
 
 
 def _looks_registered(record: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``ad-attribution explain | preprocess | batch | reference | simulate | methods | …``.
+"""The command line: ``ad-attribution explain | check | preprocess | batch | reference | simulate | methods | …``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -15,6 +15,7 @@ from ADAttributionLogic.commands import (
     atlases,
     batch,
     cache,
+    check,
     explain,
     licences,
     methods,
@@ -85,7 +86,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (preprocess, simulate, batch, reference, methods, atlases, models, cache, licences):
+    for command in (check, preprocess, simulate, batch, reference, methods, atlases, models, cache, licences):
         command.add(commands)
     return parser
 
