@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -318,3 +319,18 @@ def test_the_scan_as_the_network_saw_it_is_kept(scans: Path, small_model: Model,
     mean = read_reference(tmp_path / "ref").mean_scan()
     np.testing.assert_allclose(mean.array, np.mean(seen, axis=0, dtype=np.float64), rtol=1e-6, atol=1e-7)
     assert isinstance(mean, Volume)
+
+
+def test_the_readmes_commands_run(
+    scans: Path, small_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand, but with the small network."""
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = [line for line in readme.splitlines() if line.startswith("ad-attribution reference ")]
+    assert [line.split()[2] for line in commands] == ["build", "show", "add"]
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "participants.tsv", scans, range(5))
+    write_table(tmp_path / "more-participants.tsv", scans, [5])
+    for line in commands:
+        assert main([w.replace("simulated-atrophy", str(small_package)) for w in shlex.split(line)[1:]]) == 0
+    assert read_reference("our-controls").n == 6
