@@ -111,6 +111,7 @@ class MethodChoice:
     occlusion: bool = False
     voxelOcclusion: bool = False
     areaOcclusion: bool = True
+    deeplift: bool = False
 
 
 @parameterNodeWrapper

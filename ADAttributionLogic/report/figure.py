@@ -102,7 +102,7 @@ def write_figure(
         from matplotlib.figure import Figure
     except ImportError as cause:
         raise OutputError("Figures need matplotlib: pip install ad-attribution[report].") from cause
-    grid = _upright(scan.grid)
+    grid = upright(scan.grid)
     brain = resample(scan, grid)
     maps = [resample(row.heatmap, grid) for row in rows]
     slices = choose_slices([np.abs(m.array) for m in maps], brain.array)
@@ -175,7 +175,7 @@ def choose_slices(maps: Sequence[npt.NDArray[Any]], brain: npt.NDArray[Any]) -> 
     return chosen
 
 
-def _upright(grid: Grid) -> Grid:
+def upright(grid: Grid) -> Grid:
     """The same field of view in RAS orientation with isotropic voxels, whatever the scan's."""
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, -1).T
     points = grid.to_ras(corners)
