@@ -119,7 +119,7 @@ def test_rounded_maps_are_as_right_as_the_card_says(small_controls: list, tmp_pa
     assert (np.abs(rounded.voxel_sd("lrp").array - sd)[brain] <= 0.032 * sd[brain]).all()
     assert not rounded.voxel_sd("lrp").array[~brain].any()
     top = np.abs(exact.mean_scan().array).max()
-    assert np.abs(rounded.mean_scan().array - exact.mean_scan().array).max() <= 0.004 * top
+    assert np.abs(rounded.mean_scan().array - exact.mean_scan().array).max() <= 0.008 * top
     assert ((rounded.mean_scan().array != 0) == brain).all(), "what is brain stays brain"
     assert "rounded" in rounded.card["voxel_precision"] and exact.card["voxel_precision"] == "float32"
     sizes = [sum(p.stat().st_size for p in r.folder.glob("*.nii.gz")) for r in (rounded, exact)]
