@@ -94,5 +94,5 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,report,headless,training,dev]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,report,animation,headless,training,dev]"
 	touch $@

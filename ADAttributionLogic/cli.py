@@ -1,4 +1,4 @@
-"""The command line: ``ad-attribution explain | check | preprocess | batch | reference | study | simulate | …``.
+"""The command line: ``ad-attribution explain | check | batch | reference | study | report | …`` (``--help`` lists all).
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -22,6 +22,7 @@ from ADAttributionLogic.commands import (
     models,
     preprocess,
     reference,
+    report,
     simulate,
     study,
 )
@@ -87,8 +88,10 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (check, preprocess, simulate, batch, reference, study, methods, atlases, models, cache, licences):
+    others = (check, preprocess, simulate, batch, reference, study, report, methods, atlases, models, cache, licences)
+    for command in others:
         command.add(commands)
+    report.add_animate(commands)
     return parser
 
 
