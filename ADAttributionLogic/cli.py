@@ -1,5 +1,5 @@
-"""The command line: ``ad-attribution explain | check | preprocess | batch | study | simulate | methods | atlases |
-models | cache | licences``.
+"""The command line: ``ad-attribution explain | check | preprocess | batch | study | report | animate | simulate |
+methods | atlases | models | cache | licences``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -22,6 +22,7 @@ from ADAttributionLogic.commands import (
     methods,
     models,
     preprocess,
+    report,
     simulate,
     study,
 )
@@ -87,8 +88,9 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (check, preprocess, simulate, batch, study, methods, atlases, models, cache, licences):
+    for command in (check, preprocess, simulate, batch, study, report, methods, atlases, models, cache, licences):
         command.add(commands)
+    report.add_animate(commands)
     return parser
 
 

@@ -234,6 +234,7 @@ def _draw_row(
 
 def _draw_checks(cell: Axes, checks: MapChecks) -> None:
     """A line of marks with the checks' names and numbers; those that were not run stand last, in grey."""
+    from matplotlib.figure import Figure
     from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 
     parts: list[Artist] = []
@@ -245,11 +246,21 @@ def _draw_checks(cell: Axes, checks: MapChecks) -> None:
         name = TextArea(f"{check.title}{number}", textprops={"color": grey, "fontsize": 9})
         parts.append(HPacker(children=[mark, name], pad=0, sep=3, align="center"))
     strip = HPacker(children=parts, pad=0, sep=14, align="center")
+    # Below the whole row: the slices of other planes are taller than the first one.
+    figure, room = cell.get_figure(), cell.get_subplotspec()
+    assert isinstance(figure, Figure) and room is not None
+    corner = room.get_position(figure)
     place = AnnotationBbox(
-        strip, (0, 0), (0, -6), "axes fraction", "offset points", box_alignment=(0, 1), frameon=False, pad=0
+        strip,
+        (corner.x0, corner.y0),
+        (0, -4),
+        "figure fraction",
+        "offset points",
+        box_alignment=(0, 1),
+        frameon=False,
+        pad=0,
     )
-    place.set_clip_on(False)
-    cell.add_artist(place)
+    figure.add_artist(place)
 
 
 def _draw_slice(
