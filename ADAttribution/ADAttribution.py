@@ -525,6 +525,10 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""
         return self.explainer.explainFolder(inputFolder, outputFolder, **options)
 
+    def buildReference(self, tables, outputFolder, **options):
+        """Build a reference cohort of the controls of a table; see ADAttributionLib.ReferenceJob."""
+        return self.explainer.buildReference(tables, outputFolder, **options)
+
     def addSimulatedSubject(self, label="AD"):
         """Add a simulated patient ("AD") or control ("CN") to the scene."""
         return self.explainer.addSimulatedSubject(label)

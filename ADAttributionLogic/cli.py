@@ -1,5 +1,4 @@
-"""The command line: ``ad-attribution explain | check | what-if | preprocess | batch | study | report | animate |
-simulate | methods | atlases | models | cache | licences``.
+"""The command line: ``ad-attribution explain | check | batch | reference | study | report | …`` (``--help`` lists all).
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -22,6 +21,7 @@ from ADAttributionLogic.commands import (
     methods,
     models,
     preprocess,
+    reference,
     report,
     simulate,
     study,
@@ -90,18 +90,8 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        check,
-        what_if,
-        preprocess,
-        simulate,
-        batch,
-        study,
-        report,
-        methods,
-        atlases,
-        models,
-        cache,
-        licences,
+        *(check, what_if, preprocess, simulate, batch, reference, study, report),
+        *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)
     report.add_animate(commands)

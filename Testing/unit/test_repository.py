@@ -53,7 +53,7 @@ ROOMS = {
     "whatif": {"whatif", "attribution", "graph", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
-    "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
+    "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
 }
 
 
