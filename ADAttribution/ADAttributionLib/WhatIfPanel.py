@@ -104,7 +104,7 @@ class WhatIfPanel:
         self._show()
 
     def onPut(self, _index):
-        """The mean of controls is that of the reference cohort that ships for this network, or of one that is chosen."""
+        """The mean of controls is that of the reference cohort that ships for this network, or of a chosen one."""
         combo = self.ui.whatIfPutComboBox
         if combo.currentData != "reference" or (self.run is not None and shippedReference(self.run)):
             return
