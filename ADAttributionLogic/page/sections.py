@@ -24,7 +24,6 @@ _LAST = ("asymmetry", "peak", "volume_mm3", "hemisphere")
 _HIDDEN = ("label", "rank", "absolute_sum", "positive_sum", "voxels", "peak_r", "peak_a", "peak_s")
 #: Of the chart against a reference: the regions that are farthest from its controls.
 MOST_DEVIATING = 15
-_HASHED = ("file_sha256", "voxels_sha256", "series_uid_sha256")
 
 
 @dataclass(frozen=True)
