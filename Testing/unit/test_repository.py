@@ -51,6 +51,7 @@ ROOMS = {
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
     "cohort": {"cohort", "report", "relevance"},
+    "page": {"page", "checks", "networks", "relevance", "report", "service"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
     "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
 }
