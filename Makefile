@@ -10,6 +10,7 @@
 #   make sbom    bill of materials (CycloneDX) of what is installed, in dist/
 #   make study-real  what changes the score of the real networks (QIU2022=folder with their authors' files); tables in
 #                    Testing/benchmarks/real_network
+#   make study-cohort  a simulated cohort through a whole group study (40 minutes on one core); Testing/benchmarks/study_cohort
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
 # Everything is installed into .venv first, once.
 
@@ -26,7 +27,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study study-planted study-real sbom train clean
+.PHONY: demo test fuzz bench lint study study-planted study-real study-cohort sbom train clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -64,6 +65,11 @@ REAL := Testing/benchmarks/real_network
 study-real: $(VENV)/developed
 	for what in preparation atrophy; do \
 	  $(BIN)/python Testing/benchmarks/study_real_network.py $$what > $(REAL)/$$what.tsv || exit 1; done
+
+COHORT ?= study-cohort
+study-cohort: $(VENV)/developed
+	for what in maps study; do $(BIN)/python Testing/benchmarks/study_cohort.py $$what $(COHORT) || exit 1; done
+	$(BIN)/python Testing/benchmarks/study_cohort.py keep $(COHORT) Testing/benchmarks/study_cohort
 
 sbom: $(VENV)/developed
 	mkdir -p dist
