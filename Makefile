@@ -8,6 +8,8 @@
 #   make sbom    bill of materials (CycloneDX) of what is installed, in dist/
 #   make study-real  what changes the score of the real networks (QIU2022=folder with their authors' files); tables in
 #                    Testing/benchmarks/real_network
+#   make benchmark-truth  every method on simulated patients whose atrophy is known (about two hours on one core; stopped,
+#                    it goes on); results and table in truth/, as published in Testing/benchmarks/truth
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
 # Everything is installed into .venv first, once.
 
@@ -24,7 +26,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study study-real sbom train clean
+.PHONY: demo test fuzz bench lint study study-real benchmark-truth sbom train clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -57,6 +59,9 @@ REAL := Testing/benchmarks/real_network
 study-real: $(VENV)/developed
 	for what in preparation atrophy; do \
 	  $(BIN)/python Testing/benchmarks/study_real_network.py $$what > $(REAL)/$$what.tsv || exit 1; done
+
+benchmark-truth: $(VENV)/developed
+	$(BIN)/ad-attribution benchmark-truth --out truth
 
 sbom: $(VENV)/developed
 	mkdir -p dist

@@ -1,5 +1,5 @@
 """The command line: ``ad-attribution explain | check | preprocess | batch | simulate | methods | atlases | models |
-cache | licences``.
+benchmark-truth | cache | licences``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -15,6 +15,7 @@ from ADAttributionLogic import __version__
 from ADAttributionLogic.commands import (
     atlases,
     batch,
+    benchmark_truth,
     cache,
     check,
     explain,
@@ -86,7 +87,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (check, preprocess, simulate, batch, methods, atlases, models, cache, licences):
+    for command in (check, preprocess, simulate, batch, benchmark_truth, methods, atlases, models, cache, licences):
         command.add(commands)
     return parser
 
