@@ -126,7 +126,7 @@ def _seen(answer: Answer, model: Model) -> SeenScan:
         atlas=atlas,
         mask=_companion(record.get("mask"), "mask"),
         reference=None if is_cards else _companion(record.get("reference"), "reference"),
-        compares=is_cards,
+        compares=True,  # the control mean, where there is one, takes the place of tissue
         is_prepared=True,
     )
     labels = None if seen.atlas is None else provenance.array_sha256(seen.atlas.labels.array)
