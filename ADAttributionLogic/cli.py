@@ -1,5 +1,5 @@
-"""The command line: ``ad-attribution explain | check | preprocess | batch | study | benchmark-truth | simulate | methods |
-atlases | models | cache | licences``.
+"""The command line: ``ad-attribution explain | check | preprocess | batch | study | benchmark-truth | simulate |
+methods | atlases | models | cache | licences``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """

@@ -28,7 +28,7 @@ from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.simulation.anatomy import affected_labels
 from ADAttributionLogic.truth import metrics
 from ADAttributionLogic.truth.contestants import Contestant, FloatMap
-from ADAttributionLogic.truth.patients import BenchmarkData, Patient
+from ADAttributionLogic.truth.patients import BenchmarkData, Patient, patient_name
 
 #: Changes whenever the same map would be scored otherwise.
 VERSION = 1
@@ -226,7 +226,7 @@ def run_maps(bench: Bench, numbers: range, maps: Path, folder: Path) -> Iterator
     GridMismatchError
         A map is on another grid.
     """
-    paths = {number: _map_path(maps, bench.data.patient(number).name) for number in numbers}
+    paths = {number: _map_path(maps, patient_name(number)) for number in numbers}
     for number, source in paths.items():
         volume = read_scan(source)
         grid = bench.data.anatomy.template.grid
@@ -259,7 +259,7 @@ def _map_path(maps: Path, patient: str) -> Path:
 
 def result_path(folder: Path, contestant: str, number: int) -> Path:
     """Where a result is kept."""
-    return folder / contestant / f"patient-{number:02d}.json"
+    return folder / contestant / f"{patient_name(number)}.json"
 
 
 def read_result(path: Path, key: str = "") -> dict[str, Any] | None:

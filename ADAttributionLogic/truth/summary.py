@@ -15,7 +15,7 @@ import numpy as np
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.truth.contestants import CONTESTANTS
 from ADAttributionLogic.truth.metrics import bootstrap_interval
-from ADAttributionLogic.truth.scoring import read_result
+from ADAttributionLogic.truth.scoring import read_result, result_path
 
 #: Metric → what it is, and whether more is better.
 METRICS: dict[str, tuple[str, bool]] = {
@@ -59,7 +59,7 @@ def summarise(folder: Path, numbers: range) -> list[Row]:
     names = sorted((p.name for p in folder.iterdir() if p.is_dir()), key=lambda n: (order.get(n, len(order)), n))
     rows = []
     for name in names:
-        found = [read_result(folder / name / f"patient-{number:02d}.json") for number in numbers]
+        found = [read_result(result_path(folder, name, number)) for number in numbers]
         hits = [r["metrics"] for r in found if r is not None and r["probability"] >= 0.5]
         if hits:
             rows.append(Row(name, len(hits), {metric: _interval(hits, metric) for metric in METRICS}))
@@ -114,8 +114,9 @@ def write_figure(rows: Sequence[Row], path: Path) -> None:
         panel.errorbar(figures[:, 0], places, xerr=spread, fmt="o", markersize=4, color="#1f5fa8", elinewidth=1.2)
         title, is_better_high = METRICS[metric]
         panel.set_title(f"{title}\n({'more' if is_better_high else 'less'} is better)", fontsize=8)
-        panel.set_xlim(left=0)
+        panel.margins(x=0.06)
         panel.grid(axis="x", alpha=0.3)
+        panel.axvline(0, color="black", linewidth=0.6)
         panel.tick_params(labelsize=8)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from ADAttributionLogic.errors import UnknownNameError
+from ADAttributionLogic.errors import GridMismatchError, ScanError, UnknownNameError
 from ADAttributionLogic.truth import metrics
 from ADAttributionLogic.truth.contestants import CONTESTANTS, choose_contestants
-from ADAttributionLogic.truth.scoring import read_result
+from ADAttributionLogic.truth.scoring import read_result, run_maps
 from ADAttributionLogic.truth.summary import METRICS, summarise, table_text, write_figure
+from ADAttributionLogic.volume import Volume
 
 
 @pytest.fixture
@@ -138,3 +141,30 @@ def test_contestants_are_chosen_by_name_and_differ() -> None:
     with pytest.raises(UnknownNameError, match="edge-filter"):
         choose_contestants("edge-filtr")
     assert len({c.name for c in CONTESTANTS}) == len({c.fingerprint for c in CONTESTANTS}) == len(CONTESTANTS)
+
+
+# -------------------------------------------------------------------------------------------------- another tool's maps
+
+
+def test_maps_of_another_tool_must_lie_on_the_scans_grid(tmp_path: Path) -> None:
+    template = Volume(np.ones((6, 7, 8), dtype=np.float32), np.diag([1.0, 1, 1, 1]))
+    bench = SimpleNamespace(data=SimpleNamespace(anatomy=SimpleNamespace(template=template)), key="k")
+    maps, kept = tmp_path / "my-tool", tmp_path / "results"
+    maps.mkdir()
+
+    def run_them() -> None:
+        list(run_maps(bench, range(1, 2), maps, kept))  # type: ignore[arg-type]
+
+    with pytest.raises(ScanError, match="no map patient-01.nii.gz.*--export"):
+        run_them()
+    shifted = np.diag([1.0, 1, 1, 1])
+    shifted[0, 3] = 2
+    nib.save(nib.Nifti1Image(np.ones((6, 7, 8), dtype=np.float32), shifted), maps / "patient-01.nii.gz")
+    with pytest.raises(GridMismatchError, match="Resample the map"):
+        run_them()
+    holes = np.ones((6, 7, 8), dtype=np.float32)
+    holes[2, 2, 2] = np.nan
+    nib.save(nib.Nifti1Image(holes, template.affine), maps / "patient-01.nii.gz")
+    with pytest.raises(ScanError, match="not numbers"):
+        run_them()
+    assert not kept.exists()
