@@ -12,6 +12,7 @@
 #                    Testing/benchmarks/real_network
 #   make benchmark-truth  every method on simulated patients whose atrophy is known (about two hours on one core; stopped,
 #                    it goes on); results and table in truth/, as published in Testing/benchmarks/truth
+#   make study-cohort  a simulated cohort through a whole group study (40 minutes on one core); Testing/benchmarks/study_cohort
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
 # Everything is installed into .venv first, once.
 
@@ -28,7 +29,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study study-planted study-real benchmark-truth sbom train clean
+.PHONY: demo test fuzz bench lint study study-planted study-real study-cohort benchmark-truth sbom train clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -70,6 +71,11 @@ study-real: $(VENV)/developed
 benchmark-truth: $(VENV)/developed
 	$(BIN)/ad-attribution benchmark-truth --out truth
 
+COHORT ?= study-cohort
+study-cohort: $(VENV)/developed
+	for what in maps study; do $(BIN)/python Testing/benchmarks/study_cohort.py $$what $(COHORT) || exit 1; done
+	$(BIN)/python Testing/benchmarks/study_cohort.py keep $(COHORT) Testing/benchmarks/study_cohort
+
 sbom: $(VENV)/developed
 	mkdir -p dist
 	$(BIN)/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json $(BIN)/python
@@ -92,5 +98,5 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,report,headless,training,dev]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,report,animation,headless,training,dev]"
 	touch $@

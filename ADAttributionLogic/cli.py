@@ -1,5 +1,5 @@
-"""The command line: ``ad-attribution explain | check | preprocess | batch | study | benchmark-truth | simulate |
-methods | atlases | models | cache | licences``.
+"""The command line: ``ad-attribution explain | check | preprocess | batch | study | report | animate |
+benchmark-truth | simulate | methods | atlases | models | cache | licences``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -23,6 +23,7 @@ from ADAttributionLogic.commands import (
     methods,
     models,
     preprocess,
+    report,
     simulate,
     study,
 )
@@ -94,6 +95,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
         simulate,
         batch,
         study,
+        report,
         benchmark_truth,
         methods,
         atlases,
@@ -102,6 +104,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
         licences,
     ):
         command.add(commands)
+    report.add_animate(commands)
     return parser
 
 
