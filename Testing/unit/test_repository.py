@@ -51,9 +51,10 @@ ROOMS = {
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
     "truth": {"truth", "simulation", "attribution", "networks", "relevance"},
+    "whatif": {"whatif", "attribution", "graph", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
-    "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
+    "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
 }
 
 
