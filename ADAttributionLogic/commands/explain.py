@@ -18,6 +18,7 @@ from ADAttributionLogic.commands.preparation_options import (
     wants_preprocessing,
 )
 from ADAttributionLogic.commands.progress import Progress
+from ADAttributionLogic.commands.report import add_identifiers
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
@@ -49,7 +50,11 @@ def add(commands: Any, with_method_options: bool = True) -> None:
         help="name, package folder, state dict (.pt) or exported network (.pt2) (default: %(default)s)",
     )
     command.add_argument(
-        "--method", action="append", dest="methods", metavar="METHOD", help="may be repeated (default: lrp)"
+        "--method",
+        action="append",
+        dest="methods",
+        metavar="METHOD",
+        help="may be repeated (default: what the network's card recommends, else lrp)",
     )
     command.add_argument(
         "--atlas", default="aal", help="name or label file; 'none' for no tables (default: %(default)s)"
@@ -74,11 +79,19 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     command.add_argument("--replace-non-finite", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
     command.add_argument("--mask", metavar="FILE", help="voxels of interest, for occlusion with the mask 'given'")
     command.add_argument(
-        "--reference", metavar="FILE", help="scan to compare with, for occlusion with the fill 'reference'"
+        "--reference",
+        metavar="FILE",
+        help="scan to compare with: for deeplift, integrated-gradients with the baseline and occlusion with the fill "
+        "'reference' (default: the control mean of the network's card, if it has one)",
     )
     command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
+    command.add_argument("--no-report", action="store_true", help="write no report.html")
+    command.add_argument(
+        "--animation", metavar="FILE", help="also a film of coronal slices through the first map (.mp4 or .gif)"
+    )
+    add_identifiers(command)
     command.add_argument(
         "--private",
         action="store_true",
@@ -139,11 +152,17 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.page.animation import check_animation, write_animation
     from ADAttributionLogic.private_results import without_names
     from ADAttributionLogic.report.result_folder import check_output_folder, write_explanation
-    from ADAttributionLogic.report.result_places import FIGURE_FILE, SCENE_FILE
+    from ADAttributionLogic.report.result_places import FIGURE_FILE, REPORT_FILE, SCENE_FILE
+    from ADAttributionLogic.service.answer import answer_of
 
+    if options.private and options.keep_identifiers:
+        raise UsageError("--private leaves out what --keep-identifiers keeps. Say one of them.")
     place = check_output_folder(options.out, options.overwrite)
+    if options.animation:
+        check_animation(options.animation)
     requests = _requests(options)
     with Progress() as monitor:
         explanation = _compute(options, requests, monitor)
@@ -160,12 +179,18 @@ def _explain(options: argparse.Namespace) -> int:
                 options.out,
                 place=place,
                 figure=not options.no_figure,
+                page=not options.no_report,
+                keep_identifiers=options.keep_identifiers,
                 scene_writer=scene_writer,
                 monitor=part,
             )
+        if options.animation:
+            write_animation(answer_of(explanation), options.animation)
     _print_result(explanation, options.top)
     print(f"\nResults: {folder}")
-    for name, what in ((FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
+    if options.animation:
+        print(f"  animation: {options.animation}")
+    for name, what in ((REPORT_FILE, "report"), (FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
     parts = (
@@ -197,6 +222,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     scan = read_scan(options.scan, options.series_uid)
     monitor.report(0.02, "loading the model")
     model = _load_model(options)
+    requests = requests or _recommended(model)
     atlas = None
     if options.atlas != "none":
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
@@ -227,7 +253,9 @@ def _requests(options: argparse.Namespace) -> list[MethodRequest]:
     from ADAttributionLogic.attribution.registry import get_method
     from ADAttributionLogic.explain import MethodRequest
 
-    names = list(dict.fromkeys(options.methods or ["lrp"]))
+    # Without --method, those whose options were given; none: what the network's card recommends.
+    optioned = [key.split(".")[0] for key, value in vars(options).items() if "." in key and value is not None]
+    names = list(dict.fromkeys(options.methods or optioned))
     requests = []
     for name in names:
         given = {option.name: getattr(options, f"{name}.{option.name}", None) for option in get_method(name).options}
@@ -239,6 +267,15 @@ def _requests(options: argparse.Namespace) -> list[MethodRequest]:
                 f"Option --{key.replace('.', '-').replace('_', '-')} was given, but not --method {method}."
             )
     return requests
+
+
+def _recommended(model: Model) -> list[MethodRequest]:
+    """What the network's card recommends, where no method was chosen; the user is told."""
+    from ADAttributionLogic.recommendation import recommended, sentence
+
+    if said := sentence(model):
+        print(f"note: {said}", file=sys.stderr)
+    return [recommended(model)]
 
 
 def _load_model(options: argparse.Namespace) -> Model:
