@@ -94,7 +94,7 @@ def _batch(options: argparse.Namespace) -> int:
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)
-    with cache_folder(options.no_cache) as cache, _going_on_later():
+    with cache_folder(options.no_cache) as cache, going_on_later():
         result = explain_batch(
             scans,
             load_model(options.model, output=options.output),
@@ -108,7 +108,8 @@ def _batch(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _going_on_later() -> Iterator[None]:
+def going_on_later() -> Iterator[None]:
+    """An interruption by the user is no failure: what is complete is kept, and started again it goes on."""
     try:
         yield
     except KeyboardInterrupt as cause:
