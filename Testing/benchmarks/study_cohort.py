@@ -214,7 +214,7 @@ def _age_rows(
 
 
 def keep(folder: Path, target: Path) -> None:
-    """Copy what is worth keeping: no maps, no pictures beside those in the page, and of the scores of single subjects only LRP's z."""
+    """Copy what is worth keeping: no maps, no pictures beside the page, of single subjects only LRP's z."""
     shutil.rmtree(target, ignore_errors=True)
     left_out = [
         "maps",
