@@ -22,10 +22,11 @@ from slicer.util import VTKObservationMixin
 from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ChartPanel import ChartPanel
+from ADAttributionLib.ChecksPanel import ChecksPanel
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
-from ADAttributionLib.MethodPresets import Preset, choose, presetOf
+from ADAttributionLib.MethodPresets import Preset, choose, preselect, presetOf
 from ADAttributionLib.NetworksPanel import NetworksPanel
 from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
@@ -52,6 +53,8 @@ from ADAttributionLib.SampleScans import sampleSources
 from ADAttributionLib.ScanArrivals import ScanArrivals, firstScan
 from ADAttributionLib.SetupPanel import SetupPanel, chosenPython
 from ADAttributionLib.Signals import connect
+from ADAttributionLib.WhatIf import WhatIf
+from ADAttributionLib.WhatIfPanel import WhatIfPanel
 from ADAttributionLib.WorkerClient import WorkerClient
 
 # -------------------------------------------------------------------------------------------------------------- module
@@ -136,6 +139,8 @@ class ADAttributionParameterNode:
     occlusionStride: Annotated[int, WithinRange(1, 500)] = 25
     otherOptions: str = ""
     atlas: AtlasChoice = AtlasChoice.AAL
+    checkMaps: bool = True
+    memberSd: bool = False
     device: Device = Device.AUTO
     start: Start = Start.PROBABILITY
 
@@ -182,6 +187,10 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
         self._charts = ChartPanel(self._overlay, QtSeam, self._running, lambda: self.logic.explainer.client)
         self._regions = RegionsPanel(self.ui, QtSeam)
+        self._checks = ChecksPanel(self.ui, QtSeam)
+        self._whatIf = WhatIfPanel(
+            self.ui, QtSeam, self._running, lambda: self.logic.trials, self._question.modelOf, self._regions
+        )
         self._export = ExportPanel(self.ui, QtSeam, self._running, lambda: self.logic.explainer)
         self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
         self._connectWidgets()
@@ -305,6 +314,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onModel(self, _index):
         self._question.showModel()
+        with slicer.util.NodeModify(self._parameterNode):
+            preselect(self._parameterNode, self._question.card)
         self._checkCanApply()
 
     def onPreset(self, _index):
@@ -355,6 +366,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 target=self._question.target,
                 start=parameters.start.quantity(),
                 device=parameters.device.value,
+                checks=parameters.checkMaps,
+                memberSd=parameters.memberSd and self._question.isEnsemble,
                 **preparationOf(parameters),
                 **callbacks,
             )
@@ -399,6 +412,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._display = display
         self._overlay.setDisplay(display)
         self._regions.setDisplay(display)
+        self._checks.setDisplay(display)
+        self._whatIf.setDisplay(display)
         self._export.setDisplay(display)
         crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         event = slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent
@@ -407,6 +422,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onMapChanged(self):
         self._regions.refresh()
+        self._checks.refresh()
         self._rest.start()
 
     def _onCrosshair(self, crosshair, _event):
@@ -439,6 +455,7 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         self._explainer = None
+        self._trials = None
         self._timer = None
 
     def getParameterNode(self):
@@ -460,6 +477,7 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         if self._explainer is None:
             client = WorkerClient(interpreter=QtSeam.workerInterpreter(self.interpreter))
             self._explainer = ExplainLogic(slicer.mrmlScene, client)
+            self._trials = WhatIf(self._explainer)
             self._timer = QtSeam.makeTimer(20, self._explainer.poll)
             QtSeam.onQuit(self.close)
         return self._explainer
@@ -475,6 +493,21 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def openResult(self, path, *arguments, **options):
         """Put a result of the command line, or a row of a batch, into the scene; see ADAttributionLib.ExplainLogic."""
         return self.explainer.openResult(path, *arguments, **options)
+
+    @property
+    def trials(self):
+        """What if parts of a scan were not there: see ADAttributionLib.WhatIf."""
+        return self._trials if self.explainer is not None else None
+
+    def whatIf(self, run, covers, **options):
+        """Cover parts of a run's scan and ask its network again; returns the Trial with ``before`` and ``after``.
+
+        Example::
+
+            trial = logic.whatIf(run, {"regions": ["Hippocampus_L", "Hippocampus_R"], "put": "mirrored"})
+            print(trial.before.values, trial.after.values)
+        """
+        return self.trials.ask(run, covers, **options)
 
     def isPrepared(self, volumeNode, model, **preparation):
         """Whether a scan was registered and checked in just this way in this session."""

@@ -14,6 +14,7 @@ from ADAttributionLogic import __version__
 from ADAttributionLogic.commands import (
     atlases,
     batch,
+    benchmark_truth,
     cache,
     check,
     explain,
@@ -25,6 +26,7 @@ from ADAttributionLogic.commands import (
     report,
     simulate,
     study,
+    what_if,
 )
 from ADAttributionLogic.departure import leave_in_order
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutOfMemoryError, is_out_of_memory, sentence_of
@@ -88,8 +90,10 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    others = (check, preprocess, simulate, batch, reference, study, report, methods, atlases, models, cache, licences)
-    for command in others:
+    for command in (
+        *(check, what_if, preprocess, simulate, batch, reference, study, report, benchmark_truth),
+        *(methods, atlases, models, cache, licences),
+    ):
         command.add(commands)
     report.add_animate(commands)
     return parser

@@ -101,6 +101,7 @@ class ExplainLogic:
         device="auto",
         startReference=None,
         memberSd=False,
+        checks=False,
         wait=True,
         show=True,
         onProgress=None,
@@ -126,6 +127,8 @@ class ExplainLogic:
             What the start "distance" of a score measures from.
         memberSd : bool
             Of an ensemble, also a map of the standard deviation over its networks, per method.
+        checks : bool or float
+            Also measure whether the maps can be believed, within the usual budget, or this many forward passes per map.
         wait : bool
             True returns the Run; False returns a Request at once, and the callbacks get it.
         show : bool
@@ -165,6 +168,7 @@ class ExplainLogic:
             start=start,
             start_reference=startReference,
             member_sd=memberSd,
+            checks=checks,
             device=device,
             **prepared,
         )
