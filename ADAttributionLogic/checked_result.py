@@ -19,7 +19,7 @@ import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import provenance
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.checked_explanation import CheckRequest, ask
+from ADAttributionLogic.checked_explanation import CheckRequest, ask, reference_name
 from ADAttributionLogic.checks.findings import Checks, MapChecks
 from ADAttributionLogic.checks.question import CheckedMap, Question
 from ADAttributionLogic.checks.recomputation import judged
@@ -112,10 +112,23 @@ def _seen(answer: Answer, model: Model) -> SeenScan:
     """The scan as the network saw it, with the atlas and what else lay on its grid."""
     record = answer.provenance
     scan = answer.scan if answer.preparation is None else answer.preparation.brain
+    compared = record.get("reference") or {}
+    is_cards = "control_mean_of" in compared
+    if is_cards and compared.get("sha256") != model.card.get("control_mean", {}).get("sha256"):
+        raise NetworkError(
+            f"The control mean of {model.title} is not the one that the scan was compared with any more."
+        )
     used = record.get("atlas")
     atlas = None if used is None else recorded_atlas(used)
-    mask, reference = (_companion(record.get(name), name) for name in ("mask", "reference"))
-    seen = see(scan, model, atlas=atlas, mask=mask, reference=reference, is_prepared=True)
+    seen = see(
+        scan,
+        model,
+        atlas=atlas,
+        mask=_companion(record.get("mask"), "mask"),
+        reference=None if is_cards else _companion(record.get("reference"), "reference"),
+        compares=True,  # the control mean, where there is one, takes the place of tissue
+        is_prepared=True,
+    )
     labels = None if seen.atlas is None else provenance.array_sha256(seen.atlas.labels.array)
     if used is not None and labels != used["labels_sha256"]:
         raise AtlasError(
@@ -127,7 +140,7 @@ def _seen(answer: Answer, model: Model) -> SeenScan:
 
 def _companion(record: Mapping[str, Any] | None, what: str) -> Volume | None:
     """The mask or the scan to compare with that methods were given; it must be the same."""
-    if record is None:
+    if record is None or "control_mean_of" in record:  # the latter comes with the network
         return None
     path = Path(record["source"])
     if not record["source"] or not path.exists():
@@ -153,7 +166,8 @@ def _question(
     reference = outcome.score - summary["score"] if is_score and summary["start"] == "distance" else None
     target = Target(0 if is_score else int(summary["class_index"]), summary["start"], reference)
     name = outcome.quantity(answer.target_class, "score" if is_score else "probability")
-    return ask(model, seen.model_input, name, request, seen.index, seen.companions, target, device, monitor)
+    called = reference_name(record.get("reference") or {"control_mean_of": model.name})
+    return ask(model, seen.model_input, name, request, seen.index, seen.companions, target, device, monitor, called)
 
 
 def _claimed(found: AnswerMap) -> CheckedMap:
