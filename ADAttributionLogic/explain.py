@@ -16,6 +16,7 @@ from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_m
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.attribution.target import Start, Target
+from ADAttributionLogic.comparison.comparing import Against, compare
 from ADAttributionLogic.device import choose_device, describe_device
 from ADAttributionLogic.errors import UnknownNameError, UsageError
 from ADAttributionLogic.explanation import Explanation, Heatmap, MethodRequest
@@ -43,6 +44,7 @@ def explain(
     replace_non_finite: float | None = None,
     mask: Volume | None = None,
     reference: Volume | None = None,
+    against: Against | None = None,
     member_sd: bool = False,
     is_prepared: bool = False,
     mover: Mover | None = None,
@@ -77,6 +79,9 @@ def explain(
     reference : Volume, optional
         A scan to compare with, such as a mean of controls, for occlusion with the fill ``reference``; it is prepared
         as the scan is.
+    against : Against, optional
+        Controls with whom the maps are compared (:mod:`.comparison`): more columns in the tables, and a z map for each.
+        Their mean scan serves the fill ``reference`` where no scan was given for that.
     member_sd : bool
         Of an ensemble, also a map of the standard deviation over its networks, per method.
     is_prepared : bool
@@ -113,12 +118,22 @@ def explain(
         is_prepared=is_prepared,
     )
     distance_from = model.output.reference if start_reference is None else start_reference
+    wanted = Target(_class_index(model, target), start, distance_from)
+    companions = seen.companions
+    if against is not None:
+        grid, placed = seen.model_input.volume.grid, seen.atlas
+        against.require(
+            _asked(model, chosen, wanted, against), grid, None if placed is None else provenance.describe_atlas(placed)
+        )
+        if reference is None and any(options.get("fill") == "reference" for _, options in chosen):
+            mean = torch.from_numpy(against.reference.mean_scan().array)[None, None]
+            companions = replace(companions, reference=mean)
     question = Question(
         seen.image,
         chosen,
-        Target(_class_index(model, target), start, distance_from),
+        wanted,
         choose_device(device),
-        seen.companions,
+        companions,
         seen.index,
         seen.model_input.volume.grid.voxel_volume_mm3,
         member_sd,
@@ -141,7 +156,28 @@ def explain(
         "is_cancelled": monitor.is_cancelled,
     }
     (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")
-    return Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)
+    found = Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)
+    return found if against is None else compare(found, against, is_prepared)
+
+
+def _asked(model: Model, chosen: Chosen, target: Target, against: Against) -> dict[str, Any]:
+    """As much of the provenance as is known before anything is computed: what a reference is to be held against."""
+    default = "score" if model.output.is_score else "probability"
+    start = target.start or default
+    # Which class is predicted is known afterwards only; then it is compared as well.
+    explained = (
+        against.reference.question["target_class"] if target.class_index is None else model.classes[target.class_index]
+    )
+    return {
+        "model": provenance.describe_model(model),
+        "target_class": explained,
+        "start": start,
+        **({"start_reference": target.reference} if start == "distance" else {}),
+        "methods": {
+            f"{method.name}-{number}": {"title": method.title, "method": method.name, "options": options}
+            for number, (method, options) in enumerate(chosen, start=1)
+        },
+    }
 
 
 def _chosen(methods: Sequence[str | MethodRequest], model: Model, atlas: Atlas | None, member_sd: bool) -> Chosen:

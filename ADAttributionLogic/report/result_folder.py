@@ -128,7 +128,7 @@ def _write_files(
     for number, heatmap in enumerate(explanation.heatmaps):
         monitor.report(0.4 * number / len(explanation.heatmaps), f"writing {heatmap.name}")
         write_volume(heatmap.volume, folder / "heatmaps" / f"{heatmap.name}.nii.gz")
-        if heatmap.table is not None:
+        if heatmap.table is not None and not heatmap.z_of:  # the table of a z map is that of its map
             (folder / "tables").mkdir(exist_ok=True)
             for suffix in (".csv", ".tsv", ".json"):
                 write_region_table(heatmap.table, folder / "tables" / f"{heatmap.name}{suffix}")
@@ -168,7 +168,12 @@ def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Pat
             quantity = explanation.outcome.quantity(explanation.target_class, result.start)
         quantity = "share" if result.start == "unit" else quantity
         display = OverlayDisplay.for_heatmap(heatmap.volume.array)
-        rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
+        by = "density"
+        if heatmap.z_of and explanation.comparison is not None:
+            controls = explanation.comparison.n
+            subtitle, quantity, by = f"against {controls} controls", "z", "z"
+            display = OverlayDisplay.for_z(heatmap.volume.array)
+        rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity, by))
     headline = f"{explanation.model.title}:   {explanation.outcome.headline(explanation.spread)}"
     if not explanation.outcome.output.is_score:
         headline += f"   ·   explained class: {explanation.target_class}"
