@@ -50,6 +50,7 @@ ROOMS = {
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
     "cohort": {"cohort", "report", "relevance"},
+    "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
 }
 
 
@@ -140,7 +141,7 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     ).stdout.split("\n")
     expected = {f for f in tracked if f.startswith("ADAttributionLogic/")}
     expected |= {f.removeprefix("ADAttribution/") for f in tracked if f.startswith("ADAttribution/ADAttributionLib/")}
-    shipped = ("Resources/Atlases/", "Resources/Models/")
+    shipped = ("Resources/Atlases/", "Resources/Models/", "Resources/References/")
     expected |= {f.replace("Resources", "ADAttributionResources", 1) for f in tracked if f.startswith(shipped)}
     assert names == {f for f in expected if not f.endswith("CMakeLists.txt")}
 
