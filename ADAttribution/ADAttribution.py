@@ -41,6 +41,7 @@ from ADAttributionLib.QuestionPanel import (
     atlasOf,
     methodsOf,
 )
+from ADAttributionLib.ReferencePanel import ReferencePanel
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.ResultOpening import ResultOpening
@@ -133,6 +134,8 @@ class ADAttributionParameterNode:
     occlusionStride: Annotated[int, WithinRange(1, 500)] = 25
     otherOptions: str = ""
     atlas: AtlasChoice = AtlasChoice.AAL
+    reference: str = ""
+    covariates: str = ""
     device: Device = Device.AUTO
     start: Start = Start.PROBABILITY
 
@@ -165,6 +168,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.presetComboBox.addItem(preset.label(), preset.name)
         self._options = OptionsPanel(self.ui, QtSeam, self._describe)
         self._preparation = PreparationPanel(self.ui, QtSeam)
+        self._reference = ReferencePanel(self.ui, QtSeam, lambda: self._parameterNode, self._checkCanApply)
         self._estimate = EstimatePanel(
             self.ui, self._question, lambda: self._parameterNode, lambda: self.logic.explainer
         )
@@ -261,6 +265,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData(presetOf(parameters.methods).name))
         self._question.show(parameters)
+        self._reference.show(parameters)
         self._preparation.show(parameters, self._question.card, self._isPrepared())
         if self._running.request is not None:
             ui.applyButton.text, ui.applyButton.enabled, ui.checkButton.enabled = _("Cancel"), True, False
@@ -290,6 +295,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._setup.problem()
             or self._question.problem(parameters)
             or self._preparation.problem(parameters, self._question.card)
+            or self._reference.problem(parameters)
             or self._options.problem(parameters)
         )
 
@@ -352,6 +358,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 start=parameters.start.quantity(),
                 device=parameters.device.value,
                 **preparationOf(parameters),
+                **self._reference.asked(parameters),
                 **callbacks,
             )
 

@@ -42,6 +42,7 @@ def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dic
         "replace_non_finite": options.replace_non_finite,
         "preparation": None if options.preparation is None else options.preparation.describe(),
         "atlas": described,
+        "comparison": None if options.against is None else options.against.describe() | {"adjusted": options.adjusted},
     }
     as_stored: dict[str, Any] = json.loads(json.dumps(question, default=str))
     return as_stored

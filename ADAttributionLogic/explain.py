@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import answer_spread, provenance
 from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_moves
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.attribution.registry import get_method
+from ADAttributionLogic.attribution.registry import Companions, get_method
 from ADAttributionLogic.attribution.target import Start, Target
 from ADAttributionLogic.comparison.comparing import Against, compare
 from ADAttributionLogic.device import choose_device, describe_device
@@ -121,13 +121,7 @@ def explain(
     wanted = Target(_class_index(model, target), start, distance_from)
     companions = seen.companions
     if against is not None:
-        grid, placed = seen.model_input.volume.grid, seen.atlas
-        against.require(
-            _asked(model, chosen, wanted, against), grid, None if placed is None else provenance.describe_atlas(placed)
-        )
-        if reference is None and any(options.get("fill") == "reference" for _, options in chosen):
-            mean = torch.from_numpy(against.reference.mean_scan().array)[None, None]
-            companions = replace(companions, reference=mean)
+        companions = _compared_companions(against, _asked(model, chosen, wanted, against), chosen, seen)
     question = Question(
         seen.image,
         chosen,
@@ -159,6 +153,16 @@ def explain(
     (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")
     found = Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)
     return found if against is None else compare(found, against, is_prepared)
+
+
+def _compared_companions(against: Against, asked: Mapping[str, Any], chosen: Chosen, seen: SeenScan) -> Companions:
+    """What occlusion takes from beside the scan, once it is known that the maps can be compared."""
+    placed = None if seen.atlas is None else provenance.describe_atlas(seen.atlas)
+    against.require(asked, seen.model_input.volume.grid, placed)
+    if seen.companions.reference is not None or all(options.get("fill") != "reference" for _, options in chosen):
+        return seen.companions
+    mean = torch.from_numpy(against.reference.mean_scan().array)[None, None]
+    return replace(seen.companions, reference=mean)
 
 
 def _asked(model: Model, chosen: Chosen, target: Target, against: Against) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import slicer
 from ADAttributionLib.AtlasNodes import atlasFromSegmentation
 from ADAttributionLib.Overlays import forgetStatistics
 from ADAttributionLib.Preparation import Preparation
+from ADAttributionLib.References import comparisonJob
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import createRun, removeNode
 from ADAttributionLib.SceneBuilder import addScan, addVolume
@@ -99,6 +100,9 @@ class ExplainLogic:
         device="auto",
         startReference=None,
         memberSd=False,
+        reference=None,
+        covariates=None,
+        smoothing=None,
         wait=True,
         show=True,
         onProgress=None,
@@ -124,6 +128,12 @@ class ExplainLogic:
             What the start "distance" of a score measures from.
         memberSd : bool
             Of an ensemble, also a map of the standard deviation over its networks, per method.
+        reference : str or path-like, optional
+            Controls to compare with: the name of a reference that ships, or the folder of one.
+        covariates : dict of str to str or float, optional
+            Of this scan, to adjust z for, e.g. {"age": 71, "sex": "F"}.
+        smoothing : float, optional
+            Of the z map, full width at half maximum in mm; by default 6.
         wait : bool
             True returns the Run; False returns a Request at once, and the callbacks get it.
         show : bool
@@ -164,6 +174,7 @@ class ExplainLogic:
             start_reference=startReference,
             member_sd=memberSd,
             device=device,
+            **comparisonJob(reference, covariates, smoothing),
             **prepared,
         )
         self._requests.append(request)
@@ -235,6 +246,8 @@ class ExplainLogic:
         target="positive",
         start=None,
         device="auto",
+        reference=None,
+        adjusted=False,
         wait=True,
         onProgress=None,
         onDone=None,
@@ -244,7 +257,8 @@ class ExplainLogic:
         """Explain all scans of a folder, or of a CSV with a column ``scan``; see ADAttributionLogic.batch.
 
         `preparation` is as for explain(), without a brain mask; a scan whose quality checks fail is a failed scan with
-        the numbers in its row, unless acceptQuality is True.
+        the numbers in its row, unless acceptQuality is True. `reference` is as for explain(); `adjusted` takes the
+        covariates from columns of the CSV.
 
         Returns a dict with ``summary`` (path), ``rows``, ``done``, ``failed`` and ``kept``; or a Request.
         """
@@ -261,6 +275,8 @@ class ExplainLogic:
             "target": target,
             "start": start,
             "device": device,
+            "adjusted": adjusted,
+            **comparisonJob(reference),
         }
         return self._ask("batch", job, wait, onProgress, onDone, onError)
 

@@ -187,8 +187,10 @@ class OverlayPanel:
             return None
         names, values = self.display.topRegions()
         run, name = self.display.run, self.display.mapName
-        title = f"{run.titles[name]}: regions by relevance per mm³"
-        return {"names": names, "values": values, "title": title, "unit": f"relevance for {run.targetClass} per mm³"}
+        what = "z" if run.zOf(name) else "relevance per mm³"
+        title = f"{run.titles[name]}: regions by {what}"
+        unit = "z against the controls" if run.zOf(name) else f"relevance for {run.targetClass} per mm³"
+        return {"names": names, "values": values, "title": title, "unit": unit}
 
     def chart(self):
         """The chart along an axis that is chosen, made if need be; None where bars are chosen."""

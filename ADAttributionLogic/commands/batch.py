@@ -16,6 +16,7 @@ from ADAttributionLogic.commands.preparation_options import (
     preprocessing_options,
     wants_preprocessing,
 )
+from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
@@ -54,6 +55,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
     )
+    add_reference_options(command, many_scans=True)
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
     add_preprocessing_options(command, "none", many_scans=True)
     command.set_defaults(run=_batch, replace_non_finite=None)
@@ -79,6 +81,8 @@ def _batch(options: argparse.Namespace) -> int:
         figure=not options.no_figure,
         preparation=preparation,
         private=options.private,
+        against=asked_comparison(options),
+        adjusted=options.adjusted,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)

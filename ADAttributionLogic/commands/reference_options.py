@@ -67,7 +67,8 @@ def asked_comparison(options: argparse.Namespace) -> Against | None:
     from ADAttributionLogic.reference.package import read_reference
 
     covariates = getattr(options, "covariates", None) or []
-    if options.reference is None or not is_reference(options.reference):
+    is_batch = hasattr(options, "adjusted")
+    if options.reference is None or not (is_batch or is_reference(options.reference)):
         if covariates or options.smoothing is not None or getattr(options, "adjusted", False):
             what = "there is none" if options.reference is None else f"{options.reference} is none"
             raise UsageError(
