@@ -76,6 +76,8 @@ class BatchOptions:
         Controls to compare every scan with.
     adjusted : bool
         Adjust z for the reference's covariates, which each scan's row of the list must have.
+    with_spread : bool
+        Also how far the answer moves with the scan's placement: four forward passes more per scan.
     """
 
     methods: Sequence[MethodRequest]
@@ -91,6 +93,7 @@ class BatchOptions:
     private: bool = False
     against: Against | None = None
     adjusted: bool = False
+    with_spread: bool = True
 
 
 @dataclass
@@ -297,6 +300,7 @@ def _explain_one(
         "member_sd": options.member_sd,
         "against": options.against,
         "device": options.device,
+        "with_spread": options.with_spread,
         "monitor": monitor,
     }
     asked = options.preparation

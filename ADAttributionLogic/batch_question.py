@@ -44,6 +44,8 @@ def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dic
         "atlas": described,
         "comparison": None if options.against is None else options.against.describe() | {"adjusted": options.adjusted},
     }
+    if not options.with_spread:  # said only where it is asked: batches from before it could be go on
+        question["with_spread"] = False
     as_stored: dict[str, Any] = json.loads(json.dumps(question, default=str))
     return as_stored
 
@@ -62,7 +64,8 @@ def _hash_of(network: Network) -> str:
 
 def differences(earlier: Mapping[str, Any], question: Mapping[str, Any]) -> list[str]:
     """Which parts of two questions differ."""
-    return [key for key in question if earlier.get(key) != question[key]]
+    keys = [*question, *(key for key in earlier if key not in question)]
+    return [key for key in keys if earlier.get(key) != question.get(key)]
 
 
 def claim(folder: Path, question: Mapping[str, Any]) -> None:

@@ -56,6 +56,9 @@ def add(commands: Any) -> None:
         "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
     )
     add_reference_options(command, many_scans=True)
+    command.add_argument(
+        "--no-spread", action="store_true", help="do not measure how far the answer moves with the scan's placement"
+    )
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
     add_preprocessing_options(command, "none", many_scans=True)
     command.set_defaults(run=_batch, replace_non_finite=None)
@@ -83,6 +86,7 @@ def _batch(options: argparse.Namespace) -> int:
         private=options.private,
         against=asked_comparison(options),
         adjusted=options.adjusted,
+        with_spread=not options.no_spread,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)

@@ -214,7 +214,7 @@ def _compared_map(heatmap: Heatmap, method: str, against: Against) -> MapCompari
     require_finite(heatmap.volume)
     name, limit = f"{heatmap.name}{Z_SUFFIX}", score_limit(reference.n, LEVEL)
     if heatmap.table is None:
-        return MapComparison(heatmap.name, name, limit, None, {}, {}, np.empty(0), {})
+        return MapComparison(heatmap.name, name, limit, None, {}, {}, np.empty(0), {}, {}, {})
     controls = reference.regions(method, heatmap.table.atlas)
     own = _own_sums(heatmap.table, controls)
     scores, adjusted_limit = region_scores(own, controls, against)
@@ -228,6 +228,8 @@ def _compared_map(heatmap: Heatmap, method: str, against: Against) -> MapCompari
         dict(zip(labels, own.tolist(), strict=True)),
         controls.probabilities,
         dict(zip(labels, controls[_QUANTITY].quantiles.T, strict=True)),
+        dict(zip(labels, controls[_QUANTITY].mean.tolist(), strict=True)),
+        dict(zip(labels, controls[_QUANTITY].sd.tolist(), strict=True)),
     )
 
 

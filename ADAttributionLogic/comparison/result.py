@@ -41,6 +41,8 @@ class MapComparison:
         Of the controls' quantiles.
     quantiles : mapping of int to ndarray, shape (Q,)
         Of the controls' sums, by label.
+    mean, sd : mapping of int to float
+        Of the controls' sums, by label.
     """
 
     name: str
@@ -51,6 +53,8 @@ class MapComparison:
     own: Mapping[int, float]
     probabilities: npt.NDArray[np.float64]
     quantiles: Mapping[int, npt.NDArray[np.float64]]
+    mean: Mapping[int, float]
+    sd: Mapping[int, float]
 
     @property
     def beyond(self) -> int:
@@ -67,7 +71,12 @@ class MapComparison:
             found["beyond"] = {"regions": self.beyond, "of": len(known), "expected": (1 - LEVEL) * len(known)}
             found["probabilities"] = self.probabilities.tolist()
             found["regions"] = {
-                str(label): {"own": _rounded(self.own[label]), "quantiles": [_rounded(q) for q in quantiles.tolist()]}
+                str(label): {
+                    "own": _rounded(self.own[label]),
+                    "mean": _rounded(self.mean[label]),
+                    "sd": _rounded(self.sd[label]),
+                    "quantiles": [_rounded(q) for q in quantiles.tolist()],
+                }
                 for label, quantiles in self.quantiles.items()
             }
         return found
