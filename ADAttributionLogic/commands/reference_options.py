@@ -35,6 +35,12 @@ def add_reference_options(command: Any, many_scans: bool = False) -> None:
             help="of this scan, to adjust z for, e.g. age=71; may be repeated",
         )
     command.add_argument(
+        "--compare-by",
+        choices=("auto", "sum", "share", "absolute_sum"),
+        default="auto",
+        help="what z and percentile are of (default: the share of maps that add up to the probability, else the sum)",
+    )
+    command.add_argument(
         "--smoothing",
         type=float,
         metavar="MM",
@@ -77,4 +83,4 @@ def asked_comparison(options: argparse.Namespace) -> Against | None:
             )
         return None
     smoothing = SMOOTHING_MM if options.smoothing is None else options.smoothing
-    return Against(read_reference(options.reference), parse_covariates(covariates), smoothing)
+    return Against(read_reference(options.reference), parse_covariates(covariates), smoothing, options.compare_by)

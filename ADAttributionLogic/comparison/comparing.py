@@ -18,7 +18,7 @@ from ADAttributionLogic.comparison.scores import (
     score_limit,
     standard_score,
 )
-from ADAttributionLogic.comparison.z_map import SMOOTHING_MM, require_finite, z_map
+from ADAttributionLogic.comparison.z_map import SMOOTHING_MM, require_finite, scaled_to, z_map
 from ADAttributionLogic.errors import ReferenceCohortError, UnknownNameError, UsageError
 from ADAttributionLogic.explanation import Explanation, Heatmap
 from ADAttributionLogic.geometry import Grid
@@ -31,7 +31,10 @@ from ADAttributionLogic.volume import Volume
 #: With fewer controls the limits are wide and the percentiles coarse, which the result says.
 FEW_CONTROLS = 20
 
-_QUANTITY = "sum"
+#: What z and percentile may be of; gain is that of sums, as published.
+QUANTITIES = ("auto", "sum", "share", "absolute_sum")
+
+_EVERY = "sum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +48,27 @@ class Against:
         Of this scan, by the reference's names; {} for no adjusting.
     smoothing_mm : float
         Of the z maps, full width at half maximum.
+    quantity : {"auto", "sum", "share", "absolute_sum"}
+        What z and percentile are of. ``auto`` takes the share of a map that starts from the probability and adds up to
+        it: its sums repeat P, which is skewed among controls and saturated in patients, so that every region of a
+        patient would be beyond all limits (and 7 instead of 5 % of a control's). Of all others it takes the sum.
     """
 
     reference: Reference
     covariates: Mapping[str, str] = field(default_factory=dict)
     smoothing_mm: float = SMOOTHING_MM
+    quantity: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.quantity not in QUANTITIES:
+            raise UnknownNameError("quantity to compare", self.quantity, QUANTITIES)
+
+    def quantity_of(self, heatmap: Heatmap) -> str:
+        """What z of a map is of."""
+        if self.quantity != "auto":
+            return self.quantity
+        repeats = heatmap.attribution.start == "probability" and heatmap.method.is_conserving
+        return "share" if repeats else "sum"
 
     def describe(self) -> dict[str, Any]:
         """What a batch asks of every scan: covariates differ from scan to scan."""
@@ -57,6 +76,7 @@ class Against:
             "reference": self.reference.name,
             "card_sha256": text_sha256(dict(self.reference.card)),
             "smoothing_mm": self.smoothing_mm,
+            "quantity": self.quantity,
         }
 
     def require(self, record: Mapping[str, Any], grid: Grid, atlas: Mapping[str, Any] | None) -> None:
@@ -213,35 +233,42 @@ def _compared_map(heatmap: Heatmap, method: str, against: Against) -> MapCompari
     reference = against.reference
     require_finite(heatmap.volume)
     name, limit = f"{heatmap.name}{Z_SUFFIX}", score_limit(reference.n, LEVEL)
+    quantity = against.quantity_of(heatmap)
     if heatmap.table is None:
-        return MapComparison(heatmap.name, name, limit, None, {}, {}, np.empty(0), {}, {}, {})
+        return MapComparison(heatmap.name, name, quantity, limit, None, {}, {}, np.empty(0), {}, {}, {})
     controls = reference.regions(method, heatmap.table.atlas)
-    own = _own_sums(heatmap.table, controls)
-    scores, adjusted_limit = region_scores(own, controls, against)
-    labels = controls.labels.tolist()
+    own, sums = (_own(heatmap.table, controls, wanted) for wanted in (quantity, _EVERY))
+    scores, adjusted_limit = region_scores(own, sums, quantity, controls, against)
+    labels, known = controls.labels.tolist(), controls[quantity]
     return MapComparison(
         heatmap.name,
         name,
+        quantity,
         limit,
         adjusted_limit,
         {column: dict(zip(labels, values.tolist(), strict=True)) for column, values in scores.items()},
         dict(zip(labels, own.tolist(), strict=True)),
         controls.probabilities,
-        dict(zip(labels, controls[_QUANTITY].quantiles.T, strict=True)),
-        dict(zip(labels, controls[_QUANTITY].mean.tolist(), strict=True)),
-        dict(zip(labels, controls[_QUANTITY].sd.tolist(), strict=True)),
+        dict(zip(labels, known.quantiles.T, strict=True)),
+        dict(zip(labels, known.mean.tolist(), strict=True)),
+        dict(zip(labels, known.sd.tolist(), strict=True)),
     )
 
 
 def region_scores(
-    own: np.ndarray[Any, Any], controls: RegionStatistics, against: Against
+    own: np.ndarray[Any, Any],
+    sums: np.ndarray[Any, Any],
+    quantity: str,
+    controls: RegionStatistics,
+    against: Against,
 ) -> tuple[dict[str, np.ndarray[Any, Any]], float | None]:
     """The columns of :data:`~.relevance.columns.COMPARED` and, with covariates, of ``ADJUSTED`` without their ranks.
 
     Parameters
     ----------
-    own : ndarray, shape (R,)
-        The scan's sums, in the order of the controls' labels.
+    own, sums : ndarray, shape (R,)
+        The scan's values of the quantity, and its sums, in the order of the controls' labels.
+    quantity : str
     controls : RegionStatistics
     against : Against
 
@@ -251,12 +278,12 @@ def region_scores(
     limit : float or None
         Of the adjusted z.
     """
-    known = controls[_QUANTITY]
+    known, summed = controls[quantity], controls[_EVERY]
     scores = {
         "z": standard_score(own, known.mean, known.sd),
         "percentile": percentile(own, controls.probabilities, known.quantiles.T, controls.n),
-        "gain": gain(own, known.mean),
-        "gain_floor": gain_with_floor(own, known.mean, known.sd),
+        "gain": gain(sums, summed.mean),
+        "gain_floor": gain_with_floor(sums, summed.mean, summed.sd),
     }
     model = against.reference.covariates
     if model is None or not against.covariates:
@@ -275,9 +302,9 @@ def region_scores(
     return scores, found.limit
 
 
-def _own_sums(table: RegionTable, controls: RegionStatistics) -> np.ndarray[Any, Any]:
-    """The scan's sums in the order of the controls' regions."""
-    sums = dict(zip(table.columns["label"].tolist(), table.columns[_QUANTITY].tolist(), strict=True))
+def _own(table: RegionTable, controls: RegionStatistics, quantity: str) -> np.ndarray[Any, Any]:
+    """The scan's values in the order of the controls' regions."""
+    sums = dict(zip(table.columns["label"].tolist(), table.columns[quantity].tolist(), strict=True))
     missing = [name for label, name in zip(controls.labels.tolist(), controls.names, strict=True) if label not in sums]
     if missing:
         raise ReferenceCohortError(
@@ -289,11 +316,14 @@ def _own_sums(table: RegionTable, controls: RegionStatistics) -> np.ndarray[Any,
 def _z_heatmap(heatmap: Heatmap, method: str, against: Against, table: RegionTable | None) -> Heatmap:
     reference = against.reference
     mean, sd = reference.voxel_mean(method), reference.voxel_sd(method)
-    made = z_map(heatmap.volume, mean, sd, against.smoothing_mm)
+    own, scaled = heatmap.volume, ""
+    if against.quantity_of(heatmap) == "share":
+        own, scaled = scaled_to(own, mean), ", scaled to the sum of their mean map"
+    made = z_map(own, mean, sd, against.smoothing_mm)
     width = f"smoothed by {against.smoothing_mm:g} mm" if against.smoothing_mm else "not smoothed"
     note = (
-        f"z of every voxel against {reference.n} controls ({reference.name}), {width}; 0 where they have no spread. It "
-        "shows where the map is unusual, not where disease is."
+        f"z of every voxel{scaled} against {reference.n} controls ({reference.name}), {width}; 0 where they have no "
+        "spread. It shows where the map is unusual, not where disease is."
     )
     kind = replace(heatmap.method, title=f"{heatmap.method.title}, z", is_signed=True, is_conserving=False)
     values = replace(

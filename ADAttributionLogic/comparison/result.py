@@ -29,6 +29,8 @@ class MapComparison:
         Of the map.
     z_map : str
         Name of its z map.
+    quantity : str
+        What z and percentile are of: ``"sum"``, ``"share"`` or ``"absolute_sum"``.
     limit : float
         |z| that a further control exceeds with probability 1 − :data:`LEVEL`.
     adjusted_limit : float or None
@@ -36,17 +38,18 @@ class MapComparison:
     scores : mapping of str to mapping of int to float
         Columns of the region table (:data:`~.relevance.columns.COMPARED`, without ranks), by label; {} without atlas.
     own : mapping of int to float
-        The scan's sums, by label, on the network's grid.
+        The scan's values of the quantity, by label, on the network's grid.
     probabilities : ndarray, shape (Q,)
         Of the controls' quantiles.
     quantiles : mapping of int to ndarray, shape (Q,)
-        Of the controls' sums, by label.
+        Of the controls' values, by label.
     mean, sd : mapping of int to float
-        Of the controls' sums, by label.
+        Of the controls' values, by label.
     """
 
     name: str
     z_map: str
+    quantity: str
     limit: float
     adjusted_limit: float | None
     scores: Mapping[str, Mapping[int, float]]
@@ -63,7 +66,7 @@ class MapComparison:
 
     def describe(self) -> dict[str, Any]:
         """Plain values. Of the controls only what a violin needs, so that one can be drawn wherever the result goes."""
-        found: dict[str, Any] = {"z_map": self.z_map, "limit": round(self.limit, _DIGITS)}
+        found: dict[str, Any] = {"z_map": self.z_map, "quantity": self.quantity, "limit": round(self.limit, _DIGITS)}
         if self.adjusted_limit is not None:
             found["adjusted_limit"] = round(self.adjusted_limit, _DIGITS)
         if self.scores:
@@ -119,7 +122,6 @@ class Comparison:
             "card_sha256": self.card_sha256,
             "controls": self.n,
             "covariates": dict(self.covariates),
-            "quantity": "sum",
             "level": LEVEL,
             "smoothing_mm": self.smoothing_mm,
             "maps": {found.name: found.describe() for found in self.maps},

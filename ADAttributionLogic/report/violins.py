@@ -72,7 +72,8 @@ def write_violins(
     axes.set_yticks(range(len(violins)), [_short(violin.name) for violin in violins])
     axes.set_xlim(-edge, edge)
     axes.invert_yaxis()
-    axes.set_xlabel("z of the region's relevance: standard deviations of the controls from their mean")
+    what = {"share": "share of the relevance", "absolute_sum": "sum of magnitudes"}.get(entry["quantity"], "relevance")
+    axes.set_xlabel(f"z of the region's {what}: standard deviations of the controls from their mean")
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

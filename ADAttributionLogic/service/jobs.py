@@ -277,7 +277,8 @@ def _against(job: Mapping[str, Any]) -> Against | None:
     if not isinstance(covariates, dict):
         raise UsageError(f"Covariates are values by name, not {covariates!r}.")
     smoothing = float(job.get("smoothing", SMOOTHING_MM))
-    return Against(read_reference(job["reference"]), {n: str(v) for n, v in covariates.items()}, smoothing)
+    given = {name: str(value) for name, value in covariates.items()}
+    return Against(read_reference(job["reference"]), given, smoothing, str(job.get("compare_by", "auto")))
 
 
 def _requests(job: Mapping[str, Any]) -> list[MethodRequest]:

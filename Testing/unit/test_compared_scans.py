@@ -32,7 +32,7 @@ from ADAttributionLogic.scan_files import write_volume
 @pytest.fixture(scope="session")
 def compared(small_reference: Reference, small_model: Model) -> Explanation:
     """A man of 71 whom the reference does not know."""
-    against = Against(small_reference, {"age": "71", "sex": "M"})
+    against = Against(small_reference, {"age": "71", "sex": "M"}, quantity="sum")
     methods = ["lrp", "guided-backprop"]
     scan = small_control(40, age=71)
     return explain(scan, small_model, methods, atlas=load_atlas("aal"), against=against, with_spread=False)
@@ -55,6 +55,27 @@ def test_the_table_has_what_the_controls_say(compared: Explanation, small_contro
     assert np.abs(table.columns["percentile"][:-1] - counted).max() < 100 / 12
     outside = [table.columns[name][-1] for name in ("z", "percentile", "gain", "z_adjusted")]
     assert np.isnan(outside).all(), "nothing is known of what lies outside the atlas"
+
+
+def test_a_map_that_repeats_the_probability_is_compared_by_its_shares(
+    small_reference: Reference, small_controls: list[Explanation]
+) -> None:
+    """Of a map of twice the relevance, no share and no voxel is more unusual; the gain doubles."""
+    once = compare(small_controls[0], Against(small_reference))
+    lrp = small_controls[0].heatmaps[0]
+    doubled = lrp.volume.with_array(lrp.volume.array * 2)
+    assert lrp.table is not None
+    columns = {**lrp.table.columns, "sum": lrp.table.columns["sum"] * 2}
+    twice = replace(lrp, volume=doubled, table=replace(lrp.table, columns=columns))
+    again = compare(replace(small_controls[0], heatmaps=(twice,)), Against(small_reference))
+    assert [m.quantity for m in once.comparison.maps] == ["share", "sum"]  # type: ignore[union-attr]
+    first, second = once.heatmaps[0].table, again.heatmaps[0].table
+    assert first is not None and second is not None
+    np.testing.assert_allclose(first.columns["z"], second.columns["z"])
+    np.testing.assert_allclose(2 * first.columns["gain"], second.columns["gain"])
+    np.testing.assert_allclose(once.heatmaps[1].volume.array, again.heatmaps[1].volume.array, atol=1e-4)
+    controls = np.array([c.heatmaps[0].table.columns["share"][:-1] for c in small_controls])  # type: ignore[union-attr]
+    np.testing.assert_allclose(first.columns["z"][:-1], stats.zmap(controls[:1], controls, 0, 1)[0], rtol=1e-5)
 
 
 def test_regions_are_ranked_by_z_beside_density_and_small_ones_are_not(compared: Explanation) -> None:
@@ -110,10 +131,13 @@ def test_the_z_map_is_one_more_map_and_shares_the_table(compared: Explanation) -
 def test_the_comparison_says_with_whom_and_what_to_mind(compared: Explanation) -> None:
     comparison, record = compared.comparison, compared.provenance["comparison"]
     assert comparison is not None and record == comparison.describe()
-    assert (record["reference"], record["controls"], record["quantity"]) == ("small-controls", 12, "sum")
-    assert record["covariates"] == {"age": "71", "sex": "M"} and record["maps"]["lrp"]["limit"] == pytest.approx(
-        2.291, abs=1e-3
+    assert (record["reference"], record["controls"], record["covariates"]) == (
+        "small-controls",
+        12,
+        {"age": "71", "sex": "M"},
     )
+    assert record["maps"]["lrp"]["limit"] == pytest.approx(2.291, abs=1e-3)
+    assert record["maps"]["lrp"]["quantity"] == "sum"
     text = " ".join(record["notices"])
     assert "only 12 controls" in text and "Not compared" in text and "Guided backpropagation" in text
     assert set(record["notices"]) <= set(compared.provenance["notes"])
