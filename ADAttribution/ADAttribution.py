@@ -184,7 +184,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._arrivals = ScanArrivals(slicer.mrmlScene, self._settle.start)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
         self._charts = ChartPanel(self._overlay, QtSeam, self._running, lambda: self.logic.explainer.client)
-        self._regions = RegionsPanel(self.ui, QtSeam)
+        self._regions = RegionsPanel(self.ui, QtSeam, self._charts.onRegion)
         self._export = ExportPanel(self.ui, QtSeam, self._running, lambda: self.logic.explainer)
         self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
         self._connectWidgets()

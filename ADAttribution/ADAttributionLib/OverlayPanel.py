@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ADAttributionLib import Violins
 from ADAttributionLib.ComparePanel import ComparePanel
 from ADAttributionLib.Overlays import PALETTES, Sign
 from ADAttributionLib.Plots import AXES
@@ -35,6 +36,7 @@ class OverlayPanel:
         for name in PALETTES:
             ui.paletteComboBox.addItem(name, name)
         ui.chartComboBox.addItem("top regions", "regions")
+        ui.chartComboBox.addItem("regions among controls", Violins.KIND)
         for letter, direction in AXES:
             ui.chartComboBox.addItem(f"per slice, {direction}", letter)
         self.comparison = ComparePanel(ui)
@@ -193,8 +195,11 @@ class OverlayPanel:
         return {"names": names, "values": values, "title": title, "unit": unit}
 
     def chart(self):
-        """The chart along an axis that is chosen, made if need be; None where bars are chosen."""
-        return addCharts(self.display.run, self.display.mapName).get(self.ui.chartComboBox.currentData)
+        """The chart that is chosen, made if need be; None for bars, and for controls where there was no comparison."""
+        kind, run, name = self.ui.chartComboBox.currentData, self.display.run, self.display.mapName
+        if kind == Violins.KIND:
+            return Violins.violinChart(run, name) or Violins.addViolins(run, name, self.display.chosenLabel)
+        return addCharts(run, name).get(kind)
 
     def onNative(self, _checked=False):
         if self.display is not None:

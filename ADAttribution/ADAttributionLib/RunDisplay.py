@@ -30,6 +30,7 @@ class RunDisplay:
             self.mapName = shown.GetAttribute("ADAttribution.Map")
         self._clusters = (None, None)
         self._hasSurfaces = False
+        self.chosenLabel = None
         self._regionId = None if run.atlasNode is None else AtlasNodes.outlinedSegment(run.atlasNode)
 
     # ---------------------------------------------------------------------------------------------------------- maps
@@ -183,6 +184,7 @@ class RunDisplay:
         row = self.regionRow(label)
         if row is None:
             return None
+        self.chosenLabel = label
         if np.isfinite([row["peak_r"], row["peak_a"], row["peak_s"]]).all():
             Views.jumpTo(self.scene, (row["peak_r"], row["peak_a"], row["peak_s"]))
         if self.run.atlasNode is not None:

@@ -434,10 +434,16 @@ def runNodes(run, className, role):
     return run._nodes(className, role)
 
 
-def addToRun(run, node, role, mapName=None):
+def addToRun(run, node, role, mapName=None, folder=True):
     """Let a node belong to a run: tagged, and in its folder."""
     _tag(node, run.identifier, role, mapName)
-    _intoFolder(run, [node])
+    if folder:
+        _intoFolder(run, [node])
+
+
+def removeFromRun(run, roles):
+    """Remove a run's nodes with these roles."""
+    _removeAll(run.scene, {node.GetID() for node in _allNodes(run.scene) if _isOf(node, run, roles)})
 
 
 def _tag(node, identifier, role, mapName=None):
