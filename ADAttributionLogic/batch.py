@@ -20,6 +20,8 @@ from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.batch_list import BatchScan, find_scans
 from ADAttributionLogic.batch_question import claim, differences, question_of, write_whole
+from ADAttributionLogic.checked_explanation import CheckRequest
+from ADAttributionLogic.checks.findings import KEY, read_checks
 from ADAttributionLogic.comparison.comparing import Against
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError, sentence_of
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
@@ -76,6 +78,8 @@ class BatchOptions:
         Controls to compare every scan with.
     adjusted : bool
         Adjust z for the reference's covariates, which each scan's row of the list must have.
+    checks : CheckRequest, optional
+        Whether each map can be believed: two columns per map in the summary.
     with_spread : bool
         Also how far the answer moves with the scan's placement: four forward passes more per scan.
     """
@@ -93,6 +97,7 @@ class BatchOptions:
     private: bool = False
     against: Against | None = None
     adjusted: bool = False
+    checks: CheckRequest | None = None
     with_spread: bool = True
 
 
@@ -300,6 +305,7 @@ def _explain_one(
         "member_sd": options.member_sd,
         "against": options.against,
         "device": options.device,
+        "checks": options.checks,
         "with_spread": options.with_spread,
         "monitor": monitor,
     }
@@ -339,6 +345,7 @@ def _row(
         **_answer_columns(outcome, spread_of(record)),
         **{f"top region ({name})": row["name"] if row else "" for name, row in best.items()},
         **_comparison_columns(record, tables),
+        **_check_columns(record),
     }
 
 
@@ -359,6 +366,16 @@ def _comparison_columns(record: Mapping[str, Any], tables: Mapping[str, Sequence
         found[f"top region by {kind} ({name})"] = top["name"] if top else ""
         found[f"its {kind} ({name})"] = top[column] if top else ""
     return found
+
+
+def _check_columns(record: Mapping[str, Any]) -> dict[str, str]:
+    """Of each map that was checked, the verdict and which checks failed."""
+    found = read_checks(record.get(KEY))
+    columns: dict[str, str] = {}
+    for checked in () if found is None else found.maps:
+        columns[f"checks ({checked.map})"] = checked.verdict
+        columns[f"failed checks ({checked.map})"] = " ".join(check.name for check in checked.failed)
+    return columns
 
 
 def _looks_registered(record: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_m
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import Companions, get_method
 from ADAttributionLogic.attribution.target import Start, Target
+from ADAttributionLogic.checked_explanation import CheckRequest, check_explanation
 from ADAttributionLogic.comparison.comparing import Against, compare
 from ADAttributionLogic.device import choose_device, describe_device
 from ADAttributionLogic.errors import UnknownNameError, UsageError
@@ -28,7 +29,7 @@ from ADAttributionLogic.preprocessing.moved_scans import move_registered
 from ADAttributionLogic.seen_scan import Mover, SeenScan, moved_images, see
 from ADAttributionLogic.volume import Volume
 
-__all__ = ["Explanation", "Heatmap", "MethodRequest", "Mover", "explain"]
+__all__ = ["CheckRequest", "Explanation", "Heatmap", "MethodRequest", "Mover", "explain"]
 
 
 def explain(
@@ -49,6 +50,7 @@ def explain(
     is_prepared: bool = False,
     mover: Mover | None = None,
     with_spread: bool = True,
+    checks: CheckRequest | None = None,
     monitor: Monitor | None = None,
 ) -> Explanation:
     """Explain a network's decision on a scan.
@@ -91,6 +93,8 @@ def explain(
         (:func:`~.preprocessing.moved_scans.move_registered`).
     with_spread : bool
         Compute those answers (:mod:`~.answer_spread`): four forward passes more.
+    checks : CheckRequest, optional
+        Whether the maps can be believed (:mod:`~.checks`); not asked without it.
     monitor : Monitor, optional
         Progress and cancellation. What was finished when the user cancelled is kept (also an unfinished map that is
         usable), with a note that says so; if there is nothing, it is an error.
@@ -121,7 +125,7 @@ def explain(
     wanted = Target(_class_index(model, target), start, distance_from)
     companions = seen.companions
     if against is not None:
-        companions = _compared_companions(against, _asked(model, chosen, wanted, against), chosen, seen)
+        companions = _compared_companions(against, _asked(model, chosen, wanted, against), chosen, seen, checks)
     question = Question(
         seen.image,
         chosen,
@@ -132,7 +136,8 @@ def explain(
         seen.model_input.volume.grid.voxel_volume_mm3,
         member_sd,
     )
-    answered, spread = _answered(model, question, seen, mover, with_spread, monitor)
+    with monitor.stage(0.0, 0.5 if checks else 1.0) as part:
+        answered, spread = _answered(model, question, seen, mover, with_spread, part)
     heatmaps = heatmaps_of(answered, chosen, model, seen.model_input, seen.index)
     notes = [*seen.notes, *answered.notes]
     if monitor.is_cancelled and not model.members:
@@ -150,16 +155,30 @@ def explain(
         **({"start_reference": distance_from} if heatmaps[0].attribution.start == "distance" else {}),
         "is_cancelled": monitor.is_cancelled,
     }
-    (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")
     found = Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)
+    if checks is not None:
+        with monitor.stage(0.5, 1.0) as part:
+            found = check_explanation(
+                found,
+                checks,
+                index=seen.index,
+                companions=companions,
+                target=question.target,
+                device=answered.device,
+                monitor=part,
+            )
+    (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")
     return found if against is None else compare(found, against, is_prepared)
 
 
-def _compared_companions(against: Against, asked: Mapping[str, Any], chosen: Chosen, seen: SeenScan) -> Companions:
-    """What occlusion takes from beside the scan, once it is known that the maps can be compared."""
+def _compared_companions(
+    against: Against, asked: Mapping[str, Any], chosen: Chosen, seen: SeenScan, checks: CheckRequest | None
+) -> Companions:
+    """What occlusion and checks take from beside the scan, once it is known that the maps can be compared."""
     placed = None if seen.atlas is None else provenance.describe_atlas(seen.atlas)
     against.require(asked, seen.model_input.volume.grid, placed)
-    if seen.companions.reference is not None or all(options.get("fill") != "reference" for _, options in chosen):
+    is_wanted = checks is not None or any(options.get("fill") == "reference" for _, options in chosen)
+    if seen.companions.reference is not None or not is_wanted:
         return seen.companions
     mean = torch.from_numpy(against.reference.mean_scan().array)[None, None]
     return replace(seen.companions, reference=mean)

@@ -162,7 +162,11 @@ def in_native_space(explanation: Explanation, prepared: Preprocessed, drawn: Atl
     tables = {heatmap.name: heatmap.table for heatmap in carried}
     heatmaps = tuple(replace(h, table=tables[h.z_of]) if h.z_of else h for h in carried)
     seen = replace(explanation.model_input, unnormalised=prepared.scan, scan=prepared.scan)
-    return replace(explanation, model_input=seen, heatmaps=heatmaps, atlas=atlas)
+    # Ranks do not add up: they are carried as values.
+    ranks = explanation.consensus and tuple(relevance_on_scan(v, prepared, False) for v in explanation.consensus)
+    return replace(
+        explanation, model_input=seen, heatmaps=heatmaps, atlas=atlas, consensus=(ranks[0], ranks[1]) if ranks else None
+    )
 
 
 def atlas_on_scan(atlas: Atlas, prepared: Preprocessed) -> Atlas:

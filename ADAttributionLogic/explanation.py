@@ -10,6 +10,7 @@ from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import Method
 from ADAttributionLogic.attribution.result import Attribution
+from ADAttributionLogic.checks.findings import Checks
 from ADAttributionLogic.comparison.result import Comparison
 from ADAttributionLogic.ensembles.agreement import Agreement
 from ADAttributionLogic.networks.packages import Model
@@ -79,6 +80,11 @@ class Explanation:
         How the scan came onto the network's grid, when :func:`~.explain_native.explain_native` brought it there.
     comparison : Comparison or None
         Against a reference (:mod:`.comparison`); also in the provenance.
+    checks : Checks or None
+        Whether the maps can be believed, where that was asked; also in the provenance.
+    consensus : tuple of Volume, or None
+        With checks of several maps: the mean of the rank-normalised maps, and their standard deviation, on the
+        heatmaps' grid.
     """
 
     model: Model
@@ -90,6 +96,8 @@ class Explanation:
     provenance: dict[str, Any]
     preprocessed: Preprocessed | None = None
     comparison: Comparison | None = None
+    checks: Checks | None = None
+    consensus: tuple[Volume, Volume] | None = None
 
     @property
     def probabilities(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ADAttributionLogic.commands.check_options import add_check_options, check_request
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     cache_folder,
@@ -60,6 +61,7 @@ def add(commands: Any) -> None:
         "--no-spread", action="store_true", help="do not measure how far the answer moves with the scan's placement"
     )
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
+    add_check_options(command, "none")
     add_preprocessing_options(command, "none", many_scans=True)
     command.set_defaults(run=_batch, replace_non_finite=None)
 
@@ -86,6 +88,7 @@ def _batch(options: argparse.Namespace) -> int:
         private=options.private,
         against=asked_comparison(options),
         adjusted=options.adjusted,
+        checks=check_request(options),
         with_spread=not options.no_spread,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ADAttributionLogic.commands.check_options import add_check_options, check_lines, check_request
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     cache_folder,
@@ -90,6 +91,7 @@ def add(commands: Any, with_method_options: bool = True) -> None:
         help="where heatmaps, tables and scene are: on the scan as acquired, or the network's grid "
         "(default: %(default)s)",
     )
+    add_check_options(command, "auto")
     add_preprocessing_options(command, "none")
     bare = command.add_argument_group("for models that are bare files")
     bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images, where weights fit several")
@@ -165,7 +167,12 @@ def _explain(options: argparse.Namespace) -> int:
     for name, what in ((FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
-    parts = (("heatmaps", "heatmaps"), ("tables", "tables"), ("preprocessing", "transforms and quality checks"))
+    parts = (
+        ("heatmaps", "heatmaps"),
+        ("tables", "tables"),
+        ("checks", "checks of the maps"),
+        ("preprocessing", "transforms and quality checks"),
+    )
     for name, what in parts:
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
@@ -186,6 +193,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
             "--mask, and a scan as --reference, lie in the network's space; they cannot be used while a scan is "
             "registered to it. Run 'ad-attribution preprocess' first, and explain its result."
         )
+    checks = check_request(options)
     monitor.report(0.0, "reading the scan")
     scan = read_scan(options.scan, options.series_uid)
     monitor.report(0.02, "loading the model")
@@ -196,6 +204,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     common: dict[str, Any] = {"atlas": atlas, "target": options.target, "start": options.start}
     common |= {"device": options.device, "start_reference": options.start_reference, "member_sd": options.member_sd}
     common["against"] = against
+    common["checks"] = checks
     with monitor.stage(0.05, 0.8) as part:
         if native is None:
             mask, reference = (None if f is None else read_scan(f) for f in (options.mask, scan_file))
@@ -295,6 +304,7 @@ def _print_result(explanation: Explanation, top: int) -> None:
         print(f"{line}, {result.seconds:.1f} s on {result.device}")
         if heatmap.agreement is not None and heatmap.agreement.sentence():
             print(f"  {heatmap.agreement.sentence()}")
+        _print_checks(explanation, heatmap.name)
         if heatmap.table is None:
             continue
         print(f"  {'rank':>4}  {head:40} {'density/mm³':>12} {'sum':>10} {'share':>7}")
@@ -324,3 +334,10 @@ def _print_comparison(explanation: Explanation, top: int) -> None:
             if found.adjusted_limit is not None:
                 line += f" {row['z_adjusted']:>11.2f} {row['z_adjusted_low']:>8.2f} {row['z_adjusted_high']:>7.2f}"
             print(f"  {row[rank]:>4}  {row['name']:40.40} {line}")
+
+
+def _print_checks(explanation: Explanation, name: str) -> None:
+    found = None if explanation.checks is None else explanation.checks.of(name)
+    if found is not None:
+        for line in check_lines(found):
+            print(f"  {line}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ADAttributionLogic.checks.findings import MARKS, MapChecks, Verdict
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionTable
@@ -19,12 +20,18 @@ from ADAttributionLogic.report.overlay_display import OverlayDisplay, two_sided_
 from ADAttributionLogic.volume import Volume, resample
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 #: Height of the answer's scale, of a line of warnings, and of one of the footnote.
 SCALE_INCHES, WARNING_INCHES, FOOTNOTE_LINE_INCHES = 0.85, 0.22, 0.17
 #: Letters of the headline per inch at its largest size.
 HEADLINE_PER_INCH = 7.8
+
+#: Height of the strip of checks below a row.
+CHECKS_INCHES = 0.3
+#: Apart from the marks, whose shapes tell as well.
+VERDICT_COLOURS: dict[Verdict, str] = {"pass": "#4dbd74", "unsure": "#ffb000", "fail": "#ff6b6b", "not run": "#77777f"}
 
 BACKGROUND, TEXT, MUTED, WARNING = "#101014", "#f2f2f2", "#a8a8b0", "#ffb000"
 _LISTED = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by"
@@ -46,6 +53,8 @@ class FigureRow:
         What the colours mean, e.g. ``"relevance for AD (probability)"``.
     by : {"density", "z"}
         What the regions are listed by.
+    checks : MapChecks or None
+        Whether the map can be believed: a strip below the slices.
     """
 
     title: str
@@ -55,6 +64,7 @@ class FigureRow:
     table: RegionTable | None
     quantity: str
     by: str = "density"
+    checks: MapChecks | None = None
 
 
 def write_figure(
@@ -109,7 +119,8 @@ def write_figure(
     warning_room, scale_room = WARNING_INCHES * len(warned), SCALE_INCHES if scale else 0.0
     lines = textwrap.wrap(footnote, int(width * 13))
     foot = max(0.5, FOOTNOTE_LINE_INCHES * len(lines) + 0.16)
-    height = 3.1 * len(rows) + 0.75 + foot + warning_room + scale_room
+    checks_room = CHECKS_INCHES if any(row.checks is not None for row in rows) else 0.0
+    height = (3.1 + checks_room) * len(rows) + 0.75 + foot + warning_room + scale_room
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -121,9 +132,9 @@ def write_figure(
             "left": 1.4 / width,
             "right": 1 - 0.19 / width,
             "top": 1 - (0.75 + warning_room + scale_room) / height,
-            "bottom": foot / height,
+            "bottom": (foot + checks_room) / height,
             "wspace": 0.04,
-            "hspace": 0.12,
+            "hspace": 0.12 + checks_room / 2.8,
         },
     )
     for row, heatmap, cells in zip(rows, maps, axes, strict=True):
@@ -216,11 +227,33 @@ def _draw_row(
         fontsize=8,
     )
     _draw_colour_bar(cells[5], row)
+    if row.checks is not None:
+        _draw_checks(cells[0], row.checks)
     if row.table is not None:
         _list_regions(cells[6], row.table, top, row)
     else:
         for cell in cells[6:]:
             cell.axis("off")
+
+
+def _draw_checks(cell: Axes, checks: MapChecks) -> None:
+    """A line of marks with the checks' names and numbers; those that were not run stand last, in grey."""
+    from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
+
+    parts: list[Artist] = []
+    for check in sorted(checks.checks, key=lambda check: check.verdict == "not run"):
+        number = "" if check.number is None else f" {check.number:.2f}"
+        colour = VERDICT_COLOURS[check.verdict]
+        mark = TextArea(MARKS[check.verdict], textprops={"color": colour, "fontsize": 10, "weight": "bold"})
+        grey = MUTED if check.verdict == "not run" else TEXT
+        name = TextArea(f"{check.title}{number}", textprops={"color": grey, "fontsize": 9})
+        parts.append(HPacker(children=[mark, name], pad=0, sep=3, align="center"))
+    strip = HPacker(children=parts, pad=0, sep=14, align="center")
+    place = AnnotationBbox(
+        strip, (0, 0), (0, -6), "axes fraction", "offset points", box_alignment=(0, 1), frameon=False, pad=0
+    )
+    place.set_clip_on(False)
+    cell.add_artist(place)
 
 
 def _draw_slice(

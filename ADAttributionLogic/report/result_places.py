@@ -15,6 +15,9 @@ REPORT_FILE = "report.html"
 CONTROLS_FIGURE = "controls"
 SCENE_FILE = "scene.mrb"
 PREPROCESSING_FOLDER = "preprocessing"
+CHECKS_FOLDER = "checks"
+#: In the folder of the checks, of several maps: the mean of their ranks, and their standard deviation.
+CONSENSUS_FILES = ("consensus.nii.gz", "disagreement.nii.gz")
 
 #: Marks a folder as one that this program wrote, and may replace when told to overwrite.
 KIND = "ad-attribution/explanation/1"

@@ -45,6 +45,7 @@ ROOMS = {
     "atlas": {"atlas"},
     "relevance": {"relevance", "atlas"},
     "ensembles": {"ensembles", "attribution", "relevance"},
+    "checks": {"checks", "attribution", "graph", "networks", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
     "comparison": {"comparison", "reference", "relevance", "atlas"},
