@@ -5,6 +5,8 @@
 #   make fuzz    5200 damaged files through every reader; a table of what became of them (INPUTS=500 for fewer)
 #   make lint    ruff and mypy
 #   make study   how well scans as acquired are recovered (an hour and more); tables in Testing/benchmarks/native_recovery
+#   make study-planted  do the checks tell twenty planted wrong maps from right ones at full size? (an hour; scans are kept
+#                    in Testing/benchmarks/planted_maps/scans)
 #   make sbom    bill of materials (CycloneDX) of what is installed, in dist/
 #   make study-real  what changes the score of the real networks (QIU2022=folder with their authors' files); tables in
 #                    Testing/benchmarks/real_network
@@ -24,7 +26,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study study-real sbom train clean
+.PHONY: demo test fuzz bench lint study study-planted study-real sbom train clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -52,6 +54,11 @@ study: $(VENV)/developed
 	  $(BIN)/python Testing/benchmarks/study_native_recovery.py $$what affine 0 23 > $(STUDY)/$$what-affine.tsv || exit 1; done
 	$(BIN)/python Testing/benchmarks/study_native_recovery.py head deformable > $(STUDY)/head-deformable.tsv
 	$(BIN)/python Testing/benchmarks/study_native_recovery.py patients deformable 0 3 > $(STUDY)/patients-deformable.tsv
+
+PLANTED := Testing/benchmarks/planted_maps
+study-planted: $(VENV)/developed
+	mkdir -p $(PLANTED)
+	$(BIN)/python Testing/benchmarks/study_planted_maps.py $(PLANTED)/scans > $(PLANTED)/planted-maps.tsv
 
 REAL := Testing/benchmarks/real_network
 study-real: $(VENV)/developed

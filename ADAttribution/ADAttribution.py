@@ -112,6 +112,7 @@ class MethodChoice:
     occlusion: bool = False
     voxelOcclusion: bool = False
     areaOcclusion: bool = True
+    deeplift: bool = False
 
 
 @parameterNodeWrapper

@@ -112,10 +112,10 @@ def _seen(answer: Answer, model: Model) -> SeenScan:
     """The scan as the network saw it, with the atlas and what else lay on its grid."""
     record = answer.provenance
     scan = answer.scan if answer.preparation is None else answer.preparation.brain
-    others: dict[str, Volume | None] = {name: _companion(record.get(name), name) for name in ("mask", "reference")}
     used = record.get("atlas")
     atlas = None if used is None else recorded_atlas(used)
-    seen = see(scan, model, atlas=atlas, is_prepared=True, **others)
+    mask, reference = (_companion(record.get(name), name) for name in ("mask", "reference"))
+    seen = see(scan, model, atlas=atlas, mask=mask, reference=reference, is_prepared=True)
     labels = None if seen.atlas is None else provenance.array_sha256(seen.atlas.labels.array)
     if used is not None and labels != used["labels_sha256"]:
         raise AtlasError(

@@ -1,5 +1,5 @@
-"""The command line: ``ad-attribution explain | check | preprocess | batch | simulate | methods | atlases | models |
-cache | licences``.
+"""The command line: ``ad-attribution explain | check | preprocess | batch | study | simulate | methods | atlases |
+models | cache | licences``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -23,6 +23,7 @@ from ADAttributionLogic.commands import (
     models,
     preprocess,
     simulate,
+    study,
 )
 from ADAttributionLogic.departure import leave_in_order
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutOfMemoryError, is_out_of_memory, sentence_of
@@ -86,7 +87,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (check, preprocess, simulate, batch, methods, atlases, models, cache, licences):
+    for command in (check, preprocess, simulate, batch, study, methods, atlases, models, cache, licences):
         command.add(commands)
     return parser
 

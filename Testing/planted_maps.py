@@ -6,11 +6,17 @@ All but one keep the sum of magnitudes of the right map, so that none is found b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
+
+from ADAttributionLogic.attribution.registry import get_method
+from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.checks.question import CheckedMap, Question
+from ADAttributionLogic.checks.randomisation import shuffled
 
 Array = npt.NDArray[np.float32]
 
@@ -121,3 +127,72 @@ def planted(name: str, ingredients: Ingredients) -> Array:
         return made
     total = float(np.abs(made, dtype=np.float64).sum())
     return made * np.float32(float(np.abs(ingredients.right, dtype=np.float64).sum()) / (total or 1.0))
+
+
+# ----------------------------------------------------------------------------------------------------- making them
+
+#: Which part of the ingredients a wrong map needs.
+NEEDS = {
+    "another patient's scan": "other_patient",
+    "a control's scan": "other_control",
+    "the other class": "other_class",
+    "an untrained network": "untrained",
+    "another method": "other_method",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Remembering(Question):
+    """The maps of the changed scans do not depend on the map that is checked: made once per patient."""
+
+    known: dict[tuple[float, ...], npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    def map_of(self, checked: CheckedMap, image: torch.Tensor, *changed: object) -> npt.NDArray[np.float64]:
+        middle = image.shape[2] // 3
+        key = (float(image.double().sum()), float(image[0, 0, middle].double().square().sum()), float(len(changed)))
+        if key not in self.known:
+            self.known[key] = super().map_of(checked, image, *changed)
+        return self.known[key]
+
+
+def remembering(question: Question) -> Remembering:
+    return Remembering(**{name: getattr(question, name) for name in question.__dataclass_fields__})
+
+
+def wrong_map(
+    name: str, question: Question, right: CheckedMap, other_patient: torch.Tensor, control: torch.Tensor, seed: int
+) -> CheckedMap:
+    """A planted map with the right one's name and options; only those ingredients are computed that it needs.
+
+    Parameters
+    ----------
+    name : str
+        Of :data:`WRONG`.
+    question : Question
+    right : CheckedMap
+    other_patient, control : Tensor, shape (1, 1, …)
+        Scans as the network sees them.
+    seed : int
+    """
+    guided = get_method("guided-backprop")
+    other = replace(right, method=guided, options=guided.complete({}))
+    makers: dict[str, Callable[[], npt.NDArray[np.float64]]] = {
+        "other_patient": lambda: Question.map_of(question, right, other_patient),
+        "other_control": lambda: Question.map_of(question, right, control),
+        "other_class": lambda: Question.map_of(replace(question, target=Target(0)), right, question.image),
+        "untrained": lambda: Question.map_of(question, right, question.image, lambda network: shuffled(network, 99)),
+        "other_method": lambda: Question.map_of(question, other, question.image),
+    }
+    unused = dict.fromkeys(makers, right.values)
+    needed = {NEEDS[name]: makers[NEEDS[name]]().astype(np.float32)} if name in NEEDS else {}
+    assert question.regions is not None
+    parts = Ingredients(
+        right.values,
+        question.image[0, 0].numpy(),
+        question.brain,
+        question.regions.atlas.labels.array,
+        question.spacing[0],
+        **{**unused, **needed},
+        seed=seed,
+    )
+    return replace(right, values=planted(name, parts))

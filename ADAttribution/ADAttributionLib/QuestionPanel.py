@@ -13,6 +13,7 @@ from ADAttributionLogic.errors import ADAttributionError, UnknownNameError, Usag
 #: Field of the parameter pack → name of the method, in the panel's order.
 METHODS = {
     "lrp": "lrp",
+    "deeplift": "deeplift",
     "sensitivity": "sensitivity",
     "gradientXInput": "gradient-x-input",
     "guidedBackprop": "guided-backprop",

@@ -61,7 +61,7 @@ def randomisation(question: Question, checked: CheckedMap, cost: float, seed: in
     if not random[question.brain].any():
         text = "The network with its weights shuffled gives an empty map: nothing can be compared."
         return check(number=None, verdict="unsure", sentence=text)
-    if before == 0:
+    if before < 1e-9:
         text = "The map is the same everywhere: it depends on nothing that the network learned."
         return check(number=None, verdict="fail", sentence=text)
     rise = after / before - 1

@@ -106,7 +106,7 @@ def write_figure(
         from matplotlib.figure import Figure
     except ImportError as cause:
         raise OutputError("Figures need matplotlib: pip install ad-attribution[report].") from cause
-    grid = _upright(scan.grid)
+    grid = upright(scan.grid)
     brain = resample(scan, grid)
     maps = [resample(row.heatmap, grid) for row in rows]
     slices = choose_slices([np.abs(m.array) for m in maps], brain.array)
@@ -179,7 +179,7 @@ def choose_slices(maps: Sequence[npt.NDArray[Any]], brain: npt.NDArray[Any]) -> 
     return chosen
 
 
-def _upright(grid: Grid) -> Grid:
+def upright(grid: Grid) -> Grid:
     """The same field of view in RAS orientation with isotropic voxels, whatever the scan's."""
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, -1).T
     points = grid.to_ras(corners)
@@ -249,11 +249,21 @@ def _draw_checks(cell: Axes, checks: MapChecks) -> None:
         name = TextArea(f"{check.title}{number}", textprops={"color": grey, "fontsize": 9})
         parts.append(HPacker(children=[mark, name], pad=0, sep=3, align="center"))
     strip = HPacker(children=parts, pad=0, sep=14, align="center")
+    # Below the whole row: the slices of other planes are taller than the first one.
+    figure, room = cell.get_figure(), cell.get_subplotspec()
+    assert figure is not None and room is not None
+    corner = room.get_position(figure)
     place = AnnotationBbox(
-        strip, (0, 0), (0, -6), "axes fraction", "offset points", box_alignment=(0, 1), frameon=False, pad=0
+        strip,
+        (corner.x0, corner.y0),
+        (0, -4),
+        "figure fraction",
+        "offset points",
+        box_alignment=(0, 1),
+        frameon=False,
+        pad=0,
     )
-    place.set_clip_on(False)
-    cell.add_artist(place)
+    figure.add_artist(place)
 
 
 def _draw_slice(

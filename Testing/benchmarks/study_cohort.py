@@ -9,6 +9,7 @@ done is not done again, so that it can be stopped at any time and started anew.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
@@ -80,11 +81,46 @@ def make_maps(people: Sequence[Person], folder: Path) -> None:
     explain(people, folder, "results", METHODS)  # the summary of all
 
 
+def write_tables(people: Sequence[Person], folder: Path) -> int:
+    """Write ``participants.tsv`` and ``volumes.tsv`` of those who are simulated; their number."""
+    participants, volumes = [], []
+    for person in people:
+        truth = folder / "scans" / f"{person.name}.json"
+        if truth.exists():
+            found = json.loads(truth.read_text(encoding="utf-8"))
+            left, right = person.parameters.atrophy_mm
+            participants.append(
+                {
+                    "subject": person.name,
+                    "scan": f"scans/{person.name}.nii.gz",
+                    "diagnosis": person.diagnosis,
+                    "age": person.age,
+                    "sex": person.sex,
+                    "site": person.site,
+                    "brain_ml": round(found["brain_ml"], 1),
+                    "true_head_scale": person.head_scale,
+                    "true_ventricle_mm": person.ventricle_mm,
+                    "true_atrophy_left_mm": left,
+                    "true_atrophy_right_mm": right,
+                    **{f"true change of {name}": change for name, change in found["change"].items()},
+                }
+            )
+            volumes.append({"subject": person.name, **found["volumes_mm3"]})
+    for name, rows in (("participants.tsv", participants), ("volumes.tsv", volumes)):
+        with open(folder / name, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    return len(participants)
+
+
 def main() -> int:
     what, folder = sys.argv[1], Path(sys.argv[2])
     people = draw_population(PATIENTS, CONTROLS)
     if what == "maps":
         make_maps(people, folder)
+    elif what == "tables":
+        print(f"{write_tables(people, folder)} people")
     else:
         print(__doc__, file=sys.stderr)
         return 2

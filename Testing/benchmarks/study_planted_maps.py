@@ -11,27 +11,23 @@ options and sum. One line per map: the verdict and number of each check, and the
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
-from planted_maps import WRONG, Ingredients, planted  # noqa: E402
+from planted_maps import NEEDS, WRONG, remembering, wrong_map  # noqa: E402
 
-from ADAttributionLogic.atlas.atlas import Atlas  # noqa: E402
 from ADAttributionLogic.atlas.library import load_atlas  # noqa: E402
-from ADAttributionLogic.attribution.registry import Companions, get_method  # noqa: E402
+from ADAttributionLogic.attribution.registry import Companions  # noqa: E402
 from ADAttributionLogic.attribution.target import Target  # noqa: E402
 from ADAttributionLogic.checked_explanation import CheckRequest, checked_map, question_about  # noqa: E402
 from ADAttributionLogic.checks.budget import ORDER  # noqa: E402
 from ADAttributionLogic.checks.findings import MapChecks  # noqa: E402
-from ADAttributionLogic.checks.question import CheckedMap, Question  # noqa: E402
-from ADAttributionLogic.checks.randomisation import shuffled  # noqa: E402
 from ADAttributionLogic.checks.running import run_checks  # noqa: E402
 from ADAttributionLogic.explain import explain  # noqa: E402
 from ADAttributionLogic.monitor import Monitor  # noqa: E402
@@ -43,28 +39,6 @@ from ADAttributionLogic.simulation.anatomy import icbm152_anatomy  # noqa: E402
 from ADAttributionLogic.simulation.subject import CONTROL, PATIENT, draw_parameters, simulate_subject  # noqa: E402
 from ADAttributionLogic.volume import Volume  # noqa: E402
 
-#: Which part of the ingredients a wrong map needs.
-NEEDS = {
-    "another patient's scan": "other_patient",
-    "a control's scan": "other_control",
-    "the other class": "other_class",
-    "an untrained network": "untrained",
-    "another method": "other_method",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Remembering(Question):
-    """The maps of the changed scans do not depend on the map that is checked: made once per patient."""
-
-    known: dict[tuple[float, ...], npt.NDArray[np.float64]] = field(default_factory=dict)
-
-    def map_of(self, checked: CheckedMap, image: torch.Tensor, *changed: object) -> npt.NDArray[np.float64]:
-        key = (float(image.double().sum()), float(image[0, 0, 90].double().square().sum()), float(len(changed)))
-        if key not in self.known:
-            self.known[key] = super().map_of(checked, image, *changed)
-        return self.known[key]
-
 
 def scan_of(label: int, seed: int, cache: Path) -> Volume:
     """A simulated scan, kept as float16."""
@@ -75,37 +49,18 @@ def scan_of(label: int, seed: int, cache: Path) -> Volume:
     return Volume(array, icbm152_anatomy().affine, f"simulated, class {label}, seed {seed}")
 
 
+def seen(label: int, seed: int, model: Model, cache: Path) -> torch.Tensor:
+    """As the network sees it."""
+    scan = prepare(scan_of(label, seed, cache), model.grid, model.normalisation)
+    return torch.from_numpy(scan.array)[None, None]
+
+
 def mean_control(model: Model, cache: Path) -> Volume:
     """Mean of 16 controls as the network sees them."""
     total = np.zeros(model.shape)
     for seed in range(730000, 730016):
         total += prepare(scan_of(CONTROL, seed, cache), model.grid, model.normalisation).array
     return Volume((total / 16).astype(np.float32), model.grid.affine)
-
-
-def wrong_map(name: str, question: Question, right: CheckedMap, model: Model, atlas: Atlas, seed: int, cache: Path):
-    """A planted map, with only those ingredients computed that it needs."""
-
-    def seen(label: int, other: int) -> torch.Tensor:
-        scan = scan_of(label, other, cache)
-        return torch.from_numpy(prepare(scan, model.grid, model.normalisation).array)[None, None]
-
-    makers = {
-        "other_patient": lambda: question.map_of(right, seen(PATIENT, seed + 100)),
-        "other_control": lambda: question.map_of(right, seen(CONTROL, seed - 20000)),
-        "other_class": lambda: Question.map_of(replace(question, target=Target(0)), right, question.image),
-        "untrained": lambda: Question.map_of(question, right, question.image, lambda network: shuffled(network, 99)),
-        "other_method": lambda: Question.map_of(
-            question,
-            replace(right, method=get_method("guided-backprop"), options=get_method("guided-backprop").complete({})),
-            question.image,
-        ),
-    }
-    unused = dict.fromkeys(makers, right.values)
-    needed = {NEEDS[name]: makers[NEEDS[name]]().astype(np.float32)} if name in NEEDS else {}
-    image = question.image[0, 0].numpy()
-    parts = Ingredients(right.values, image, question.brain, atlas.labels.array, 1.0, **{**unused, **needed}, seed=seed)
-    return planted(name, parts)
 
 
 def line(seed: int, name: str, found: MapChecks) -> str:
@@ -133,10 +88,11 @@ def main() -> int:
         found = explain(scan_of(PATIENT, seed, cache), model, ["lrp"], atlas=atlas, with_spread=False)
         index = index_regions(found.atlas)
         made = question_about(found, request, index, Companions(), Target(1), torch.device("cpu"), Monitor())
-        question = Remembering(**{f: getattr(made, f) for f in made.__dataclass_fields__})
-        right = replace(checked_map(found.heatmaps[0]), was_computed_here=False)
+        question, right = remembering(made), replace(checked_map(found.heatmaps[0]), was_computed_here=False)
         name = list(WRONG)[(number + 7 * turn) % len(WRONG)]
-        wrong = replace(right, values=wrong_map(name, question, right, model, found.atlas, seed, cache))
+        others = [(PATIENT, seed + 100), (CONTROL, seed - 20000)] if name in NEEDS else [(PATIENT, seed)] * 2
+        patient, control = (seen(*other, model, cache) for other in others)
+        wrong = wrong_map(name, question, right, patient, control, seed)
         maps = [("right", right), (name, wrong)] if turn == 0 else [(name, wrong)]
         checks = run_checks(question, [m for _, m in maps], budget=1000.0).checks
         for (called, _), result in zip(maps, checks.maps, strict=True):

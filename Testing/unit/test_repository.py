@@ -112,6 +112,7 @@ def test_the_readmes_commands_and_python_run_as_they_stand(tmp_path: Path) -> No
     assert {p.name for p in (tmp_path / "result").iterdir()} == {
         "heatmaps",
         "tables",
+        "checks",
         "overview.png",
         "report.html",
         "scene.mrb",
