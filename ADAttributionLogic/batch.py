@@ -28,6 +28,7 @@ from ADAttributionLogic.explain import Explanation, MethodRequest, explain
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.page.index import write_index
 from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.private_results import hide_in_question, hide_paths, private_name, without_names
 from ADAttributionLogic.provenance import source_sha256
@@ -78,6 +79,10 @@ class BatchOptions:
         Controls to compare every scan with.
     adjusted : bool
         Adjust z for the reference's covariates, which each scan's row of the list must have.
+    page : bool
+        A report per scan and an ``index.html``, where what they need is installed.
+    keep_identifiers : bool
+        Reports name scans and paths.
     checks : CheckRequest, optional
         Whether each map can be believed: two columns per map in the summary.
     with_spread : bool
@@ -97,6 +102,8 @@ class BatchOptions:
     private: bool = False
     against: Against | None = None
     adjusted: bool = False
+    page: bool = True
+    keep_identifiers: bool = False
     checks: CheckRequest | None = None
     with_spread: bool = True
 
@@ -176,6 +183,8 @@ def explain_batch(
         _write_summary(result)
         if on_row is not None:
             on_row(row)
+    if options.page:
+        write_index(folder, result.rows, model.title)
     return result
 
 
@@ -267,7 +276,14 @@ def _computed(scan: BatchScan, sha256: str, asked: _Asked, because: str, monitor
     monitor.check()
     with monitor.stage(0.8, 1.0) as part:
         write_explanation(
-            found, target, place=place, figure=asked.options.figure, scene_writer=asked.scene_writer, monitor=part
+            found,
+            target,
+            place=place,
+            figure=asked.options.figure,
+            page=asked.options.page,
+            keep_identifiers=asked.options.keep_identifiers,
+            scene_writer=asked.scene_writer,
+            monitor=part,
         )
     tables = {h.name: h.table.rows() for h in found.heatmaps if h.table is not None and not h.z_of}
     return _row(scan, target, "done", found.provenance, tables)

@@ -1,5 +1,4 @@
-"""The command line: ``ad-attribution explain | check | preprocess | batch | study | simulate | methods | atlases |
-models | cache | licences``.
+"""The command line: ``ad-attribution explain | check | batch | reference | study | report | …`` (``--help`` lists all).
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -22,8 +21,11 @@ from ADAttributionLogic.commands import (
     methods,
     models,
     preprocess,
+    reference,
+    report,
     simulate,
     study,
+    what_if,
 )
 from ADAttributionLogic.departure import leave_in_order
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutOfMemoryError, is_out_of_memory, sentence_of
@@ -87,8 +89,12 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (check, preprocess, simulate, batch, study, methods, atlases, models, cache, licences):
+    for command in (
+        *(check, what_if, preprocess, simulate, batch, reference, study, report),
+        *(methods, atlases, models, cache, licences),
+    ):
         command.add(commands)
+    report.add_animate(commands)
     return parser
 
 

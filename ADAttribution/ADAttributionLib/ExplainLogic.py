@@ -11,8 +11,10 @@ from pathlib import Path
 import slicer
 
 from ADAttributionLib.AtlasNodes import atlasFromSegmentation
+from ADAttributionLib.MethodOptions import methodRequest
 from ADAttributionLib.Overlays import forgetStatistics
 from ADAttributionLib.Preparation import Preparation
+from ADAttributionLib.ReferenceJob import referenceJob
 from ADAttributionLib.References import comparisonJob
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import createRun, removeNode
@@ -103,6 +105,7 @@ class ExplainLogic:
         reference=None,
         covariates=None,
         smoothing=None,
+        checks=False,
         wait=True,
         show=True,
         onProgress=None,
@@ -134,6 +137,8 @@ class ExplainLogic:
             Of this scan, to adjust z for, e.g. {"age": 71, "sex": "F"}.
         smoothing : float, optional
             Of the z map, full width at half maximum in mm; by default 6.
+        checks : bool or float
+            Also measure whether the maps can be believed, within the usual budget, or this many forward passes per map.
         wait : bool
             True returns the Run; False returns a Request at once, and the callbacks get it.
         show : bool
@@ -173,6 +178,7 @@ class ExplainLogic:
             start=start,
             start_reference=startReference,
             member_sd=memberSd,
+            checks=checks,
             device=device,
             **comparisonJob(reference, covariates, smoothing),
             **prepared,
@@ -279,6 +285,13 @@ class ExplainLogic:
             **comparisonJob(reference),
         }
         return self._ask("batch", job, wait, onProgress, onDone, onError)
+
+    def buildReference(self, tables, outputFolder, wait=True, onProgress=None, onDone=None, onError=None, **options):
+        """Build a reference cohort of the controls of a table, or let it grow; see ADAttributionLib.ReferenceJob.
+
+        Returns a dict with ``folder``, ``n`` (controls in it), ``taken`` (of them now) and ``notes``; or a Request.
+        """
+        return self._ask("reference", referenceJob(tables, outputFolder, **options), wait, onProgress, onDone, onError)
 
     def installNetwork(self, name, source=None, registry=None, wait=True, onProgress=None, onDone=None, onError=None):
         """Install a registered network into the user's folder of networks. Downloads it: ask the user before.
@@ -509,19 +522,3 @@ def _shown(add):
         return None, cause
     except (RuntimeError, ValueError, KeyError, MemoryError) as cause:
         return None, ADAttributionError(f"The result could not be shown: {type(cause).__name__}: {cause}")
-
-
-def methodRequest(entry):
-    """(name, options) of a name, a pair or a dict with both.
-
-    Raises
-    ------
-    UsageError
-    """
-    if isinstance(entry, str):
-        return entry, {}
-    if isinstance(entry, dict) and "name" in entry:
-        return entry["name"], dict(entry.get("options", {}))
-    if isinstance(entry, (tuple, list)) and len(entry) == 2 and isinstance(entry[0], str):
-        return entry[0], dict(entry[1])
-    raise UsageError(f"{entry!r} is no method: give its name, or its name and a dict of options.")

@@ -19,6 +19,7 @@ from ADAttributionLogic.commands.preparation_options import (
 )
 from ADAttributionLogic.commands.progress import Progress
 from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
+from ADAttributionLogic.commands.report import add_identifiers
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
@@ -78,6 +79,11 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
+    command.add_argument("--no-report", action="store_true", help="write no report.html")
+    command.add_argument(
+        "--animation", metavar="FILE", help="also a film of coronal slices through the first map (.mp4 or .gif)"
+    )
+    add_identifiers(command)
     command.add_argument(
         "--private",
         action="store_true",
@@ -138,11 +144,17 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.page.animation import check_animation, write_animation
     from ADAttributionLogic.private_results import without_names
     from ADAttributionLogic.report.result_folder import check_output_folder, write_explanation
-    from ADAttributionLogic.report.result_places import FIGURE_FILE, SCENE_FILE
+    from ADAttributionLogic.report.result_places import FIGURE_FILE, REPORT_FILE, SCENE_FILE
+    from ADAttributionLogic.service.answer import answer_of
 
+    if options.private and options.keep_identifiers:
+        raise UsageError("--private leaves out what --keep-identifiers keeps. Say one of them.")
     place = check_output_folder(options.out, options.overwrite)
+    if options.animation:
+        check_animation(options.animation)
     requests = _requests(options)
     with Progress() as monitor:
         explanation = _compute(options, requests, monitor)
@@ -159,12 +171,18 @@ def _explain(options: argparse.Namespace) -> int:
                 options.out,
                 place=place,
                 figure=not options.no_figure,
+                page=not options.no_report,
+                keep_identifiers=options.keep_identifiers,
                 scene_writer=scene_writer,
                 monitor=part,
             )
+        if options.animation:
+            write_animation(answer_of(explanation), options.animation)
     _print_result(explanation, options.top)
     print(f"\nResults: {folder}")
-    for name, what in ((FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
+    if options.animation:
+        print(f"  animation: {options.animation}")
+    for name, what in ((REPORT_FILE, "report"), (FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
     parts = (

@@ -238,6 +238,7 @@ def _draw_row(
 
 def _draw_checks(cell: Axes, checks: MapChecks) -> None:
     """A line of marks with the checks' names and numbers; those that were not run stand last, in grey."""
+    from matplotlib.figure import Figure
     from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 
     parts: list[Artist] = []
@@ -251,7 +252,7 @@ def _draw_checks(cell: Axes, checks: MapChecks) -> None:
     strip = HPacker(children=parts, pad=0, sep=14, align="center")
     # Below the whole row: the slices of other planes are taller than the first one.
     figure, room = cell.get_figure(), cell.get_subplotspec()
-    assert figure is not None and room is not None
+    assert isinstance(figure, Figure) and room is not None
     corner = room.get_position(figure)
     place = AnnotationBbox(
         strip,

@@ -49,6 +49,7 @@ def test_explain_writes_everything_and_prints_the_answer(
         "heatmaps/lrp.nii.gz",
         "overview.png",
         "provenance.json",
+        "report.html",
         "scene.mrb",
     ]
     assert [n for n in names if not n.startswith(("tables/", "checks/"))] == expected

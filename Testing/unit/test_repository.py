@@ -50,9 +50,10 @@ ROOMS = {
     "reading": {"reading"},
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
+    "whatif": {"whatif", "attribution", "graph", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
-    "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
+    "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
 }
 
 
