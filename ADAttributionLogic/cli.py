@@ -14,6 +14,7 @@ from ADAttributionLogic import __version__
 from ADAttributionLogic.commands import (
     atlases,
     batch,
+    benchmark_truth,
     cache,
     check,
     explain,
@@ -90,7 +91,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        *(check, what_if, preprocess, simulate, batch, reference, study, report),
+        *(check, what_if, preprocess, simulate, batch, reference, study, report, benchmark_truth),
         *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)

@@ -79,11 +79,11 @@ def explain(
     mask : Volume, optional
         Voxels of interest (not 0), for occlusion with the mask ``given``; in the network's space, on any grid.
     reference : Volume, optional
-        A scan to compare with, such as a mean of controls, for occlusion with the fill ``reference``; it is prepared
-        as the scan is.
+        A scan to compare with, such as a mean of controls, for DeepLIFT, integrated gradients with the baseline and
+        occlusion with the fill ``reference``; it is prepared as the scan is. By default the control mean of the
+        model's card, if it has one, else the mean scan of `against`.
     against : Against, optional
         Controls with whom the maps are compared (:mod:`.comparison`): more columns in the tables, and a z map for each.
-        Their mean scan serves the fill ``reference`` where no scan was given for that.
     member_sd : bool
         Of an ensemble, also a map of the standard deviation over its networks, per method.
     is_prepared : bool
@@ -111,6 +111,8 @@ def explain(
     started, date = time.perf_counter(), provenance.now()
     monitor = monitor or Monitor()
     chosen = _chosen(methods, model, atlas, member_sd)
+    # The checks put the control mean in the place of tissue.
+    compares = checks is not None or any("reference" in options.values() for _, options in chosen)
     monitor.report(0.0, "preparing the scan")
     seen = see(
         scan,
@@ -118,6 +120,7 @@ def explain(
         atlas=atlas,
         mask=mask,
         reference=reference,
+        compares=compares,
         replace_non_finite=replace_non_finite,
         is_prepared=is_prepared,
     )
@@ -125,7 +128,7 @@ def explain(
     wanted = Target(_class_index(model, target), start, distance_from)
     companions = seen.companions
     if against is not None:
-        companions = _compared_companions(against, _asked(model, chosen, wanted, against), chosen, seen, checks)
+        companions = _compared_companions(against, _asked(model, chosen, wanted, against), seen)
     question = Question(
         seen.image,
         chosen,
@@ -148,7 +151,7 @@ def explain(
         "date": date,
         "seconds": round(time.perf_counter() - started, 3),
         "mask": None if mask is None else provenance.describe_scan(mask),
-        "reference": None if reference is None else provenance.describe_scan(reference),
+        "reference": _reference_record(model, reference, compares),
         "notes": notes,
         **_found(model, seen, answered, heatmaps),
         **spread,
@@ -171,14 +174,11 @@ def explain(
     return found if against is None else compare(found, against, is_prepared)
 
 
-def _compared_companions(
-    against: Against, asked: Mapping[str, Any], chosen: Chosen, seen: SeenScan, checks: CheckRequest | None
-) -> Companions:
+def _compared_companions(against: Against, asked: Mapping[str, Any], seen: SeenScan) -> Companions:
     """What occlusion and checks take from beside the scan, once it is known that the maps can be compared."""
     placed = None if seen.atlas is None else provenance.describe_atlas(seen.atlas)
     against.require(asked, seen.model_input.volume.grid, placed)
-    is_wanted = checks is not None or any(options.get("fill") == "reference" for _, options in chosen)
-    if seen.companions.reference is not None or not is_wanted:
+    if seen.companions.reference is not None:
         return seen.companions
     mean = torch.from_numpy(against.reference.mean_scan().array)[None, None]
     return replace(seen.companions, reference=mean)
@@ -202,6 +202,15 @@ def _asked(model: Model, chosen: Chosen, target: Target, against: Against) -> di
             for number, (method, options) in enumerate(chosen, start=1)
         },
     }
+
+
+def _reference_record(model: Model, reference: Volume | None, compares: bool) -> dict[str, Any] | None:
+    """What the scan was compared with."""
+    if reference is not None:
+        return provenance.describe_scan(reference)
+    if not compares or model.control_mean is None:
+        return None
+    return {"control_mean_of": model.name, **model.card["control_mean"]}
 
 
 def _chosen(methods: Sequence[str | MethodRequest], model: Model, atlas: Atlas | None, member_sd: bool) -> Chosen:

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 def add_reference_options(command: Any, many_scans: bool = False) -> None:
     """Add ``--reference``, ``--covariate`` and ``--smoothing``."""
-    other = "" if many_scans else "; or a scan to compare with, for occlusion with the fill 'reference'"
+    other = (
+        ""
+        if many_scans
+        else (
+            "; or a scan to compare with: for deeplift, integrated-gradients with the baseline and occlusion with the fill "
+            "'reference' (default: the control mean of the network's card, if it has one)"
+        )
+    )
     command.add_argument(
         "--reference",
         metavar="REF",
