@@ -18,8 +18,8 @@ def add_reference_options(command: Any, many_scans: bool = False) -> None:
         ""
         if many_scans
         else (
-            "; or a scan to compare with: for deeplift, integrated-gradients with the baseline and occlusion with the fill "
-            "'reference' (default: the control mean of the network's card, if it has one)"
+            "; or a scan to compare with: for deeplift, integrated-gradients with the baseline and occlusion with "
+            "the fill 'reference' (default: the control mean of the network's card, if it has one)"
         )
     )
     command.add_argument(
