@@ -23,6 +23,7 @@ from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ChartPanel import ChartPanel
 from ADAttributionLib.ChecksPanel import ChecksPanel
+from ADAttributionLib.ConsoleCalls import ConsoleCalls
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
@@ -43,10 +44,10 @@ from ADAttributionLib.QuestionPanel import (
     atlasOf,
     methodsOf,
 )
+from ADAttributionLib.ReferencePanel import ReferencePanel
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.ResultOpening import ResultOpening
-from ADAttributionLib.RunAnswer import answerOf
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import findRuns
 from ADAttributionLib.SampleScans import sampleSources
@@ -139,6 +140,8 @@ class ADAttributionParameterNode:
     occlusionStride: Annotated[int, WithinRange(1, 500)] = 25
     otherOptions: str = ""
     atlas: AtlasChoice = AtlasChoice.AAL
+    reference: str = ""
+    covariates: str = ""
     checkMaps: bool = True
     memberSd: bool = False
     device: Device = Device.AUTO
@@ -158,6 +161,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._display = None
+        self._card = None
 
     # Life cycle.
 
@@ -173,6 +177,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.presetComboBox.addItem(preset.label(), preset.name)
         self._options = OptionsPanel(self.ui, QtSeam, self._describe)
         self._preparation = PreparationPanel(self.ui, QtSeam)
+        self._reference = ReferencePanel(self.ui, QtSeam, lambda: self._parameterNode, self._checkCanApply)
         self._estimate = EstimatePanel(
             self.ui, self._question, lambda: self._parameterNode, lambda: self.logic.explainer
         )
@@ -186,7 +191,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._arrivals = ScanArrivals(slicer.mrmlScene, self._settle.start)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
         self._charts = ChartPanel(self._overlay, QtSeam, self._running, lambda: self.logic.explainer.client)
-        self._regions = RegionsPanel(self.ui, QtSeam)
+        self._regions = RegionsPanel(self.ui, QtSeam, self._charts.onRegion)
         self._checks = ChecksPanel(self.ui, QtSeam)
         self._whatIf = WhatIfPanel(
             self.ui, QtSeam, self._running, lambda: self.logic.trials, self._question.modelOf, self._regions
@@ -274,6 +279,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData(presetOf(parameters.methods).name))
         self._question.show(parameters)
+        self._reference.show(parameters)
         self._preparation.show(parameters, self._question.card, self._isPrepared())
         if self._running.request is not None:
             ui.applyButton.text, ui.applyButton.enabled, ui.checkButton.enabled = _("Cancel"), True, False
@@ -303,6 +309,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._setup.problem()
             or self._question.problem(parameters)
             or self._preparation.problem(parameters, self._question.card)
+            or self._reference.problem(parameters)
             or self._options.problem(parameters)
         )
 
@@ -315,7 +322,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onModel(self, _index):
         self._question.showModel()
         with slicer.util.NodeModify(self._parameterNode):
-            preselect(self._parameterNode, self._question.card)
+            preselect(self._parameterNode, self._question.card, self._card)
+        self._card = self._question.card
         self._checkCanApply()
 
     def onPreset(self, _index):
@@ -369,6 +377,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 checks=parameters.checkMaps,
                 memberSd=parameters.memberSd and self._question.isEnsemble,
                 **preparationOf(parameters),
+                **self._reference.asked(parameters),
                 **callbacks,
             )
 
@@ -440,7 +449,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 # --------------------------------------------------------------------------------------------------------------- logic
 
 
-class ADAttributionLogic(ScriptedLoadableModuleLogic):
+class ADAttributionLogic(ConsoleCalls, ScriptedLoadableModuleLogic):
     """Explains scans, from the panel and from the console.
 
     Example::
@@ -482,18 +491,6 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
             QtSeam.onQuit(self.close)
         return self._explainer
 
-    def explain(self, volumeNode, **options):
-        """Explain a volume node; see ADAttributionLib.ExplainLogic. Returns the Run, or with wait=False a Request."""
-        return self.explainer.explain(volumeNode, **options)
-
-    def prepare(self, volumeNode, *arguments, **options):
-        """Register and check a scan, without explaining it; returns the PreparationReport, or a Request."""
-        return self.explainer.prepare(volumeNode, *arguments, **options)
-
-    def openResult(self, path, *arguments, **options):
-        """Put a result of the command line, or a row of a batch, into the scene; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.openResult(path, *arguments, **options)
-
     @property
     def trials(self):
         """What if parts of a scan were not there: see ADAttributionLib.WhatIf."""
@@ -514,34 +511,6 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         if self._explainer is None or volumeNode is None or preparation.get("registration", "none") == "none":
             return False
         return self._explainer.registrationToDo(volumeNode, model, **preparation) == "none"
-
-    def exportReport(self, run, path, **options):
-        """Write a run as one HTML file; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.exportReport(answerOf(run), path, **options)
-
-    def resultsIn(self, path):
-        """Names of the scans of a batch, and how each ended; empty for a single result."""
-        return self.explainer.resultsIn(path)
-
-    def explainFolder(self, inputFolder, outputFolder, **options):
-        """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.explainFolder(inputFolder, outputFolder, **options)
-
-    def buildReference(self, tables, outputFolder, **options):
-        """Build a reference cohort of the controls of a table; see ADAttributionLib.ReferenceJob."""
-        return self.explainer.buildReference(tables, outputFolder, **options)
-
-    def addSimulatedSubject(self, label="AD"):
-        """Add a simulated patient ("AD") or control ("CN") to the scene."""
-        return self.explainer.addSimulatedSubject(label)
-
-    def installNetwork(self, name, source=None, **options):
-        """Install a registered network (it downloads: ask before); see ADAttributionLib.ExplainLogic."""
-        return self.explainer.installNetwork(name, source, **options)
-
-    def createPackage(self, source, answers, **options):
-        """Make a model package of a network of the user's; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.createPackage(source, answers, **options)
 
     def restartWorker(self):
         """Use another Python, or one in which something was installed, from now on."""

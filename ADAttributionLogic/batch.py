@@ -22,7 +22,8 @@ from ADAttributionLogic.batch_list import BatchScan, find_scans
 from ADAttributionLogic.batch_question import claim, differences, question_of, write_whole
 from ADAttributionLogic.checked_explanation import CheckRequest
 from ADAttributionLogic.checks.findings import KEY, read_checks
-from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, sentence_of
+from ADAttributionLogic.comparison.comparing import Against
+from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError, sentence_of
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.monitor import Monitor
@@ -81,6 +82,10 @@ class BatchOptions:
         Folder of preprocessed scans; the user's cache folder by default.
     private : bool
         Results without paths and names: a scan and its folder are called by the hash of its file.
+    against : Against, optional
+        Controls to compare every scan with.
+    adjusted : bool
+        Adjust z for the reference's covariates, which each scan's row of the list must have.
     page : bool
         A report per scan and an ``index.html``, where what they need is installed.
     keep_identifiers : bool
@@ -102,6 +107,8 @@ class BatchOptions:
     preparation: Preparation | None = None
     cache: Path | None = None
     private: bool = False
+    against: Against | None = None
+    adjusted: bool = False
     page: bool = True
     keep_identifiers: bool = False
     checks: CheckRequest | None = None
@@ -164,6 +171,8 @@ def explain_batch(
     Cancelled
     """
     folder = Path(out)
+    if options.adjusted and (options.against is None or options.against.reference.covariates is None):
+        raise UsageError("Nothing can be adjusted: there is no reference, or it was built without covariates.")
     question = question_of(model, options, atlas)
     question = hide_in_question(question, atlas) if options.private else question
     asked = _Asked(model, options, atlas, question, folder, scene_writer)
@@ -206,7 +215,8 @@ def _one_scan(scan: BatchScan, asked: _Asked, monitor: Monitor) -> dict[str, Any
             scan = replace(scan, name=private_name(sha256))
         target = asked.folder / scan.name
         earlier = earlier_result(target)
-        because = "" if earlier is None else _why_not_kept(earlier, target, sha256, asked)
+        covariates = _covariates_of(scan, asked.options)
+        because = "" if earlier is None else _why_not_kept(earlier, target, sha256, asked, covariates)
         if earlier is not None and not because:
             return _shown(_row_from_folder(scan, target, earlier), asked)
         return _shown(_computed(scan, sha256, asked, because, monitor), asked)
@@ -217,19 +227,35 @@ def _one_scan(scan: BatchScan, asked: _Asked, monitor: Monitor) -> dict[str, Any
         return _shown({**_empty_row(scan), "status": "failed", "message": sentence_of(error)}, asked)
 
 
+def _covariates_of(scan: BatchScan, options: BatchOptions) -> dict[str, str]:
+    """What the scan's row says of the reference's covariates; what is missing is named when it is compared."""
+    model = None if options.against is None else options.against.reference.covariates
+    if model is None or not options.adjusted:
+        return {}
+    wanted = {name.lower() for name in model.names}
+    found = {name: value for name, value in scan.values.items() if name.lower() in wanted}
+    if not found:
+        raise ScanError(f"The list says nothing of {', '.join(model.names)} of {scan.name}, for which z is adjusted.")
+    return found
+
+
 def _hash_of(scan: BatchScan) -> str:
     if not scan.path.exists():
         raise ScanError(f"{scan.path} does not exist.")
     return source_sha256(scan.path)
 
 
-def _why_not_kept(earlier: Mapping[str, Any], target: Path, sha256: str, asked: _Asked) -> str:
+def _why_not_kept(
+    earlier: Mapping[str, Any], target: Path, sha256: str, asked: _Asked, covariates: Mapping[str, str]
+) -> str:
     """Why the earlier result in a scan's folder does not answer this question for this scan; "" when it does."""
     stamp = earlier.get("batch")
     if not isinstance(stamp, dict) or not isinstance(stamp.get("question"), dict):
         return "The result that was here did not say what it answers; it was computed again."
     if stamp.get("scan_sha256") != sha256:
         return "The scan is another one than that of the result that was here; it was computed again."
+    if stamp.get("covariates", {}) != covariates:
+        return "The result that was here was adjusted for other covariates; it was computed again."
     different = differences(stamp["question"], asked.question)
     if different:
         return f"The result that was here answered another {', '.join(different)}; it was computed again."
@@ -241,13 +267,18 @@ def _computed(scan: BatchScan, sha256: str, asked: _Asked, because: str, monitor
     target = asked.folder / scan.name
     place = check_output_folder(target, overwrite=bool(because))
     with monitor.stage(0.0, 0.8) as part:
-        found = _explain_one(read_scan(scan.path), asked.model, asked.options, asked.atlas, part)
+        options = asked.options
+        if options.against is not None:
+            options = replace(options, against=replace(options.against, covariates=_covariates_of(scan, options)))
+        found = _explain_one(read_scan(scan.path), asked.model, options, asked.atlas, part)
     if _hash_of(scan) != sha256:
         raise ScanError(f"{scan.path} was changed while it was read; start again.")
     found = without_names(found) if asked.options.private else found
     found = with_identifiers(found) if asked.options.keep_identifiers else found
     notes = [*filter(None, (because,)), *found.provenance["notes"]]
     stamp = {"question": dict(asked.question), "scan_sha256": sha256}
+    if asked.options.adjusted:
+        stamp["covariates"] = _covariates_of(scan, asked.options)
     found = replace(found, provenance={**found.provenance, "notes": notes, "batch": stamp})
     # An unfinished explanation would look finished when the batch is resumed.
     monitor.check()
@@ -262,7 +293,8 @@ def _computed(scan: BatchScan, sha256: str, asked: _Asked, because: str, monitor
             scene_writer=asked.scene_writer,
             monitor=part,
         )
-    return _row(scan, target, "done", found.provenance, _best_regions(found))
+    tables = {h.name: h.table.rows() for h in found.heatmaps if h.table is not None and not h.z_of}
+    return _row(scan, target, "done", found.provenance, tables)
 
 
 def _write_log(scan: BatchScan, asked: _Asked, error: BaseException) -> None:
@@ -299,6 +331,7 @@ def _explain_one(
         "start": options.start,
         "start_reference": options.start_reference,
         "member_sd": options.member_sd,
+        "against": options.against,
         "device": options.device,
         "checks": options.checks,
         "with_spread": options.with_spread,
@@ -320,8 +353,13 @@ def _explain_one(
 
 
 def _row(
-    scan: BatchScan, target: Path, status: str, record: Mapping[str, Any], best: Mapping[str, str]
+    scan: BatchScan,
+    target: Path,
+    status: str,
+    record: Mapping[str, Any],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
+    best = {name: _first(rows, "density_rank") for name, rows in tables.items()}
     outcome = _outcome_of(record)
     return {
         **_empty_row(scan),
@@ -333,9 +371,29 @@ def _row(
         "seconds": record["seconds"],
         "folder": target.name,
         **_answer_columns(outcome, spread_of(record)),
-        **{f"top region ({name})": region for name, region in best.items()},
+        **{f"top region ({name})": row["name"] if row else "" for name, row in best.items()},
+        **_comparison_columns(record, tables),
         **_check_columns(record),
     }
+
+
+def _first(rows: Sequence[Mapping[str, Any]], rank: str) -> Mapping[str, Any] | None:
+    return next((row for row in rows if row.get(rank) == 1), None)
+
+
+def _comparison_columns(record: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Against controls: how many regions are beyond the limits, and which is the most unusual, adjusted or not."""
+    found: dict[str, Any] = {}
+    for name, entry in record.get("comparison", {}).get("maps", {}).items():
+        if "beyond" not in entry:
+            continue
+        column = "z_adjusted" if "adjusted_limit" in entry else "z"
+        top = _first(tables.get(name, ()), f"{column}_rank")
+        kind = "adjusted z" if column == "z_adjusted" else "z"
+        found[f"regions beyond the limits ({name})"] = entry["beyond"]["regions"]
+        found[f"top region by {kind} ({name})"] = top["name"] if top else ""
+        found[f"its {kind} ({name})"] = top[column] if top else ""
+    return found
 
 
 def _check_columns(record: Mapping[str, Any]) -> dict[str, str]:
@@ -387,22 +445,15 @@ def _empty_row(scan: BatchScan) -> dict[str, Any]:
     return {**dict.fromkeys(_COLUMNS, ""), "name": scan.name, "scan": str(scan.path)}
 
 
-def _best_regions(found: Explanation) -> dict[str, str]:
-    tables = {h.name: h.table for h in found.heatmaps if h.table is not None}
-    ranked = {name: table.ranked("density_rank") for name, table in tables.items()}
-    return {name: str(rows[0]["name"]) if rows else "" for name, rows in ranked.items()}
-
-
 def _row_from_folder(scan: BatchScan, target: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """The row of a scan that an earlier start has completed."""
     try:
-        best = {}
+        tables = {}
         for name in record["methods"]:
             table = target / "tables" / f"{name}.json"
             if table.is_file():
-                rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
-                best[name] = next((row["name"] for row in rows if row["density_rank"] == 1), "")
-        return _row(scan, target, "done before", record, best)
+                tables[name] = json.loads(table.read_text(encoding="utf-8"))["rows"]
+        return _row(scan, target, "done before", record, tables)
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise OutputError(
             f"The earlier result in {target} cannot be read ({cause!r}). Remove it and start again."

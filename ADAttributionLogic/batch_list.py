@@ -7,8 +7,8 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from ADAttributionLogic.errors import ScanError
@@ -32,10 +32,13 @@ class BatchScan:
     name : str
         Name of its result folder, unique in the batch.
     path : Path
+    values : mapping of str to str
+        Other columns of the list that are filled in, such as age.
     """
 
     name: str
     path: Path
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_scans(source: str | os.PathLike[str], without: Sequence[str | os.PathLike[str]] = ()) -> tuple[BatchScan, ...]:
@@ -87,6 +90,7 @@ class _Listed:
     name: str
     path: Path
     given: str
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 def _scans_in_folder(folder: Path, without: set[Path]) -> list[_Listed]:
@@ -126,7 +130,9 @@ def _scans_in_list(file: Path) -> list[_Listed]:
             raise ScanError(f"{file}, line {number}: the column 'scan' is {'empty' if 'scan' in row else 'missing'}.")
         if "\0" in given:
             raise ScanError(f"{file}, line {number}: {given!r} is no path.")
-        scans.append(_listed(file.parent / given, given, (row.get("name") or "").strip()))
+        listed = _listed(file.parent / given, given, (row.get("name") or "").strip())
+        known = {key: value.strip() for key, value in row.items() if isinstance(key, str) and isinstance(value, str)}
+        scans.append(replace(listed, values={key: value for key, value in known.items() if value}))
     return scans
 
 
@@ -152,7 +158,7 @@ def _with_unique_names(scans: Sequence[_Listed]) -> tuple[BatchScan, ...]:
     for name, scan in zip(names, scans, strict=True):
         again[name.lower()] += 1  # the same path twice: the same scan, whichever comes first
         number = again[name.lower()]
-        unique.append(BatchScan(name if number == 1 else f"{name}-{number}", scan.path))
+        unique.append(BatchScan(name if number == 1 else f"{name}-{number}", scan.path, scan.values))
     return tuple(unique)
 
 

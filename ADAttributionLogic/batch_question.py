@@ -43,6 +43,7 @@ def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dic
         "checks": None if options.checks is None else options.checks.describe(),
         "preparation": None if options.preparation is None else options.preparation.describe(),
         "atlas": described,
+        "comparison": None if options.against is None else options.against.describe() | {"adjusted": options.adjusted},
     }
     if not options.with_spread:  # said only where it is asked: batches from before it could be go on
         question["with_spread"] = False

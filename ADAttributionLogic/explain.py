@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,10 @@ import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import answer_spread, provenance
 from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_moves
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.attribution.registry import get_method
+from ADAttributionLogic.attribution.registry import Companions, get_method
 from ADAttributionLogic.attribution.target import Start, Target
 from ADAttributionLogic.checked_explanation import CheckRequest, check_explanation
+from ADAttributionLogic.comparison.comparing import Against, compare
 from ADAttributionLogic.device import choose_device, describe_device
 from ADAttributionLogic.errors import UnknownNameError, UsageError
 from ADAttributionLogic.explanation import Explanation, Heatmap, MethodRequest
@@ -44,6 +45,7 @@ def explain(
     replace_non_finite: float | None = None,
     mask: Volume | None = None,
     reference: Volume | None = None,
+    against: Against | None = None,
     member_sd: bool = False,
     is_prepared: bool = False,
     mover: Mover | None = None,
@@ -79,7 +81,9 @@ def explain(
     reference : Volume, optional
         A scan to compare with, such as a mean of controls, for DeepLIFT, integrated gradients with the baseline and
         occlusion with the fill ``reference``; it is prepared as the scan is. By default the control mean of the
-        model's card, if it has one.
+        model's card, if it has one, else the mean scan of `against`.
+    against : Against, optional
+        Controls with whom the maps are compared (:mod:`.comparison`): more columns in the tables, and a z map for each.
     member_sd : bool
         Of an ensemble, also a map of the standard deviation over its networks, per method.
     is_prepared : bool
@@ -121,12 +125,16 @@ def explain(
         is_prepared=is_prepared,
     )
     distance_from = model.output.reference if start_reference is None else start_reference
+    wanted = Target(_class_index(model, target), start, distance_from)
+    companions = seen.companions
+    if against is not None:
+        companions = _compared_companions(against, _asked(model, chosen, wanted, against), seen)
     question = Question(
         seen.image,
         chosen,
-        Target(_class_index(model, target), start, distance_from),
+        wanted,
         choose_device(device),
-        seen.companions,
+        companions,
         seen.index,
         seen.model_input.volume.grid.voxel_volume_mm3,
         member_sd,
@@ -157,13 +165,43 @@ def explain(
                 found,
                 checks,
                 index=seen.index,
-                companions=seen.companions,
+                companions=companions,
                 target=question.target,
                 device=answered.device,
                 monitor=part,
             )
     (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")
-    return found
+    return found if against is None else compare(found, against, is_prepared)
+
+
+def _compared_companions(against: Against, asked: Mapping[str, Any], seen: SeenScan) -> Companions:
+    """What occlusion and checks take from beside the scan, once it is known that the maps can be compared."""
+    placed = None if seen.atlas is None else provenance.describe_atlas(seen.atlas)
+    against.require(asked, seen.model_input.volume.grid, placed)
+    if seen.companions.reference is not None:
+        return seen.companions
+    mean = torch.from_numpy(against.reference.mean_scan().array)[None, None]
+    return replace(seen.companions, reference=mean)
+
+
+def _asked(model: Model, chosen: Chosen, target: Target, against: Against) -> dict[str, Any]:
+    """As much of the provenance as is known before anything is computed: what a reference is to be held against."""
+    default = "score" if model.output.is_score else "probability"
+    start = target.start or default
+    # Which class is predicted is known afterwards only; then it is compared as well.
+    explained = (
+        against.reference.question["target_class"] if target.class_index is None else model.classes[target.class_index]
+    )
+    return {
+        "model": provenance.describe_model(model),
+        "target_class": explained,
+        "start": start,
+        **({"start_reference": target.reference} if start == "distance" else {}),
+        "methods": {
+            f"{method.name}-{number}": {"title": method.title, "method": method.name, "options": options}
+            for number, (method, options) in enumerate(chosen, start=1)
+        },
+    }
 
 
 def _reference_record(model: Model, reference: Volume | None, compares: bool) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from ADAttributionLogic import provenance
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.atlas.library import load_template
+from ADAttributionLogic.comparison.comparing import registration_notices, with_notices
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.explain import Explanation, Heatmap, MethodRequest, explain
 from ADAttributionLogic.monitor import Monitor
@@ -21,7 +22,7 @@ from ADAttributionLogic.preprocessing.moved_scans import move_prepared
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
 from ADAttributionLogic.preprocessing.space_transform import resample_to_model
-from ADAttributionLogic.relevance.region_table import RegionIndex, index_regions, region_table
+from ADAttributionLogic.relevance.region_table import RegionIndex, index_regions, region_table, with_scores
 from ADAttributionLogic.volume import Volume, resample
 
 
@@ -90,7 +91,7 @@ def explain_native(
         Folder of preprocessed scans; the user's cache folder by default.
     monitor : Monitor, optional
     **explain_options
-        As those of :func:`~.explain.explain`: target, start, device.
+        As those of :func:`~.explain.explain`: target, start, device, against.
 
     Returns
     -------
@@ -133,6 +134,8 @@ def explain_native(
         "notes": [*prepared.notes, *_advice(model, prepared), *accepted, *found.provenance["notes"]],
     }
     explanation = replace(found, provenance=record, preprocessed=prepared)
+    if explanation.comparison is not None:
+        explanation = with_notices(explanation, registration_notices(explain_options["against"], record))
     if space == "model":
         return explanation
     monitor.report(0.95, "carrying the heatmaps back onto the scan")
@@ -153,7 +156,11 @@ def in_native_space(explanation: Explanation, prepared: Preprocessed, drawn: Atl
     if drawn is not None:
         atlas = drawn.on_grid(prepared.scan.grid)
     index = None if atlas is None else index_regions(atlas)
-    heatmaps = tuple(_heatmap_on_scan(heatmap, prepared, index) for heatmap in explanation.heatmaps)
+    comparison = explanation.comparison
+    scores = {} if comparison is None else {found.name: found.scores for found in comparison.maps}
+    carried = [_heatmap_on_scan(heatmap, prepared, index, scores) for heatmap in explanation.heatmaps]
+    tables = {heatmap.name: heatmap.table for heatmap in carried}
+    heatmaps = tuple(replace(h, table=tables[h.z_of]) if h.z_of else h for h in carried)
     seen = replace(explanation.model_input, unnormalised=prepared.scan, scan=prepared.scan)
     # Ranks do not add up: they are carried as values.
     ranks = explanation.consensus and tuple(relevance_on_scan(v, prepared, False) for v in explanation.consensus)
@@ -176,7 +183,12 @@ def _atlas_on_model(atlas: Atlas, prepared: Preprocessed) -> Atlas:
     return replace(atlas, labels=labels)
 
 
-def _heatmap_on_scan(heatmap: Heatmap, prepared: Preprocessed, index: RegionIndex | None) -> Heatmap:
+def _heatmap_on_scan(
+    heatmap: Heatmap,
+    prepared: Preprocessed,
+    index: RegionIndex | None,
+    scores: Mapping[str, Mapping[str, Mapping[int, float]]],
+) -> Heatmap:
     volume = relevance_on_scan(heatmap.volume, prepared, heatmap.method.is_conserving)
     spread = None if heatmap.agreement is None else heatmap.agreement.by_label
     quantity = heatmap.table.quantity if heatmap.table else ""
@@ -185,6 +197,9 @@ def _heatmap_on_scan(heatmap: Heatmap, prepared: Preprocessed, index: RegionInde
         if index is None
         else region_table(volume, index, heatmap.name, heatmap.attribution.region_drops, spread, quantity)
     )
+    if table is not None and scores.get(heatmap.name):
+        # Controls are known on the network's grid; there the scan was compared with them.
+        table = with_scores(table, scores[heatmap.name])
     return replace(heatmap, volume=volume, table=table)
 
 

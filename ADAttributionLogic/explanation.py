@@ -11,6 +11,7 @@ from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import Method
 from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.checks.findings import Checks
+from ADAttributionLogic.comparison.result import Comparison
 from ADAttributionLogic.ensembles.agreement import Agreement
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.outcome import Outcome
@@ -44,6 +45,8 @@ class Heatmap:
         None without an atlas.
     agreement : Agreement or None
         Of an ensemble, with an atlas: how far the networks agree on the regions, on the network's grid.
+    z_of : str
+        Of a z map, the name of the map that was compared with a reference; its table is that map's.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Heatmap:
     volume: Volume
     table: RegionTable | None
     agreement: Agreement | None = None
+    z_of: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +78,8 @@ class Explanation:
         Everything needed to repeat it, as plain values.
     preprocessed : Preprocessed or None
         How the scan came onto the network's grid, when :func:`~.explain_native.explain_native` brought it there.
+    comparison : Comparison or None
+        Against a reference (:mod:`.comparison`); also in the provenance.
     checks : Checks or None
         Whether the maps can be believed, where that was asked; also in the provenance.
     consensus : tuple of Volume, or None
@@ -89,6 +95,7 @@ class Explanation:
     atlas: Atlas | None
     provenance: dict[str, Any]
     preprocessed: Preprocessed | None = None
+    comparison: Comparison | None = None
     checks: Checks | None = None
     consensus: tuple[Volume, Volume] | None = None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import slicer
 
+from ADAttributionLib import Violins
 from ADAttributionLib.Plots import placeOfPoint
 from ADAttributionLib.Signals import connect
 from ADAttributionLib.Views import jumpTo
@@ -39,10 +40,26 @@ class ChartPanel:
         if bars is not None:
             self._drawBars(bars)
             return
-        for view in self._seam.showChart(self._overlay.chart()):
+        chart = self._overlay.chart()
+        if chart is None:
+            self._running.say("This map was not compared with controls: choose a reference in step 2.")
+            return
+        self._showChart(chart)
+
+    def _showChart(self, chart):
+        for view in self._seam.showChart(chart):
+            self._seam.nameLeftAxis(view, *Violins.axisNames(chart))
             if view not in self._plotViews:
                 connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPointClicked)
                 self._plotViews.append(view)
+
+    def onRegion(self, label):
+        """Another region was chosen in the table: controls that are drawn show it as well."""
+        display = self._overlay.display
+        if display is not None and Violins.violinChart(display.run, display.mapName) is not None:
+            chart = Violins.addViolins(display.run, display.mapName, label)
+            if chart is not None:
+                self._showChart(chart)
 
     def _drawBars(self, bars):
         if not bars["names"]:
@@ -58,7 +75,7 @@ class ChartPanel:
             self._seam.showLarge(job.result, "Top regions")
 
     def onPointClicked(self, seriesIds, selections):
-        """A click on a profile moves the views along its axis."""
+        """A click on a profile moves the views along its axis, one on a violin to its region."""
         chart = None if self._overlay.display is None else self._overlay.chart()
         if chart is None:
             return
@@ -66,6 +83,11 @@ class ChartPanel:
             points = selections.GetItemAsObject(index)
             if points.GetNumberOfValues() == 0:
                 continue
+            series = slicer.mrmlScene.GetNodeByID(seriesIds.GetValue(index)) if seriesIds is not None else None
+            label = Violins.regionOfSeries(series)
+            if label is not None:
+                self._overlay.display.chooseRegion(label)
+                return
             crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
             current = crosshair.GetCrosshairRAS() if crosshair is not None else (0, 0, 0)
             place = placeOfPoint(chart, index, points.GetValue(0), current)

@@ -15,6 +15,7 @@ from ADAttributionLib.MethodOptions import methodRequest
 from ADAttributionLib.Overlays import forgetStatistics
 from ADAttributionLib.Preparation import Preparation
 from ADAttributionLib.ReferenceJob import referenceJob
+from ADAttributionLib.References import comparisonJob
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import createRun, removeNode
 from ADAttributionLib.SceneBuilder import addScan, addVolume
@@ -101,6 +102,9 @@ class ExplainLogic:
         device="auto",
         startReference=None,
         memberSd=False,
+        reference=None,
+        covariates=None,
+        smoothing=None,
         checks=False,
         wait=True,
         show=True,
@@ -127,6 +131,12 @@ class ExplainLogic:
             What the start "distance" of a score measures from.
         memberSd : bool
             Of an ensemble, also a map of the standard deviation over its networks, per method.
+        reference : str or path-like, optional
+            Controls to compare with: the name of a reference that ships, or the folder of one.
+        covariates : dict of str to str or float, optional
+            Of this scan, to adjust z for, e.g. {"age": 71, "sex": "F"}.
+        smoothing : float, optional
+            Of the z map, full width at half maximum in mm; by default 6.
         checks : bool or float
             Also measure whether the maps can be believed, within the usual budget, or this many forward passes per map.
         wait : bool
@@ -170,6 +180,7 @@ class ExplainLogic:
             member_sd=memberSd,
             checks=checks,
             device=device,
+            **comparisonJob(reference, covariates, smoothing),
             **prepared,
         )
         self._requests.append(request)
@@ -241,6 +252,8 @@ class ExplainLogic:
         target="positive",
         start=None,
         device="auto",
+        reference=None,
+        adjusted=False,
         wait=True,
         onProgress=None,
         onDone=None,
@@ -250,7 +263,8 @@ class ExplainLogic:
         """Explain all scans of a folder, or of a CSV with a column ``scan``; see ADAttributionLogic.batch.
 
         `preparation` is as for explain(), without a brain mask; a scan whose quality checks fail is a failed scan with
-        the numbers in its row, unless acceptQuality is True.
+        the numbers in its row, unless acceptQuality is True. `reference` is as for explain(); `adjusted` takes the
+        covariates from columns of the CSV.
 
         Returns a dict with ``summary`` (path), ``rows``, ``done``, ``failed`` and ``kept``; or a Request.
         """
@@ -267,6 +281,8 @@ class ExplainLogic:
             "target": target,
             "start": start,
             "device": device,
+            "adjusted": adjusted,
+            **comparisonJob(reference),
         }
         return self._ask("batch", job, wait, onProgress, onDone, onError)
 

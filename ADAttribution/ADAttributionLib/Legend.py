@@ -36,6 +36,8 @@ _MEANINGS = {
 
 def meaningOf(method, targetClass):
     """What positive and negative values mean, in words."""
+    if method == "z":
+        return ("more than the controls", "less than the controls")
     return tuple(f"{words} {targetClass}" for words in _MEANINGS.get(method, ("speaks for", "speaks against")))
 
 

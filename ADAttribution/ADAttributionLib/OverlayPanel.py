@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ADAttributionLib import Violins
 from ADAttributionLib.ComparePanel import ComparePanel
 from ADAttributionLib.Overlays import PALETTES, Sign
 from ADAttributionLib.Plots import AXES
@@ -37,6 +38,7 @@ class OverlayPanel:
         ui.chartComboBox.addItem("top regions", "regions")
         for letter, direction in AXES:
             ui.chartComboBox.addItem(f"per slice, {direction}", letter)
+        ui.chartComboBox.addItem("regions among controls", Violins.KIND)
         self.comparison = ComparePanel(ui)
         self._connectWidgets()
 
@@ -187,12 +189,17 @@ class OverlayPanel:
             return None
         names, values = self.display.topRegions()
         run, name = self.display.run, self.display.mapName
-        title = f"{run.titles[name]}: regions by relevance per mm³"
-        return {"names": names, "values": values, "title": title, "unit": f"relevance for {run.targetClass} per mm³"}
+        what = "z" if run.zOf(name) else "relevance per mm³"
+        title = f"{run.titles[name]}: regions by {what}"
+        unit = "z against the controls" if run.zOf(name) else f"relevance for {run.targetClass} per mm³"
+        return {"names": names, "values": values, "title": title, "unit": unit}
 
     def chart(self):
-        """The chart along an axis that is chosen, made if need be; None where bars are chosen."""
-        return addCharts(self.display.run, self.display.mapName).get(self.ui.chartComboBox.currentData)
+        """The chart that is chosen, made if need be; None for bars, and for controls where there was no comparison."""
+        kind, run, name = self.ui.chartComboBox.currentData, self.display.run, self.display.mapName
+        if kind == Violins.KIND:
+            return Violins.violinChart(run, name) or Violins.addViolins(run, name, self.display.chosenLabel)
+        return addCharts(run, name).get(kind)
 
     def onNative(self, _checked=False):
         if self.display is not None:

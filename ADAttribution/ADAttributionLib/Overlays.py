@@ -15,9 +15,19 @@ from vtk.util import numpy_support
 
 from ADAttributionLib.VolumeNodes import nodesOfClass
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.report.overlay_display import COLOUR_COUNT, NEGATIVE, POSITIVE
+from ADAttributionLogic.report.overlay_display import (
+    COLOUR_COUNT,
+    NEGATIVE,
+    POSITIVE,
+    Z_MAXIMUM,
+    Z_NEGATIVE,
+    Z_POSITIVE,
+    Z_THRESHOLD,
+)
 
 SETTINGS_ATTRIBUTE = "ADAttribution.Overlay"
+#: Of a map whose values are z.
+_Z_ATTRIBUTE = "ADAttribution.IsZ"
 
 #: Colours from the threshold to the maximum, positive and negative.
 PALETTES = {
@@ -27,7 +37,7 @@ PALETTES = {
         ((0.7, 0.8, 0.98), (0.1, 0.25, 0.9), (0, 0, 0.5)),
     ),
     # Told apart by people who cannot tell red from green.
-    "orange and purple": (((0.99, 0.88, 0.7), (0.9, 0.38, 0.0)), ((0.85, 0.82, 0.93), (0.37, 0.23, 0.6))),
+    "orange and purple": (Z_POSITIVE, Z_NEGATIVE),
 }
 
 
@@ -75,6 +85,16 @@ class OverlaySettings:
             raise UsageError(f"The opacity must be between 0 and 1, but is {self.opacity:g}.")
         if self.palette not in PALETTES:
             raise UsageError(f"There is no colour map {self.palette!r}. Known: {', '.join(PALETTES)}.")
+
+
+def zSettings():
+    """How a map of z is shown at first: from |z| = 2 on."""
+    return OverlaySettings(byPercentile=False, value=Z_THRESHOLD, palette="orange and purple")
+
+
+def markAsZ(mapNode):
+    """Let a map's values be taken for z, before it is shown for the first time."""
+    mapNode.SetAttribute(_Z_ATTRIBUTE, "1")
 
 
 class MapStatistics:
@@ -129,6 +149,8 @@ def statisticsOf(mapNode):
     cached = _STATISTICS.get(mapNode.GetID())
     if cached is None or cached[0] != key:
         cached = (key, MapStatistics(numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())))
+        if mapNode.GetAttribute(_Z_ATTRIBUTE):  # colours of two scans can then be compared
+            cached[1].maximum = float(np.clip(cached[1].maximum, *Z_MAXIMUM))
         _STATISTICS[mapNode.GetID()] = cached
     return cached[1]
 

@@ -21,13 +21,13 @@ def addProfiles(scene, volume, name, title):
     for axis, (letter, _direction) in enumerate(AXES):
         positions, positive, negative = sliceProfile(volume, axis)
         columns = {"Position": positions, "Positive": positive, "Negative": negative}
-        tableNode = _addTable(scene, f"{name} - {letter} profile", columns)
+        tableNode = addTable(scene, f"{name} - {letter} profile", columns)
         series = [
-            _addSeries(scene, f"{name} - {letter} positive", tableNode, "Positive", (0.95, 0.4, 0.05), "Position"),
-            _addSeries(scene, f"{name} - {letter} negative", tableNode, "Negative", (0.1, 0.45, 0.95), "Position"),
+            addSeries(scene, f"{name} - {letter} positive", tableNode, "Positive", (0.95, 0.4, 0.05), "Position"),
+            addSeries(scene, f"{name} - {letter} negative", tableNode, "Negative", (0.1, 0.45, 0.95), "Position"),
         ]
         # What is not in the title cannot be cut off: a plot view is about forty letters wide.
-        charts[letter] = _addChart(scene, f"{name} - {letter} chart", title, f"{letter} (mm)", "relevance", series)
+        charts[letter] = addChart(scene, f"{name} - {letter} chart", title, f"{letter} (mm)", "relevance", series)
         added += [tableNode, *series, charts[letter]]
     return charts, added
 
@@ -38,12 +38,12 @@ _LINE_COLOURS = ((0.88, 0.44, 0.07), (0.5, 0.5, 0.5), (0.1, 0.45, 0.95), (0.1, 0
 
 def addCurve(scene, curve, name, title):
     """Add a chart of a curve (ADAttributionLogic.checks.findings.Curve); returns (chart node, all nodes added)."""
-    tableNode = _addTable(scene, f"{name} - curve", {curve.x_title: curve.x, **curve.lines})
+    tableNode = addTable(scene, f"{name} - curve", {curve.x_title: curve.x, **curve.lines})
     series = [
-        _addSeries(scene, line, tableNode, line, _LINE_COLOURS[number % len(_LINE_COLOURS)], curve.x_title)
+        addSeries(scene, line, tableNode, line, _LINE_COLOURS[number % len(_LINE_COLOURS)], curve.x_title)
         for number, line in enumerate(curve.lines)
     ]
-    chart = _addChart(scene, f"{name} - chart", title, curve.x_title, curve.y_title, series)
+    chart = addChart(scene, f"{name} - chart", title, curve.x_title, curve.y_title, series)
     chart.SetXAxisLogScale(curve.x_is_logarithmic)
     return chart, [tableNode, *series, chart]
 
@@ -79,7 +79,7 @@ def placeOfPoint(chartNode, seriesIndex, pointIndex, current):
     return tuple(place)
 
 
-def _addTable(scene, name, columns):
+def addTable(scene, name, columns):
     node = scene.AddNewNodeByClass("vtkMRMLTableNode", name)
     modified = node.StartModify()
     try:
@@ -97,7 +97,7 @@ def _addTable(scene, name, columns):
     return node
 
 
-def _addSeries(scene, name, tableNode, yColumn, color, xColumn=None):
+def addSeries(scene, name, tableNode, yColumn, color, xColumn=None):
     node = scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", name)
     node.SetAndObserveTableNodeID(tableNode.GetID())
     node.SetYColumnName(yColumn)
@@ -109,7 +109,7 @@ def _addSeries(scene, name, tableNode, yColumn, color, xColumn=None):
     return node
 
 
-def _addChart(scene, name, title, xTitle, yTitle, series):
+def addChart(scene, name, title, xTitle, yTitle, series):
     node = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", name)
     for entry in series:
         node.AddAndObservePlotSeriesNodeID(entry.GetID())

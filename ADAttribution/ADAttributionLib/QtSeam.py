@@ -13,6 +13,7 @@ from pathlib import Path
 
 import qt
 import slicer
+import vtk
 
 from ADAttributionLib.Signals import connect, connected
 from ADAttributionLib.ViewPictures import SCALE, freePath, pictureOfWindow, writePng, writeSlicePictures
@@ -222,6 +223,20 @@ def showChart(chart):
     slicer.modules.plots.logic().ShowChartInLayout(chart)
     manager = slicer.app.layoutManager()
     return [] if manager is None else [manager.plotWidget(index).plotView() for index in range(manager.plotViewCount)]
+
+
+def nameLeftAxis(view, positions, names):
+    """Let names stand on the left axis of a plot view instead of numbers; without names, numbers again."""
+    chart = view.chart()
+    axis = chart.GetAxis(vtk.vtkAxis.LEFT)
+    if not names:
+        axis.SetCustomTickPositions(None, None)
+        return
+    places, texts = vtk.vtkDoubleArray(), vtk.vtkStringArray()
+    for place, text in zip(positions, names, strict=True):
+        places.InsertNextValue(place)
+        texts.InsertNextValue(text)
+    axis.SetCustomTickPositions(places, texts)
 
 
 def captureViews(scene, folder):

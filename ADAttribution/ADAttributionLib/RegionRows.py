@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, OUTSIDE_LABEL, RANKS, SMALLEST_RANKED_MM3
 
-#: Columns that are shown unless the user chooses others.
-FIRST_COLUMNS = ("density_rank", "name", "hemisphere", "density", "share")
+#: Columns that are shown unless the user chooses others; the last ones where the scan was compared with controls.
+FIRST_COLUMNS = ("density_rank", "name", "hemisphere", "density", "share", "z_rank", "z", "percentile", "z_adjusted")
 DESCRIBED = {column.name: column for column in ALL_COLUMNS}
 
 _ORANGE, _BLUE, _GREY = "#E17012", "#2A7DE1", "#909090"
@@ -29,7 +29,7 @@ def shownColumns(chosen, available):
     """Names of the columns to show: those chosen that there are, the first ones in their order, then the others'."""
     wanted = [name for name in chosen if name in available]
     order = [*FIRST_COLUMNS, *DESCRIBED]
-    return sorted(set(wanted), key=order.index) or list(FIRST_COLUMNS)
+    return sorted(set(wanted), key=order.index) or [name for name in FIRST_COLUMNS if name in available]
 
 
 def heads(columns):
@@ -79,6 +79,10 @@ def _text(name, row):
         return _nameOf(row)
     if name in RANKS:
         return str(value) if value else ""
+    if name in ("z", "z_adjusted", "z_adjusted_low", "z_adjusted_high"):
+        return "" if math.isnan(value) else f"{value:+.1f}"
+    if name == "percentile":
+        return "" if math.isnan(value) else f"{value:.0f} %"
     if name == "share":
         return "" if math.isnan(value) else f"{100 * value:.1f} %"
     if isinstance(value, float):

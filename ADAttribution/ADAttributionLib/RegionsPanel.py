@@ -31,10 +31,13 @@ class RegionsPanel:
     ui : namespace of widgets
     seam : QtSeam
         Fills the table, makes the menu of columns, and keeps what the user chose.
+    onChosen : callable, optional
+        Gets the label of a region that the user has chosen.
     """
 
-    def __init__(self, ui, seam):
+    def __init__(self, ui, seam, onChosen=None):
         self.ui = ui
+        self._onChosen = onChosen
         self.display = None
         self._seam = seam
         self._columns = list(seam.listSetting(_SETTING) or FIRST_COLUMNS)
@@ -104,7 +107,10 @@ class RegionsPanel:
         row = self.ui.regionTable.currentRow()
         if self.display is None or not 0 <= row < len(self._rows):
             return None
-        return self.display.chooseRegion(self._rows[row]["label"])
+        chosen = self.display.chooseRegion(self._rows[row]["label"])
+        if chosen is not None and self._onChosen is not None:
+            self._onChosen(chosen["label"])
+        return chosen
 
     def text(self, delimiter="\t"):
         """The table as text, with all columns, titles and units, best rank first."""

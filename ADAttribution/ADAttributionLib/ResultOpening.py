@@ -5,10 +5,13 @@ Needs no Qt of its own.
 
 from __future__ import annotations
 
+import slicer
+
+from ADAttributionLib.StudyNodes import openStudy, studyFolder
 from ADAttributionLogic.errors import ADAttributionError
 
 #: What the dialog shows of a result's folder: any file in it would do.
-RESULT_FILES = "Result or batch (provenance.json summary.csv)"
+RESULT_FILES = "Result, batch, study or reference (provenance.json summary.csv study.json reference.json)"
 
 
 class ResultOpening:
@@ -35,6 +38,11 @@ class ResultOpening:
         """Let the user choose, and open it; nothing happens where he cancels."""
         path = self._seam.chooseFile("Open a result of the command line", RESULT_FILES)
         if not path:
+            return
+        if studyFolder(path) is not None:
+            with self._seam.reportingErrors("It cannot be opened."):
+                study = openStudy(slicer.mrmlScene, path)
+                self._running.say(f"{len(study.mapNodes)} maps and {len(study.tableNodes)} tables are in the scene.")
             return
         try:
             results = self._logic.resultsIn(path)

@@ -10,6 +10,7 @@ from ADAttributionLib import AtlasNodes, Comparison, Legend, Overlays, Surfaces,
 from ADAttributionLib.Clusters import Clusters
 from ADAttributionLib.Runs import setFilteredMap, tableRows
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
+from ADAttributionLogic.relevance.columns import RANKED_BY
 
 
 class RunDisplay:
@@ -29,6 +30,7 @@ class RunDisplay:
             self.mapName = shown.GetAttribute("ADAttribution.Map")
         self._clusters = (None, None)
         self._hasSurfaces = False
+        self.chosenLabel = None
         self._regionId = None if run.atlasNode is None else AtlasNodes.outlinedSegment(run.atlasNode)
 
     # ---------------------------------------------------------------------------------------------------------- maps
@@ -156,7 +158,8 @@ class RunDisplay:
         found = self.describeAt(ras)
         parts = [found["region"] or "no region"]
         if found["value"] is not None:
-            parts.append(f"relevance {found['value']:.3g}")
+            what = "z" if self.run.zOf(self.mapName) else "relevance"
+            parts.append(f"{what} {found['value']:.3g}")
         cluster = found["cluster"]
         if cluster is None:
             parts.append("no cluster")
@@ -181,6 +184,7 @@ class RunDisplay:
         row = self.regionRow(label)
         if row is None:
             return None
+        self.chosenLabel = label
         if np.isfinite([row["peak_r"], row["peak_a"], row["peak_s"]]).all():
             Views.jumpTo(self.scene, (row["peak_r"], row["peak_a"], row["peak_s"]))
         if self.run.atlasNode is not None:
@@ -199,12 +203,18 @@ class RunDisplay:
         """
         node = self.run.tableNodes.get(self.mapName)
         rows = [] if node is None else tableRows(node.GetTable())
-        best = next((row for row in rows if row["density_rank"] == 1), None)
+        best = next((row for row in rows if row.get(self._rankColumn) == 1), None)
         return None if best is None else self.chooseRegion(best["label"])
 
+    @property
+    def _rankColumn(self):
+        """What the regions of the shown map are ranked by: of a z map, z."""
+        return "z_rank" if self.run.zOf(self.mapName) else "density_rank"
+
     def topRegions(self, count=15):
-        """Names and densities of the highest ranked regions of the shown map, best first."""
-        node = self.run.tableNodes.get(self.mapName)
-        rows = [row for row in ([] if node is None else tableRows(node.GetTable())) if row["density_rank"] > 0]
-        best = sorted(rows, key=lambda row: row["density_rank"])[:count]
-        return [row["name"].replace("_", " ") for row in best], [row["density"] for row in best]
+        """Names and densities, of a z map z, of the highest ranked regions of the shown map, best first."""
+        node, rank = self.run.tableNodes.get(self.mapName), self._rankColumn
+        rows = [row for row in ([] if node is None else tableRows(node.GetTable())) if row.get(rank, 0) > 0]
+        best = sorted(rows, key=lambda row: row[rank])[:count]
+        value = RANKED_BY[rank]
+        return [row["name"].replace("_", " ") for row in best], [row[value] for row in best]

@@ -16,11 +16,12 @@ import vtk
 from ADAttributionLib import SceneBuilder
 from ADAttributionLib.AtlasNodes import addAtlas
 from ADAttributionLib.Legend import legendColors
-from ADAttributionLib.Overlays import OverlaySettings, applySettings, statisticsOf
+from ADAttributionLib.Overlays import OverlaySettings, applySettings, markAsZ, statisticsOf, zSettings
 from ADAttributionLib.Plots import addProfiles
 from ADAttributionLib.TransformNodes import DIRECTIONS, addTransforms, transformOf
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
 from ADAttributionLogic.answer_spread import spread_of
+from ADAttributionLogic.comparison.result import Z_SUFFIX
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_scan
 from ADAttributionLogic.preprocessing.space_transform import identity_transform
@@ -29,6 +30,8 @@ from ADAttributionLogic.report.overlay_display import OverlayDisplay
 RUN = "ADAttribution.Run"
 ROLE = "ADAttribution.Role"
 MAP = "ADAttribution.Map"
+#: What stands for the method of a map that compares another one with controls.
+Z_METHOD = "z"
 _SCAN, _ATLAS = "ADAttribution.Scan", "ADAttribution.Atlas"
 
 
@@ -108,7 +111,10 @@ class Run:
 
     @property
     def tableNodes(self):
-        return self._byMap("vtkMRMLTableNode", "table")
+        """By the name of the map; a z map has that of the map that it compares with controls."""
+        found = self._byMap("vtkMRMLTableNode", "table")
+        shared = {name: found.get(self.zOf(name)) for name in self.titles if self.zOf(name)}
+        return found | {name: node for name, node in shared.items() if node is not None}
 
     @property
     def filteredNodes(self):
@@ -135,8 +141,19 @@ class Run:
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
         return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(self.aboutNode))
 
+    @property
+    def comparison(self):
+        """What was found against controls, as ADAttributionLogic.comparison describes it; {} without."""
+        return self.provenance.get("comparison") or {}
+
+    def zOf(self, name):
+        """Of a z map, the name of the map that it compares with controls; "" for any other map."""
+        return self.provenance.get("methods", {}).get(name, {}).get("z_of", "")
+
     def methodOf(self, name):
         """The method of a map."""
+        if self.zOf(name):
+            return Z_METHOD
         return self.provenance.get("methods", {}).get(name, {}).get("method", name)
 
     @property
@@ -380,22 +397,26 @@ def _addAbout(scene, answer, identifier, key, name):
 
 
 def _titleOf(found):
-    number = found.name.removeprefix(found.method)
+    name = found.name.removesuffix(Z_SUFFIX) if found.summary.get("z_of") else found.name
+    number = name.removeprefix(found.method)
     return f"{found.title} ({number[1:]})" if number else found.title
 
 
 def _addMap(scene, answer, found, scanName, identifier):
     title = f"{scanName} - {_titleOf(found)} - {answer.target_class}"
-    display = OverlayDisplay.for_heatmap(found.volume.array)
+    isZ = bool(found.summary.get("z_of"))
+    display = (OverlayDisplay.for_z if isZ else OverlayDisplay.for_heatmap)(found.volume.array)
     colors = SceneBuilder.addOverlayColors(scene, f"{title} - colors", display)
     node = SceneBuilder.addHeatmap(scene, found.volume, title, display, colors)
-    applySettings(node, OverlaySettings())
+    if isZ:
+        markAsZ(node)
+    applySettings(node, zSettings() if isZ else OverlaySettings())
     maximum = statisticsOf(node).maximum
     node.GetDisplayNode().SetWindowLevelMinMax(-maximum, maximum)
     colors.GetLookupTable().SetRange(-maximum, maximum)
     _tag(colors, identifier, "colors", found.name)
     _tag(node, identifier, "map", found.name)
-    if found.table is not None:
+    if found.table is not None and not isZ:
         table = SceneBuilder.addRegionTable(scene, found.table, f"{title} - regions")
         _tag(table, identifier, "table", found.name)
 
@@ -420,10 +441,16 @@ def runNodes(run, className, role):
     return run._nodes(className, role)
 
 
-def addToRun(run, node, role, mapName=None):
+def addToRun(run, node, role, mapName=None, folder=True):
     """Let a node belong to a run: tagged, and in its folder."""
     _tag(node, run.identifier, role, mapName)
-    _intoFolder(run, [node])
+    if folder:
+        _intoFolder(run, [node])
+
+
+def removeFromRun(run, roles):
+    """Remove a run's nodes with these roles."""
+    _removeAll(run.scene, {node.GetID() for node in _allNodes(run.scene) if _isOf(node, run, roles)})
 
 
 def _tag(node, identifier, role, mapName=None):
@@ -447,6 +474,8 @@ def _keyOf(answer, scanNode):
         "methods": [[found.method, dict(found.summary.get("options", {}))] for found in answer.maps],
         "atlas": record["atlas"] and [record["atlas"]["name"], record["atlas"]["regions"]],
     }
+    if record.get("comparison"):
+        question["comparison"] = [record["comparison"][key] for key in ("card_sha256", "covariates", "smoothing_mm")]
     if answer.preparation is not None:
         options = record["preprocessing_decisions"]["options"]
         question["preparation"] = [options, answer.preparation.space, record["brain_mask_sha256"]]

@@ -17,6 +17,7 @@ from ADAttributionLogic.commands.preparation_options import (
     preprocessing_options,
     wants_preprocessing,
 )
+from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
 from ADAttributionLogic.commands.report import add_identifiers
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
@@ -56,6 +57,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
     )
+    add_reference_options(command, many_scans=True)
     command.add_argument(
         "--no-spread", action="store_true", help="do not measure how far the answer moves with the scan's placement"
     )
@@ -89,6 +91,8 @@ def _batch(options: argparse.Namespace) -> int:
         figure=not options.no_figure,
         preparation=preparation,
         private=options.private,
+        against=asked_comparison(options),
+        adjusted=options.adjusted,
         page=not options.no_report,
         keep_identifiers=options.keep_identifiers,
         checks=check_request(options),

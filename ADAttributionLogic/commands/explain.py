@@ -18,6 +18,7 @@ from ADAttributionLogic.commands.preparation_options import (
     wants_preprocessing,
 )
 from ADAttributionLogic.commands.progress import Progress
+from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
 from ADAttributionLogic.commands.report import add_identifiers
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
@@ -78,12 +79,7 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace an earlier result of this program")
     command.add_argument("--replace-non-finite", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
     command.add_argument("--mask", metavar="FILE", help="voxels of interest, for occlusion with the mask 'given'")
-    command.add_argument(
-        "--reference",
-        metavar="FILE",
-        help="scan to compare with: for deeplift, integrated-gradients with the baseline and occlusion with the fill "
-        "'reference' (default: the control mean of the network's card, if it has one)",
-    )
+    add_reference_options(command)
     command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
@@ -218,10 +214,12 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     from ADAttributionLogic.scan_files import read_scan
 
     native = preprocessing_options(options) if wants_preprocessing(options) else None
-    if native is not None and (options.mask or options.reference):
+    against = asked_comparison(options)
+    scan_file = None if against is not None else options.reference
+    if native is not None and (options.mask or scan_file):
         raise UsageError(
-            "--mask and --reference lie in the network's space; they cannot be used while a scan is registered to it. "
-            "Run 'ad-attribution preprocess' first, and explain its result."
+            "--mask, and a scan as --reference, lie in the network's space; they cannot be used while a scan is "
+            "registered to it. Run 'ad-attribution preprocess' first, and explain its result."
         )
     checks = check_request(options)
     monitor.report(0.0, "reading the scan")
@@ -234,10 +232,11 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
     common: dict[str, Any] = {"atlas": atlas, "target": options.target, "start": options.start}
     common |= {"device": options.device, "start_reference": options.start_reference, "member_sd": options.member_sd}
+    common["against"] = against
     common["checks"] = checks
     with monitor.stage(0.05, 0.8) as part:
         if native is None:
-            mask, reference = (None if f is None else read_scan(f) for f in (options.mask, options.reference))
+            mask, reference = (None if f is None else read_scan(f) for f in (options.mask, scan_file))
             common |= {"mask": mask, "reference": reference, "replace_non_finite": options.replace_non_finite}
             return explain(scan, model, requests, **common, monitor=part)
         with cache_folder(options.no_cache) as cache:
@@ -337,7 +336,7 @@ def _print_result(explanation: Explanation, top: int) -> None:
     for member in outcome.members:
         verdict = f"  {member.verdict}" if member.verdict else ""
         print(f"  {member.name:12} {member.values[explanation.target_class]:.3f}{verdict}")
-    for heatmap in explanation.heatmaps:
+    for heatmap in (h for h in explanation.heatmaps if not h.z_of):
         result = heatmap.attribution
         line = f"\n{heatmap.method.title}: Σ relevance {result.relevance_sum:.4g}"
         if result.is_conserving:
@@ -352,6 +351,29 @@ def _print_result(explanation: Explanation, top: int) -> None:
         for row in heatmap.table.ranked("density_rank")[: max(top, 0)]:
             numbers = f"{row['density']:>12.3e} {row['sum']:>10.3e} {row['share']:>7.1%}"
             print(f"  {row['density_rank']:>4}  {row['name']:40.40} {numbers}")
+    _print_comparison(explanation, top)
+
+
+def _print_comparison(explanation: Explanation, top: int) -> None:
+    """The regions that are most unusual among controls."""
+    import numpy as np
+
+    comparison, tables = explanation.comparison, {h.name: h.table for h in explanation.heatmaps}
+    for found in () if comparison is None else comparison.maps:
+        table = tables[found.name]
+        if comparison is None or table is None:
+            continue
+        print(f"\n{found.name} against {comparison.n} controls ({comparison.title}):")
+        known = int(np.isfinite(table.columns["z"]).sum())
+        print(f"  {found.beyond} of {known} regions beyond |z| = {found.limit:.2f}, of a control {known * 0.05:.0f}")
+        rank = "z_rank" if found.adjusted_limit is None else "z_adjusted_rank"
+        adjusted = "" if found.adjusted_limit is None else f" {'z adjusted':>11} {'95 %':>16}"
+        print(f"  {'rank':>4}  {'region':40} {'z':>7} {'percentile':>10} {'gain':>8} {'floor':>7}{adjusted}")
+        for row in table.ranked(rank)[: max(top, 0)]:
+            line = f"{row['z']:>7.2f} {row['percentile']:>10.1f} {row['gain']:>8.2f} {row['gain_floor']:>7.2f}"
+            if found.adjusted_limit is not None:
+                line += f" {row['z_adjusted']:>11.2f} {row['z_adjusted_low']:>8.2f} {row['z_adjusted_high']:>7.2f}"
+            print(f"  {row[rank]:>4}  {row['name']:40.40} {line}")
 
 
 def _print_checks(explanation: Explanation, name: str) -> None:

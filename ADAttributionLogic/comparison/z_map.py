@@ -90,6 +90,17 @@ def z_map(heatmap: Volume, mean: Volume, sd: Volume, smoothing_mm: float = SMOOT
     return ZMap(Volume(values, heatmap.affine, source), known, smoothing_mm)
 
 
+def scaled_to(heatmap: Volume, mean: Volume) -> Volume:
+    """A map scaled to the sum of the controls' mean map: then it differs by where its relevance is, not by how much.
+
+    Where either sum is not above 0, it stays as it is: there is no share of it.
+    """
+    own, wanted = (float(volume.array.sum(dtype=np.float64)) for volume in (heatmap, mean))
+    if not (own > 0 and wanted > 0):
+        return heatmap
+    return heatmap.with_array((heatmap.array * np.float32(wanted / own)).astype(np.float32, copy=False))
+
+
 def require_finite(heatmap: Volume) -> None:
     """Refuse a map of which nobody knows what it says.
 

@@ -89,13 +89,19 @@ MEMBER_TOP_TEN = Column(
 
 #: Only in the tables of scans that were compared with a reference. All but the ranks come from :mod:`..comparison`.
 COMPARED: tuple[Column, ...] = (
-    Column("z", "z", "sd", "(Sum − mean of the controls) / their standard deviation, on the network's grid", float),
+    Column(
+        "z",
+        "z",
+        "sd",
+        "(Value − mean of the controls) / their standard deviation; of the share or the sum, as the comparison says",
+        float,
+    ),
     Column("z_rank", "z rank", "", f"1 = largest z; {_UNRANKED}", int),
     Column(
         "percentile",
         "Percentile",
         "%",
-        "Controls with a smaller sum; beyond all n controls 100/(n + 1) or 100 n/(n + 1), which is a bound",
+        "Controls with a smaller value; beyond all n controls 100/(n + 1) or 100 n/(n + 1), which is a bound",
         float,
     ),
     Column(
@@ -120,15 +126,15 @@ ADJUSTED: tuple[Column, ...] = (
         "z_adjusted",
         "z adjusted",
         "sd",
-        "z of what covariates do not explain: (sum − expected) / residual standard deviation of the controls",
+        "z of what covariates do not explain: (value − expected) / residual standard deviation of the controls",
         float,
     ),
     Column("z_adjusted_low", "z adj., from", "sd", "95 % confidence interval of the adjusted z, lower end", float),
     Column("z_adjusted_high", "z adj., to", "sd", "95 % confidence interval of the adjusted z, upper end", float),
     Column("z_adjusted_rank", "z adj. rank", "", f"1 = largest adjusted z; {_UNRANKED}", int),
-    Column("expected", "Expected", "relevance", "Sum that controls with the scan's covariates have on average", float),
-    Column("expected_low", "Expected, from", "relevance", "95 % of such controls lie above this", float),
-    Column("expected_high", "Expected, to", "relevance", "… and below this (prediction interval)", float),
+    Column("expected", "Expected", "", "Share or sum that controls with the scan's covariates have on average", float),
+    Column("expected_low", "Expected, from", "", "95 % of such controls lie above this", float),
+    Column("expected_high", "Expected, to", "", "… and below this (prediction interval)", float),
 )
 
 #: All columns that a table may have.

@@ -34,7 +34,8 @@ CHECKS_INCHES = 0.3
 VERDICT_COLOURS: dict[Verdict, str] = {"pass": "#4dbd74", "unsure": "#ffb000", "fail": "#ff6b6b", "not run": "#77777f"}
 
 BACKGROUND, TEXT, MUTED, WARNING = "#101014", "#f2f2f2", "#a8a8b0", "#ffb000"
-LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
+_LISTED = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by"
+LIST_HEADS = {"density": f"{_LISTED} relevance per mm³", "z": f"{_LISTED} z against the controls"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,8 @@ class FigureRow:
         Its top regions are listed beside the slices.
     quantity : str
         What the colours mean, e.g. ``"relevance for AD (probability)"``.
+    by : {"density", "z"}
+        What the regions are listed by.
     checks : MapChecks or None
         Whether the map can be believed: a strip below the slices.
     """
@@ -60,6 +63,7 @@ class FigureRow:
     display: OverlayDisplay
     table: RegionTable | None
     quantity: str
+    by: str = "density"
     checks: MapChecks | None = None
 
 
@@ -226,7 +230,7 @@ def _draw_row(
     if row.checks is not None:
         _draw_checks(cells[0], row.checks)
     if row.table is not None:
-        _list_regions(cells[6], row.table, top)
+        _list_regions(cells[6], row.table, top, row)
     else:
         for cell in cells[6:]:
             cell.axis("off")
@@ -311,14 +315,17 @@ def _draw_colour_bar(beside: Axes, row: FigureRow) -> None:
     cell.tick_params(colors=MUTED, length=0, pad=4)
 
 
-def _list_regions(cell: Axes, table: RegionTable, top: int) -> None:
+def _list_regions(cell: Axes, table: RegionTable, top: int, row: FigureRow) -> None:
     cell.axis("off")
-    ranked = table.ranked("density_rank")[:top]
+    ranked = table.ranked(f"{row.by}_rank")[:top]
     names = [str(r["name"]).replace("_", " ") for r in ranked]
-    values = np.array([r["density"] for r in ranked], dtype=float)
+    values = np.array([r[row.by] for r in ranked], dtype=float)
     bars = cell.inset_axes((0.66, 0.02, 0.32, 0.92))
     bars.set_facecolor(BACKGROUND)
     bars.barh(np.arange(len(names)), values, color=["#ff8c1a" if v >= 0 else "#3399ff" for v in values], height=0.7)
+    if row.by == "z":  # a number says more than a bar's length
+        for place, value in enumerate(values):
+            bars.annotate(f" {value:.1f}", (max(value, 0), place), color=TEXT, fontsize=7, va="center")
     bars.set_yticks(np.arange(len(names)))
     bars.set_yticklabels([n if len(n) < 40 else n[:38] + "…" for n in names], color=TEXT, fontsize=8)
     bars.invert_yaxis()
@@ -326,4 +333,4 @@ def _list_regions(cell: Axes, table: RegionTable, top: int) -> None:
     for spine in bars.spines.values():
         spine.set_visible(False)
     bars.tick_params(length=0)
-    cell.text(1.0, 1.0, LIST_HEAD, color=MUTED, fontsize=8, ha="right", transform=cell.transAxes)
+    cell.text(1.0, 1.0, LIST_HEADS[row.by], color=MUTED, fontsize=8, ha="right", transform=cell.transAxes)

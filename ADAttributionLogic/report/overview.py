@@ -53,9 +53,12 @@ def draw_overview(answer: Answer, path: str | os.PathLike[str]) -> Path:
         start = str(summary.get("start", ""))
         quantity = outcome.quantity(answer.target_class, start) if outcome.output.is_score else start
         quantity = "share" if start == "unit" else quantity
-        display = OverlayDisplay.for_heatmap(found.volume.array)
         of_map = None if checks is None else checks.of(found.name)
-        rows.append(FigureRow(found.title, subtitle, found.volume, display, found.table, quantity, of_map))
+        display, by = OverlayDisplay.for_heatmap(found.volume.array), "density"
+        if summary.get("z_of"):
+            subtitle, quantity, by = f"against {record['comparison']['controls']} controls", "z", "z"
+            display = OverlayDisplay.for_z(found.volume.array)
+        rows.append(FigureRow(found.title, subtitle, found.volume, display, found.table, quantity, by, of_map))
     model = record.get("model", {})
     headline = f"{model.get('title', 'Network')}:   {outcome.headline(spread_of(record))}"
     if not outcome.output.is_score:

@@ -11,6 +11,7 @@ from typing import Any
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.checks.findings import Checks
 from ADAttributionLogic.checks.table_files import write_check_tables
+from ADAttributionLogic.comparison.violin import violins_of
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explanation import Explanation
 from ADAttributionLogic.monitor import Monitor
@@ -31,6 +32,7 @@ from ADAttributionLogic.report.preprocessing_files import QUALITY_FIGURE, write_
 from ADAttributionLogic.report.result_places import (
     CHECKS_FOLDER,
     CONSENSUS_FILES,
+    CONTROLS_FIGURE,
     FIGURE_FILE,
     KIND,
     PREPROCESSING_FOLDER,
@@ -38,6 +40,7 @@ from ADAttributionLogic.report.result_places import (
     REPORT_FILE,
     SCENE_FILE,
 )
+from ADAttributionLogic.report.violins import most_unusual, write_violins
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.service.answer import answer_of
 from ADAttributionLogic.volume import Volume
@@ -155,7 +158,7 @@ def _write_files(explanation: Explanation, folder: Path, figure: bool, monitor: 
     for number, heatmap in enumerate(explanation.heatmaps):
         monitor.report(0.4 * number / len(explanation.heatmaps), f"writing {heatmap.name}")
         write_volume(heatmap.volume, folder / "heatmaps" / f"{heatmap.name}.nii.gz")
-        if heatmap.table is not None:
+        if heatmap.table is not None and not heatmap.z_of:  # the table of a z map is that of its map
             (folder / "tables").mkdir(exist_ok=True)
             for suffix in (".csv", ".tsv", ".json"):
                 write_region_table(heatmap.table, folder / "tables" / f"{heatmap.name}{suffix}")
@@ -173,6 +176,20 @@ def _write_files(explanation: Explanation, folder: Path, figure: bool, monitor: 
     if figure:
         monitor.report(0.4, "drawing the figure")
         draw_overview(answer_of(explanation), folder / FIGURE_FILE)
+        _draw_comparison(explanation, folder)
+
+
+def _draw_comparison(explanation: Explanation, folder: Path) -> None:
+    """Of each map that was compared with controls, the most unusual regions."""
+    for heatmap in explanation.heatmaps:
+        compared = explanation.provenance.get("comparison", {}).get("maps", {}).get(heatmap.name)
+        if compared is None or heatmap.table is None:
+            continue
+        rows = heatmap.table.rows()
+        if violins_of(compared, most_unusual(rows, 1)):
+            path = folder / f"{CONTROLS_FIGURE}-{heatmap.name}.png"
+            title = f"{heatmap.method.title}: regions most unusual among controls"
+            write_violins(path, explanation.provenance["comparison"], heatmap.name, rows, title)
 
 
 def write_checks(checks: Checks, consensus: tuple[Volume, Volume] | None, folder: Path) -> None:

@@ -11,6 +11,8 @@ from ADAttributionLogic.errors import UnknownNameError, UsageError
 PROVENANCE_FILE = "provenance.json"
 FIGURE_FILE = "overview.png"
 REPORT_FILE = "report.html"
+#: Followed by the name of a map that was compared with controls, and ``.png``.
+CONTROLS_FIGURE = "controls"
 #: Of a batch.
 INDEX_FILE = "index.html"
 SCENE_FILE = "scene.mrb"

@@ -113,7 +113,7 @@ def _scan(record: Mapping[str, Any], folder: Path, given: Volume | None) -> Volu
 def _map(folder: Path, name: str, summary: Mapping[str, Any]) -> AnswerMap:
     method = str(summary["method"])
     volume = read_scan(folder / "heatmaps" / f"{name}.nii.gz")
-    table = folder / "tables" / f"{name}.json"
+    table = folder / "tables" / f"{summary.get('z_of') or name}.json"
     title = str(summary.get("title") or _title(method))
     return AnswerMap(
         name,

@@ -24,7 +24,7 @@ from ADAttributionLogic.service.exchange_schema import require_valid
 from ADAttributionLogic.volume import Volume
 
 if TYPE_CHECKING:
-    from ADAttributionLogic.explain import Explanation
+    from ADAttributionLogic.explanation import Explanation, Heatmap
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ def answer_of(explanation: Explanation, figure: bytes | None = None, note: str =
         Why there is none.
     """
     maps = tuple(
-        AnswerMap(h.name, h.method.name, h.method.title, h.volume, h.table, h.attribution.summary())
+        AnswerMap(h.name, h.method.name, h.method.title, h.volume, h.table, _summary_of(h))
         for h in explanation.heatmaps
     )
     return Answer(
@@ -128,6 +128,10 @@ def answer_of(explanation: Explanation, figure: bytes | None = None, note: str =
         explanation.provenance,
         _preparation_of(explanation, figure, note),
     )
+
+
+def _summary_of(heatmap: Heatmap) -> dict[str, Any]:
+    return {**heatmap.attribution.summary(), **({"z_of": heatmap.z_of} if heatmap.z_of else {})}
 
 
 def _preparation_of(explanation: Explanation, figure: bytes | None, note: str) -> AnswerPreparation | None:

@@ -12,6 +12,7 @@ from ADAttributionLogic.owned_folders import temporary_folder
 if TYPE_CHECKING:
     from ADAttributionLogic.atlas.atlas import Atlas
     from ADAttributionLogic.checked_explanation import CheckRequest
+    from ADAttributionLogic.comparison.comparing import Against
     from ADAttributionLogic.explain import MethodRequest
     from ADAttributionLogic.monitor import Monitor
     from ADAttributionLogic.preparation import Preparation
@@ -41,6 +42,7 @@ def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
         "start_reference": job.get("start_reference"),
         "member_sd": bool(job.get("member_sd", False)),
         "device": job.get("device", "auto"),
+        "against": _against(job),
         "checks": _check_request(job.get("checks", False)),
     }
     if asked is None:
@@ -205,6 +207,8 @@ def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monit
         bool(job.get("figure", False)),
         wanted_preparation(given, job.get("replace_non_finite")),
         private=bool(job.get("private", False)),
+        against=_against(job),
+        adjusted=bool(job.get("adjusted", False)),
     )
     scans = find_scans(_required(job, "input"), without=[_required(job, "output")])
     model = store.model(_required(job, "model"))
@@ -272,6 +276,24 @@ def describe() -> dict[str, Any]:
         for method in available_methods()
     ]
     return {"methods": methods, "atlases": [{"name": e.name, "title": e.title} for e in available_atlases()]}
+
+
+def _against(job: Mapping[str, Any]) -> Against | None:
+    """The comparison with controls that is asked for."""
+    from ADAttributionLogic.comparison.comparing import Against
+    from ADAttributionLogic.comparison.z_map import SMOOTHING_MM
+    from ADAttributionLogic.reference.package import read_reference
+
+    covariates = job.get("covariates") or {}
+    if job.get("reference") is None:
+        if covariates:
+            raise UsageError("Covariates were given, but no reference of controls that could be adjusted for them.")
+        return None
+    if not isinstance(covariates, dict):
+        raise UsageError(f"Covariates are values by name, not {covariates!r}.")
+    smoothing = float(job.get("smoothing", SMOOTHING_MM))
+    given = {name: str(value) for name, value in covariates.items()}
+    return Against(read_reference(job["reference"]), given, smoothing, str(job.get("compare_by", "auto")))
 
 
 def _requests(job: Mapping[str, Any]) -> list[MethodRequest]:

@@ -1,0 +1,93 @@
+"""Options of a scan's comparison with controls, the same for single scans and batches."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ADAttributionLogic.errors import UsageError
+
+if TYPE_CHECKING:
+    from ADAttributionLogic.comparison.comparing import Against
+
+
+def add_reference_options(command: Any, many_scans: bool = False) -> None:
+    """Add ``--reference``, ``--covariate`` and ``--smoothing``."""
+    other = (
+        ""
+        if many_scans
+        else (
+            "; or a scan to compare with: for deeplift, integrated-gradients with the baseline and occlusion with "
+            "the fill 'reference' (default: the control mean of the network's card, if it has one)"
+        )
+    )
+    command.add_argument(
+        "--reference",
+        metavar="REF",
+        help=f"reference of controls to compare with: its folder, or the name of one that ships{other}",
+    )
+    if many_scans:
+        command.add_argument(
+            "--adjusted",
+            action="store_true",
+            help="adjust z for the reference's covariates, which are columns of the list of scans",
+        )
+    else:
+        command.add_argument(
+            "--covariate",
+            action="append",
+            dest="covariates",
+            metavar="NAME=VALUE",
+            help="of this scan, to adjust z for, e.g. age=71; may be repeated",
+        )
+    command.add_argument(
+        "--compare-by",
+        choices=("auto", "sum", "share", "absolute_sum"),
+        default="auto",
+        help="what z and percentile are of (default: the share of maps that add up to the probability, else the sum)",
+    )
+    command.add_argument(
+        "--smoothing",
+        type=float,
+        metavar="MM",
+        help="full width at half maximum of the Gaussian that smooths the z map (default: 6)",
+    )
+
+
+def is_reference(path: str) -> bool:
+    """Whether it is a reference of controls, and not a scan: its folder, its card, or the name of one that ships."""
+    from ADAttributionLogic.reference.package import CARD_FILE, available_references
+
+    place = Path(path)
+    if place.name == CARD_FILE or (place / CARD_FILE).is_file():
+        return True
+    return not place.exists() and path in {found.name for found in available_references()}
+
+
+def asked_comparison(options: argparse.Namespace) -> Against | None:
+    """The comparison that is asked for; None without a reference of controls.
+
+    Raises
+    ------
+    UsageError
+        Options of a comparison without one.
+    ReferenceCohortError
+    """
+    from ADAttributionLogic.comparison.comparing import Against
+    from ADAttributionLogic.comparison.covariate_text import parse_covariates
+    from ADAttributionLogic.comparison.z_map import SMOOTHING_MM
+    from ADAttributionLogic.reference.package import read_reference
+
+    covariates = getattr(options, "covariates", None) or []
+    is_batch = hasattr(options, "adjusted")
+    if options.reference is None or not (is_batch or is_reference(options.reference)):
+        if covariates or options.smoothing is not None or getattr(options, "adjusted", False):
+            what = "there is none" if options.reference is None else f"{options.reference} is none"
+            raise UsageError(
+                "--covariate, --adjusted and --smoothing belong to a comparison with controls (--reference with a "
+                f"folder of 'ad-attribution reference build'), but {what}."
+            )
+        return None
+    smoothing = SMOOTHING_MM if options.smoothing is None else options.smoothing
+    return Against(read_reference(options.reference), parse_covariates(covariates), smoothing, options.compare_by)
