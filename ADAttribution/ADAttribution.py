@@ -21,6 +21,7 @@ from slicer.util import VTKObservationMixin
 
 from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
+from ADAttributionLib.ChartPanel import ChartPanel
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.MethodPresets import Preset, choose, presetOf
@@ -29,7 +30,6 @@ from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.PackagePanel import PackagePanel
-from ADAttributionLib.Plots import placeOfPoint
 from ADAttributionLib.PreparationPanel import PreparationPanel, Registration, ResultSpace, checkOf, preparationOf
 from ADAttributionLib.QualityText import verdictOf
 from ADAttributionLib.QuestionPanel import (
@@ -50,7 +50,6 @@ from ADAttributionLib.SampleScans import sampleSources
 from ADAttributionLib.ScanArrivals import ScanArrivals, firstScan
 from ADAttributionLib.SetupPanel import SetupPanel, chosenPython
 from ADAttributionLib.Signals import connect
-from ADAttributionLib.Views import jumpTo
 from ADAttributionLib.WorkerClient import WorkerClient
 
 # -------------------------------------------------------------------------------------------------------------- module
@@ -151,7 +150,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._display = None
-        self._plotViews = []
 
     # Life cycle.
 
@@ -179,6 +177,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._settle = QtSeam.makeRestTimer(100, self._onScanLoaded)
         self._arrivals = ScanArrivals(slicer.mrmlScene, self._settle.start)
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
+        self._charts = ChartPanel(self._overlay, QtSeam, self._running, lambda: self.logic.explainer.client)
         self._regions = RegionsPanel(self.ui, QtSeam)
         self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
         self._connectWidgets()
@@ -200,7 +199,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         connect(ui.applyButton, "clicked(bool)", self.onApply)
         connect(ui.runComboBox, "activated(int)", self.onRunChosen)
         connect(ui.openResultButton, "clicked(bool)", self._opening.ask)
-        connect(ui.chartButton, "clicked(bool)", self.onChart)
+        connect(ui.chartButton, "clicked(bool)", self._charts.show)
         connect(ui.copyTableButton, "clicked(bool)", lambda _checked: QtSeam.copyText(self._regions.text()))
         connect(ui.exportTableButton, "clicked(bool)", self.onExportTable)
         connect(ui.copyAboutButton, "clicked(bool)", lambda _checked: QtSeam.copyText(ui.aboutTextEdit.plainText))
@@ -415,53 +414,6 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if path:
             with slicer.util.tryWithErrorDisplay(_("The table was not exported."), waitCursor=False):
                 self._regions.export(path)
-
-    def onChart(self, _checked=False):
-        if self._display is None:
-            return
-        bars = self._overlay.regionBars()
-        if bars is not None:
-            self._drawBars(bars)
-            return
-        chart = self._overlay.chart()
-        slicer.modules.plots.logic().ShowChartInLayout(chart)
-        manager = slicer.app.layoutManager()
-        if manager is None:
-            return
-        for index in range(manager.plotViewCount):
-            view = manager.plotWidget(index).plotView()
-            if view not in self._plotViews:
-                connect(view, "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotClicked)
-                self._plotViews.append(view)
-
-    def _drawBars(self, bars):
-        if not bars["names"]:
-            self._running.say(_("This map has no ranked region to draw."))
-            return
-        self._running.say(_("Drawing…"))
-        with slicer.util.tryWithErrorDisplay(_("The chart cannot be drawn."), waitCursor=False):
-            self.logic.explainer.client.request("chart", bars, onEnd=self._onBarsDrawn)
-
-    def _onBarsDrawn(self, job):
-        self._running.say("" if job.state == "done" else str(job.error or ""))
-        if job.state == "done":
-            QtSeam.showLarge(job.result, _("Top regions"))
-
-    def onPlotClicked(self, seriesIds, selections):
-        """A click on a profile moves the views along its axis."""
-        chart = None if self._display is None else self._overlay.chart()
-        if chart is None:
-            return
-        for index in range(selections.GetNumberOfItems()):
-            points = selections.GetItemAsObject(index)
-            if points.GetNumberOfValues() == 0:
-                continue
-            crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-            current = crosshair.GetCrosshairRAS() if crosshair is not None else (0, 0, 0)
-            place = placeOfPoint(chart, index, points.GetValue(0), current)
-            if place is not None:
-                jumpTo(slicer.mrmlScene, place)
-            return
 
 
 # --------------------------------------------------------------------------------------------------------------- logic

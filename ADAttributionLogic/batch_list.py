@@ -69,6 +69,17 @@ def find_scans(source: str | os.PathLike[str], without: Sequence[str | os.PathLi
     return _with_unique_names(scans)
 
 
+def name_scans(listed: Sequence[tuple[Path, str, str]]) -> tuple[BatchScan, ...]:
+    """Scans with names as :func:`find_scans` gives them to the rows of a list.
+
+    Parameters
+    ----------
+    listed : sequence of (Path, str, str)
+        The path, the path as it stands on the list, and the name that the list gives, "" where it gives none.
+    """
+    return _with_unique_names([_listed(path, given, name) for path, given, name in listed])
+
+
 @dataclass(frozen=True)
 class _Listed:
     """A scan with the name it was given, or that its path gives, and its path as it stands on the list."""

@@ -26,6 +26,7 @@ EXIT_CODES = {
     5: "the atlas cannot be read or used",
     6: "the output cannot be written, or would overwrite something",
     7: "the memory did not suffice",
+    8: "the table of subjects or the reference cohort cannot be read or used",
     130: "cancelled; what was finished by then is written",
 }
 

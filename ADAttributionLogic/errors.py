@@ -105,6 +105,16 @@ class OutOfMemoryError(ADAttributionError):
     exit_code = 7
 
 
+class CohortError(ADAttributionError):
+    """A table of subjects that cannot be read or used: rows are missing, doubled, or contradict one another."""
+
+    exit_code = 8
+
+
+class ReferenceCohortError(CohortError):
+    """A reference cohort that cannot be built, read, or compared with."""
+
+
 class Cancelled(ADAttributionError):
     """The user cancelled the computation."""
 

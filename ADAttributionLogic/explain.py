@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,119 +12,22 @@ import torch
 
 import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import answer_spread, provenance
-from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_moves, spread_of
+from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_moves
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.attribution.registry import Companions, Method, get_method
-from ADAttributionLogic.attribution.result import Attribution
+from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.attribution.target import Start, Target
 from ADAttributionLogic.device import choose_device, describe_device
-from ADAttributionLogic.ensembles.agreement import Agreement
-from ADAttributionLogic.errors import GridMismatchError, UnknownNameError, UsageError
-from ADAttributionLogic.geometry import Affine, Grid
-from ADAttributionLogic.member_runs import Found, Question, moving_share, run
+from ADAttributionLogic.errors import UnknownNameError, UsageError
+from ADAttributionLogic.explanation import Explanation, Heatmap, MethodRequest
+from ADAttributionLogic.heatmaps import heatmaps_of
+from ADAttributionLogic.member_runs import Answered, Chosen, Question, moving_share, run
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
-from ADAttributionLogic.outcome import Outcome
-from ADAttributionLogic.preprocessing.model_input import ModelInput, prepare
 from ADAttributionLogic.preprocessing.moved_scans import move_registered
-from ADAttributionLogic.preprocessing.pipeline import Preprocessed
-from ADAttributionLogic.registered_look import registered_look, warning_of
-from ADAttributionLogic.relevance.region_table import (
-    RegionIndex,
-    RegionTable,
-    index_regions,
-    region_table,
-)
-from ADAttributionLogic.volume import Volume, resample
+from ADAttributionLogic.seen_scan import Mover, SeenScan, moved_images, see
+from ADAttributionLogic.volume import Volume
 
-#: Brings the scan into the network's space once for each rigid move (RAS mm of that space).
-Mover = Callable[[Sequence[Affine]], Iterator[Volume]]
-
-
-@dataclass(frozen=True)
-class MethodRequest:
-    """A method to run, with those of its options that are not the default."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Heatmap:
-    """One method's result.
-
-    Attributes
-    ----------
-    name : str
-        Unique in its explanation: the method, with ``-2`` … when it was asked for several times.
-    method : Method
-    attribution : Attribution
-    volume : Volume
-        float32, on the network's grid.
-    table : RegionTable or None
-        None without an atlas.
-    agreement : Agreement or None
-        Of an ensemble, with an atlas: how far the networks agree on the regions, on the network's grid.
-    """
-
-    name: str
-    method: Method
-    attribution: Attribution
-    volume: Volume
-    table: RegionTable | None
-    agreement: Agreement | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """All that :func:`explain` found.
-
-    Attributes
-    ----------
-    model : Model
-    model_input : ModelInput
-        The scan as the network saw it.
-    outcome : Outcome
-        What the network says: probabilities of classes or a score, and what each network of an ensemble says.
-    target_class : str
-        What all heatmaps explain: a class, or the name of the score.
-    heatmaps : tuple of Heatmap
-    atlas : Atlas or None
-        On the network's grid.
-    provenance : dict
-        Everything needed to repeat it, as plain values.
-    preprocessed : Preprocessed or None
-        How the scan came onto the network's grid, when :func:`~.explain_native.explain_native` brought it there.
-    """
-
-    model: Model
-    model_input: ModelInput
-    outcome: Outcome
-    target_class: str
-    heatmaps: tuple[Heatmap, ...]
-    atlas: Atlas | None
-    provenance: dict[str, Any]
-    preprocessed: Preprocessed | None = None
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """By class name; {} for a network that gives a score."""
-        return {} if self.outcome.output.is_score else dict(self.outcome.values)
-
-    @property
-    def predicted_class(self) -> str:
-        """The most probable class, or the level of the score."""
-        return self.outcome.verdict
-
-    @property
-    def spread(self) -> dict[str, float]:
-        """How far each class's probability, or the score, moves with the scan's placement: what stands after ±."""
-        return spread_of(self.provenance)
-
-    @property
-    def scan(self) -> Volume:
-        """The scan on the network's grid, with its own intensities."""
-        return self.model_input.unnormalised
+__all__ = ["Explanation", "Heatmap", "MethodRequest", "Mover", "explain"]
 
 
 def explain(
@@ -198,6 +101,51 @@ def explain(
     """
     started, date = time.perf_counter(), provenance.now()
     monitor = monitor or Monitor()
+    chosen = _chosen(methods, model, atlas, member_sd)
+    monitor.report(0.0, "preparing the scan")
+    seen = see(
+        scan,
+        model,
+        atlas=atlas,
+        mask=mask,
+        reference=reference,
+        replace_non_finite=replace_non_finite,
+        is_prepared=is_prepared,
+    )
+    distance_from = model.output.reference if start_reference is None else start_reference
+    question = Question(
+        seen.image,
+        chosen,
+        Target(_class_index(model, target), start, distance_from),
+        choose_device(device),
+        seen.companions,
+        seen.index,
+        seen.model_input.volume.grid.voxel_volume_mm3,
+        member_sd,
+    )
+    answered, spread = _answered(model, question, seen, mover, with_spread, monitor)
+    heatmaps = heatmaps_of(answered, chosen, model, seen.model_input, seen.index)
+    notes = [*seen.notes, *answered.notes]
+    if monitor.is_cancelled and not model.members:
+        finished = sum(not h.attribution.is_partial for h in heatmaps)
+        notes.append(f"Cancelled after {finished} of {len(chosen)} methods were finished; what there was is kept.")
+    record = {
+        "notice": provenance.NOTICE,
+        "date": date,
+        "seconds": round(time.perf_counter() - started, 3),
+        "mask": None if mask is None else provenance.describe_scan(mask),
+        "reference": None if reference is None else provenance.describe_scan(reference),
+        "notes": notes,
+        **_found(model, seen, answered, heatmaps),
+        **spread,
+        "is_cancelled": monitor.is_cancelled,
+    }
+    (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")
+    return Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)
+
+
+def _chosen(methods: Sequence[str | MethodRequest], model: Model, atlas: Atlas | None, member_sd: bool) -> Chosen:
+    """The methods with all their options; what cannot be asked of this network is refused before any computing."""
     requests = [m if isinstance(m, MethodRequest) else MethodRequest(m) for m in methods]
     if not requests:
         raise UsageError("Choose at least one method.")
@@ -206,160 +154,47 @@ def explain(
     chosen = [(get_method(r.name), get_method(r.name).complete(r.options)) for r in requests]
     if atlas is None and any(m.needs_regions for m, _ in chosen):
         raise UsageError(f"{next(m.title for m, _ in chosen if m.needs_regions)} needs an atlas.")
-    monitor.report(0.0, "preparing the scan")
-    model_input = prepare(scan, model.grid, model.normalisation, replace_non_finite=replace_non_finite)
-    _require_shape(model, model_input)
-    look = None if is_prepared else registered_look(model_input.unnormalised, model.grid)
-    placed = None if atlas is None else atlas.on_grid(model_input.volume.grid)
-    index = None if placed is None else index_regions(placed)
-    companions = Companions(
-        regions=None if placed is None else torch.from_numpy(placed.labels.array),
-        mask=None if mask is None else _on_grid_of(model_input, mask),
-        reference=None if reference is None else _prepared(model, model_input, reference, replace_non_finite),
-    )
+    return chosen
 
-    moves = small_moves(model_input.volume.grid.to_ras((np.array(model.shape) - 1) / 2)) if with_spread else ()
-    mover = mover or (lambda moves: move_registered(model_input.scan, model.grid, moves))
-    question = Question(
-        torch.from_numpy(model_input.array)[None, None],
-        chosen,
-        Target(
-            _class_index(model, target), start, model.output.reference if start_reference is None else start_reference
-        ),
-        choose_device(device),
-        companions,
-        index,
-        model_input.volume.grid.voxel_volume_mm3,
-        member_sd,
-    )
+
+def _answered(
+    model: Model, question: Question, seen: SeenScan, mover: Mover | None, with_spread: bool, monitor: Monitor
+) -> tuple[Answered, dict[str, Any]]:
+    """What the networks say of the scan and of the scan moved a little; the latter as a part of the provenance."""
+    centre = seen.model_input.volume.grid.to_ras((np.array(model.shape) - 1) / 2)
+    moves = small_moves(centre) if with_spread else ()
+    mover = mover or (lambda moves: move_registered(seen.model_input.scan, model.grid, moves))
     share = moving_share(model, question, len(moves))
     with monitor.stage(0.0, share) as part:
-        question = replace(question, moved=_moved_images(model, mover, moves, part))
+        question = replace(question, moved=moved_images(model, mover, moves, part))
     with monitor.stage(share, 1.0) as part:
         answered = run(model, question, part)
-    spread = {}
-    if answered.moved:
-        answers = AnswerSpread(
-            (answered.outcome.values, *answered.moved), mean_move_mm(model_input.unnormalised, moves)
-        )
-        spread = {answer_spread.KEY: answers.describe()}
-    heatmaps: list[Heatmap] = []
-    for (method, _), found in zip(chosen, answered.found, strict=False):
-        name = _unique_name(method.name, [h.name for h in heatmaps])
-        result = found.attribution
-        quantity = answered.outcome.quantity(model.classes[result.class_index], result.start)
-        heatmaps += _heatmaps(name, method, found, model_input, index, quantity)
-    notes = tuple(answered.notes)
-    is_cancelled = monitor.is_cancelled
-    if is_cancelled:
-        if not model.members:
-            finished = sum(not h.attribution.is_partial for h in heatmaps)
-            notes += (f"Cancelled after {finished} of {len(chosen)} methods were finished; what there was is kept.",)
-        monitor = monitor.deaf()
-    target_class = model.classes[heatmaps[0].attribution.class_index]
-    record = {
-        "notice": provenance.NOTICE,
-        "date": date,
-        "seconds": round(time.perf_counter() - started, 3),
+    if not answered.moved:
+        return answered, {}
+    distance = mean_move_mm(seen.model_input.unnormalised, moves)
+    answers = AnswerSpread((answered.outcome.values, *answered.moved), distance)
+    return answered, {answer_spread.KEY: answers.describe()}
+
+
+def _found(model: Model, seen: SeenScan, answered: Answered, heatmaps: Sequence[Heatmap]) -> dict[str, Any]:
+    """What was asked, of what, with what, and what came out: the larger part of the provenance."""
+    first = heatmaps[0].attribution
+    return {
         "peak_memory_mb": provenance.peak_memory_mb(),
         "software": provenance.software(),
         "device": describe_device(answered.device),
         "threads": torch.get_num_threads(),
-        "scan": provenance.describe_scan(model_input.scan),
-        "mask": None if mask is None else provenance.describe_scan(mask),
-        "reference": None if reference is None else provenance.describe_scan(reference),
-        "preprocessing": list(model_input.steps),
-        "looks_registered": look,
-        "notes": [
-            *filter(None, (warning_of(look),)),
-            *model_input.notes,
-            *(() if placed is None else placed.labels.notes),
-            *notes,
-        ],
+        "scan": provenance.describe_scan(seen.model_input.scan),
+        "preprocessing": list(seen.model_input.steps),
+        "looks_registered": seen.look,
         "model": provenance.describe_model(model),
-        "atlas": None if placed is None else provenance.describe_atlas(placed),
+        "atlas": None if seen.atlas is None else provenance.describe_atlas(seen.atlas),
         "outcome": answered.outcome.describe(),
-        **spread,
         "probabilities": {} if model.output.is_score else dict(answered.outcome.values),
-        "target_class": target_class,
-        "start": heatmaps[0].attribution.start,
-        "is_cancelled": is_cancelled,
+        "target_class": model.classes[first.class_index],
+        "start": first.start,
         "methods": {h.name: {"title": h.method.title, **h.attribution.summary()} for h in heatmaps},
     }
-    monitor.report(1.0, "done")
-    return Explanation(model, model_input, answered.outcome, target_class, tuple(heatmaps), placed, record)
-
-
-def _heatmaps(
-    name: str, method: Method, found: Found, model_input: ModelInput, index: RegionIndex | None, quantity: str
-) -> list[Heatmap]:
-    """What a method found as volumes: the map, and after it the standard deviation over the networks, if there is."""
-    result = found.attribution
-    made = [_heatmap(name, method, result, model_input, index, found.agreement, quantity)]
-    if found.spread is not None:
-        deviation = replace(method, title=f"{method.title}, sd over networks", is_signed=False, is_conserving=False)
-        total = float(found.spread.sum(dtype=float))
-        values = replace(
-            result,
-            values=found.spread,
-            to_attribute=total,
-            relevance_sum=total,
-            unattributed=0.0,
-            is_conserving=False,
-            region_drops=None,
-            region_pairs=(),
-            agreement=None,
-            notes=("The standard deviation (n − 1) of the networks' maps, voxel by voxel.",),
-        )
-        made.append(_heatmap(f"{name}-sd", deviation, values, model_input, index, None, quantity))
-    return made
-
-
-def _heatmap(
-    name: str,
-    method: Method,
-    result: Attribution,
-    model_input: ModelInput,
-    index: RegionIndex | None,
-    agreement: Agreement | None,
-    quantity: str,
-) -> Heatmap:
-    volume = Volume(result.heatmap, model_input.volume.affine, f"{method.title} of {model_input.scan.source}")
-    spread = None if agreement is None else agreement.by_label
-    table = None if index is None else region_table(volume, index, name, result.region_drops, spread, quantity)
-    return Heatmap(name, method, result, volume, table, agreement)
-
-
-def _moved_images(model: Model, mover: Mover, moves: Sequence[Affine], monitor: Monitor) -> tuple[torch.Tensor, ...]:
-    """The scan as the network sees it after each move."""
-    images = []
-    for number, scan in enumerate(mover(moves) if moves else ()):
-        monitor.report(number / len(moves), "moving the scan by fractions of a millimetre")
-        images.append(torch.from_numpy(prepare(scan, model.grid, model.normalisation).array)[None, None])
-    return tuple(images)
-
-
-def _on_grid_of(model_input: ModelInput, mask: Volume) -> torch.Tensor:
-    """A mask on the network's grid."""
-    return torch.from_numpy(resample(mask, model_input.volume.grid, "nearest").array != 0)
-
-
-def _prepared(
-    model: Model, model_input: ModelInput, reference: Volume, replace_non_finite: float | None
-) -> torch.Tensor:
-    """A reference scan as the network would see it."""
-    prepared = prepare(reference, model_input.volume.grid, model.normalisation, replace_non_finite=replace_non_finite)
-    return torch.from_numpy(prepared.array)[None, None]
-
-
-def _require_shape(model: Model, model_input: ModelInput) -> None:
-    grid: Grid = model_input.volume.grid
-    if grid.shape != model.shape:
-        given, needed = ("×".join(map(str, s)) for s in (grid.shape, model.shape))
-        raise GridMismatchError(
-            f"{model.title} takes images of {needed} voxels, but the scan has {given}, and the model says nothing "
-            f"about the space it was trained in, so that the scan cannot be resampled. Resample it to {needed} voxels."
-        )
 
 
 def _class_index(model: Model, target: str | int) -> int | None:
@@ -383,10 +218,3 @@ def _class_index(model: Model, target: str | int) -> int | None:
     if target.lower() not in names:
         raise UnknownNameError("class", target, [*model.classes, "positive", "predicted"])
     return names.index(target.lower())
-
-
-def _unique_name(name: str, taken: Sequence[str]) -> str:
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name}-{number}", number + 1
-    return candidate

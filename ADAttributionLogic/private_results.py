@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.explain import Explanation, Heatmap
+from ADAttributionLogic.explanation import Explanation, Heatmap
 from ADAttributionLogic.volume import Volume
 
 #: What stands in a text for a path.

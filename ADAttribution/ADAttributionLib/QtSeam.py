@@ -216,6 +216,13 @@ def reportingErrors(message):
     return slicer.util.tryWithErrorDisplay(message, waitCursor=True)
 
 
+def showChart(chart):
+    """Show a plot chart node in the layout; returns the plot views that there are."""
+    slicer.modules.plots.logic().ShowChartInLayout(chart)
+    manager = slicer.app.layoutManager()
+    return [] if manager is None else [manager.plotWidget(index).plotView() for index in range(manager.plotViewCount)]
+
+
 def onQuit(callback):
     """Call back when the application ends."""
     connected(slicer.app.connect("aboutToQuit()", callback), "aboutToQuit()")

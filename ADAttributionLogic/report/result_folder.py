@@ -13,7 +13,7 @@ from ADAttributionLogic import provenance
 from ADAttributionLogic.answer_spread import spread_note
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.errors import OutputError
-from ADAttributionLogic.explain import Explanation
+from ADAttributionLogic.explanation import Explanation
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
 from ADAttributionLogic.registered_look import warning_of

@@ -48,6 +48,7 @@ ROOMS = {
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
     "simulation": {"simulation", "atlas"},
+    "cohort": {"cohort", "report", "relevance"},
 }
 
 

@@ -1,0 +1,457 @@
+"""A cohort: a table with one row per scan, which says whose it is, with which diagnosis and covariates.
+
+CSV, TSV, and BIDS ``participants.tsv`` (with the subjects' ``sessions.tsv``, where there are). What is missing is
+listed; what is doubled or contradicts itself is refused by name, because no statistic can be right about it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ADAttributionLogic.batch_list import BatchScan, name_scans
+from ADAttributionLogic.errors import CohortError, UnknownNameError
+
+#: Names of the columns that have a meaning of their own, in any case of letters; the first that a table has is taken.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "scan": ("scan",),
+    "name": ("name",),
+    "subject": ("participant_id", "subject", "subject_id"),
+    "session": ("session_id", "session", "visit"),
+    "diagnosis": ("diagnosis", "dx", "group"),
+}
+
+#: How tables say that a value is not known (BIDS: n/a).
+_MISSING = {"", "n/a", "na", "nan", "none", "null", "."}
+
+#: What does not change from one session of a person to the next.
+CONSTANT = ("sex", "gender", "handedness")
+
+#: What a control is called, in small letters.
+CONTROL_WORDS = ("cn", "hc", "nc", "control", "controls", "healthy", "healthy control", "cognitively normal")
+
+#: A table with more bytes is none of subjects.
+MAX_BYTES = 100_000_000
+
+#: Of the rows that are wrong, how many a message names.
+_NAMED = 12
+
+
+@dataclass(frozen=True)
+class CohortScan:
+    """A row: one scan.
+
+    Attributes
+    ----------
+    name : str
+        Of its result in a batch of this table.
+    path : Path or None
+        None where the table names no scan, or the subject's folder has none.
+    subject : str
+    session : str
+        "" where the table has none.
+    diagnosis : str
+        "" where it is not known.
+    values : mapping of str to str
+        All other columns that are filled in, as they were written.
+    line : int
+        In the table, from 1.
+    """
+
+    name: str
+    path: Path | None
+    subject: str
+    session: str
+    diagnosis: str
+    values: Mapping[str, str]
+    line: int
+
+    @property
+    def shown(self) -> str:
+        """For messages, e.g. ``sub-01, ses-2 (line 3)``."""
+        return f"{self.subject}{f', {self.session}' if self.session else ''} (line {self.line})"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its file or folder exists."""
+        return self.path is not None and self.path.exists()
+
+    def number(self, variable: str) -> float:
+        """A column as a number; NaN where it is not filled in.
+
+        Raises
+        ------
+        CohortError
+            It is filled in with something else.
+        """
+        text = self.values.get(variable)
+        if text is None:
+            return math.nan
+        try:
+            value = float(text)
+        except ValueError as cause:
+            raise CohortError(f"{self.shown}: {variable} is {text!r}, which is no number.") from cause
+        if not math.isfinite(value):
+            raise CohortError(f"{self.shown}: {variable} is {text!r}; only finite numbers can be used.")
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """All rows of a table.
+
+    Attributes
+    ----------
+    source : str
+        The table.
+    scans : tuple of CohortScan
+    variables : tuple of str
+        Columns beside those of :data:`COLUMNS`, e.g. age and sex.
+    notes : tuple of str
+        What a user should know: who was scanned several times, whose scan is missing.
+    """
+
+    source: str
+    scans: tuple[CohortScan, ...]
+    variables: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    @property
+    def by_subject(self) -> dict[str, tuple[CohortScan, ...]]:
+        """The scans of each person, sessions in their order (``ses-2`` before ``ses-10``)."""
+        found: dict[str, list[CohortScan]] = {}
+        for scan in self.scans:
+            found.setdefault(scan.subject, []).append(scan)
+        return {subject: tuple(sorted(scans, key=_order)) for subject, scans in found.items()}
+
+    @property
+    def diagnoses(self) -> tuple[str, ...]:
+        """Those that occur, as they are written, in order of appearance."""
+        return tuple(dict.fromkeys(scan.diagnosis for scan in self.scans if scan.diagnosis))
+
+    def where(self, wanted: Callable[[CohortScan], bool]) -> Cohort:
+        """Those rows for which something holds."""
+        return replace(self, scans=tuple(scan for scan in self.scans if wanted(scan)))
+
+    def with_diagnosis(self, *names: str) -> Cohort:
+        """Rows with one of these diagnoses, in any case of letters.
+
+        Raises
+        ------
+        UnknownNameError
+            A diagnosis that no row has.
+        """
+        known = {name.lower() for name in self.diagnoses}
+        for name in names:
+            if name.lower() not in known:
+                raise UnknownNameError(f"diagnosis in {self.source}", name, self.diagnoses)
+        wanted = {name.lower() for name in names}
+        return self.where(lambda scan: scan.diagnosis.lower() in wanted)
+
+    def one_per_subject(self) -> Cohort:
+        """The first scan of each person that is there: scans of one person are not independent of one another.
+
+        The notes name the persons of whom scans were left out.
+        """
+        kept, notes = [], []
+        for subject, scans in self.by_subject.items():
+            first = next((scan for scan in scans if scan.is_there), scans[0])
+            kept.append(first)
+            if len(scans) > 1:
+                which = f" ({first.session})" if first.session else f" (line {first.line})"
+                notes.append(f"{subject} was scanned {len(scans)} times; only the first scan{which} counts.")
+        kept.sort(key=lambda scan: scan.line)
+        return replace(self, scans=tuple(kept), notes=(*self.notes, *notes))
+
+    def batch_scans(self) -> tuple[BatchScan, ...]:
+        """Those that are there, as a batch takes them."""
+        return tuple(BatchScan(s.name, s.path) for s in self.scans if s.path is not None and s.is_there)
+
+
+def read_cohort(path: str | os.PathLike[str], scans: str | os.PathLike[str] | None = None) -> Cohort:
+    """Read a table of subjects.
+
+    Parameters
+    ----------
+    path : path-like
+        CSV or TSV. Columns ``scan`` (a path, relative to the table), ``subject`` or ``participant_id``, and optionally
+        ``session``, ``diagnosis`` (or ``dx``, ``group``), ``name``, and any others. A table without the column ``scan``
+        is taken as BIDS ``participants.tsv``: each person's T1w images are looked for in the folder of that name, with
+        the columns of their ``sessions.tsv``.
+    scans : path-like, optional
+        Where those folders are, e.g. a derivative; beside the table by default.
+
+    Raises
+    ------
+    CohortError
+        It cannot be read, lacks a column, or its rows are doubled or contradict one another (all are named).
+    """
+    table = Path(path)
+    header, lines = _read(table)
+    columns = _columns_of(header, table)
+    variables = tuple(name for name in header if name not in columns.values())
+    rows = [_row(line, number, columns, variables, table) for number, line in lines]
+    if "scan" not in columns:
+        root = table.parent if scans is None else Path(scans)
+        found = [each for row in rows for each in _in_bids(row, root)]
+        variables = tuple(dict.fromkeys([*variables, *(name for row in found for name in row.values)]))
+    else:
+        found = rows
+    named = iter(name_scans([(row.path, row.given, row.name) for row in found if row.path is not None]))
+    made = tuple(
+        CohortScan(
+            next(named).name if row.path is not None else row.name or row.subject,
+            row.path,
+            row.subject,
+            row.session,
+            row.diagnosis,
+            row.values,
+            row.line,
+        )
+        for row in found
+    )
+    _refuse(table, [*_doubled(made), *_contradictions(made)])
+    return Cohort(str(table), made, variables, _notes(made))
+
+
+def controls_of(cohort: Cohort, names: Sequence[str] = ()) -> Cohort:
+    """The controls: rows with a diagnosis of these names, by default one of :data:`CONTROL_WORDS`.
+
+    Raises
+    ------
+    CohortError
+        Nobody says who is one.
+    UnknownNameError
+        A name that no row has.
+    """
+    if names:
+        return cohort.with_diagnosis(*names)
+    found = [name for name in cohort.diagnoses if name.lower() in CONTROL_WORDS]
+    if not found:
+        which = f"its diagnoses are {', '.join(cohort.diagnoses)}" if cohort.diagnoses else "it has no diagnoses"
+        raise CohortError(
+            f"{cohort.source} does not say who is a control: {which}. Say which diagnosis controls have (--controls "
+            f"NAME), or call it one of {', '.join(CONTROL_WORDS[:5])}."
+        )
+    return cohort.with_diagnosis(*found)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class _Row:
+    path: Path | None
+    given: str
+    name: str
+    subject: str
+    session: str
+    diagnosis: str
+    values: dict[str, str]
+    line: int
+
+
+def _read(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Names of the columns, and rows with the lines on which they end."""
+    if table.suffix.lower() not in (".csv", ".tsv", ".txt") or not table.is_file():
+        raise CohortError(f"{table} is no table of subjects: a CSV or TSV file is needed.")
+    if table.stat().st_size > MAX_BYTES:
+        raise CohortError(f"{table} has {table.stat().st_size} bytes; a table of subjects has at most {MAX_BYTES}.")
+    try:
+        text = table.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        first = text.partition("\n")[0]
+        # Spreadsheets of some countries write semicolons.
+        delimiter = "\t" if "\t" in first else ";" if ";" in first and "," not in first else ","
+        reader = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
+        header = [cell.strip() for cell in next(reader, [])]
+        rows = []
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                if len(cells) != len(header):
+                    raise CohortError(
+                        f"{table}, line {reader.line_num}: it has {len(cells)} cells, but the head has {len(header)}."
+                    )
+                rows.append((reader.line_num, dict(zip(header, (c.strip() for c in cells), strict=True))))
+    except (OSError, csv.Error) as cause:
+        raise CohortError(f"{table} cannot be read: {cause}") from cause
+    if not rows:
+        raise CohortError(f"{table} has no row beside its head.")
+    twice = sorted({name for name in header if [h.lower() for h in header].count(name.lower()) > 1})
+    if twice or "" in header:
+        what = f"the column {twice[0]!r} twice" if twice else "a column without a name"
+        raise CohortError(f"{table} has {what}. Give each column a name of its own.")
+    return header, rows
+
+
+def _columns_of(header: Sequence[str], table: Path) -> dict[str, str]:
+    """By meaning, the names of the columns that a table has."""
+    by_name = {name.lower(): name for name in header}
+    found = {}
+    for meaning, names in COLUMNS.items():
+        for name in names:
+            if name in by_name:
+                found[meaning] = by_name[name]
+                break
+    if "subject" not in found and "scan" not in found:
+        raise CohortError(
+            f"{table} has neither a column 'scan' nor 'participant_id' or 'subject'; its columns are "
+            f"{', '.join(header)}."
+        )
+    return found
+
+
+def _row(
+    line: Mapping[str, str], number: int, columns: Mapping[str, str], variables: Sequence[str], table: Path
+) -> _Row:
+    def cell(meaning: str) -> str:
+        return _known(line[columns[meaning]]) if meaning in columns else ""
+
+    given = cell("scan")
+    if "\0" in given:
+        raise CohortError(f"{table}, line {number}: {given!r} is no path.")
+    subject = cell("subject") or _entity("sub", given)
+    if not subject:
+        raise CohortError(
+            f"{table}, line {number}: nothing says whose scan it is. Fill in a column 'subject' (or 'participant_id'): "
+            "scans of one person must not be taken for those of several."
+        )
+    values = {name: known for name in variables if (known := _known(line[name]))}
+    path = table.parent / given if given else None
+    session = cell("session") or _entity("ses", given)
+    return _Row(path, given, cell("name"), subject, session, cell("diagnosis"), values, number)
+
+
+def _known(text: str) -> str:
+    return "" if text.strip().lower() in _MISSING else text.strip()
+
+
+def _entity(key: str, path: str) -> str:
+    """A BIDS entity of a path with its key, e.g. ``sub-01``; "" where it has none."""
+    found = re.search(rf"(?:^|[/\\_])({key}-[A-Za-z0-9]+)", path)
+    return found.group(1) if found else ""
+
+
+def _in_bids(row: _Row, root: Path) -> list[_Row]:
+    """A participant's row for each T1w image in the folder of that name, or the row alone where there is none."""
+    folder = root / (row.subject if row.subject.startswith("sub-") else f"sub-{row.subject}")
+    wanted = f"/{row.session if row.session.startswith('ses-') else f'ses-{row.session}'}/" if row.session else ""
+    images = sorted(p for p in folder.rglob("*T1w.nii*") if p.is_file() and not p.name.startswith("."))
+    images = [p for p in images if wanted in p.as_posix()]
+    sessions = _sessions(folder)
+    found = []
+    for image in images:
+        given = image.relative_to(root).as_posix()
+        session = row.session or _entity("ses", given)
+        own = sessions.get(session, {})
+        diagnosis = next((own[c] for c in own if c.lower() in COLUMNS["diagnosis"]), row.diagnosis)
+        values = row.values | {n: v for n, v in own.items() if n.lower() not in COLUMNS["diagnosis"]}
+        found.append(replace(row, path=image, given=given, session=session, diagnosis=diagnosis, values=values))
+    return found or [row]
+
+
+def _sessions(folder: Path) -> dict[str, dict[str, str]]:
+    """What a subject's ``sessions.tsv`` says of each session."""
+    file = folder / f"{folder.name}_sessions.tsv"
+    if not file.is_file():
+        return {}
+    header, lines = _read(file)
+    if "session_id" not in header:
+        raise CohortError(f"{file} has no column session_id.")
+    return {
+        row["session_id"]: {n: known for n, v in row.items() if n != "session_id" and (known := _known(v))}
+        for _, row in lines
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ checking
+
+
+def _refuse(table: Path, problems: Sequence[str]) -> None:
+    if problems:
+        rest = f" … and {len(problems) - _NAMED} more." if len(problems) > _NAMED else ""
+        raise CohortError(f"{table} contradicts itself. {' '.join(problems[:_NAMED])}{rest}")
+
+
+def _doubled(scans: Iterable[CohortScan]) -> list[str]:
+    """A scan on two rows: whose, or of which session, it is would be a matter of choice."""
+    rows: dict[str, list[CohortScan]] = {}
+    for scan in scans:
+        if scan.path is not None:
+            rows.setdefault(os.path.realpath(scan.path), []).append(scan)
+    return [
+        f"{same[0].path} stands on lines {', '.join(str(s.line) for s in same)}."
+        for same in rows.values()
+        if len(same) > 1
+    ]
+
+
+def _contradictions(scans: Iterable[CohortScan]) -> list[str]:
+    """Two rows that cannot both be true of one person."""
+    problems = []
+    of_subject: dict[str, dict[str, CohortScan]] = {}
+    of_session: dict[tuple[str, str], list[CohortScan]] = {}
+    for scan in scans:
+        known = of_subject.setdefault(scan.subject, {})
+        for name, value in scan.values.items():
+            if name.lower() not in CONSTANT:
+                continue
+            earlier = known.setdefault(name, scan)
+            if earlier.values[name].lower() != value.lower():
+                problems.append(_differs(scan.subject, name, earlier, earlier.values[name], scan, value))
+        if scan.session:
+            of_session.setdefault((scan.subject, scan.session), []).append(scan)
+    for (subject, session), same in of_session.items():
+        for scan in same[1:]:
+            said = {"diagnosis": (same[0].diagnosis, scan.diagnosis)}
+            said |= {n: (same[0].values.get(n, ""), v) for n, v in scan.values.items() if n.lower() not in CONSTANT}
+            for name, (one, other) in said.items():
+                if one and other and one != other:
+                    problems.append(_differs(f"{subject}, {session}", name, same[0], one, scan, other))
+    return problems
+
+
+def _differs(who: str, name: str, first: CohortScan, one: str, second: CohortScan, other: str) -> str:
+    return f"{who}: {name} is {one} on line {first.line}, but {other} on line {second.line}."
+
+
+def _notes(scans: Sequence[CohortScan]) -> tuple[str, ...]:
+    counts: dict[str, int] = {}
+    for scan in scans:
+        counts[scan.subject] = counts.get(scan.subject, 0) + 1
+    notes = []
+    several = [subject for subject, count in counts.items() if count > 1]
+    if several:
+        notes.append(
+            f"{len(several)} of {len(counts)} persons were scanned several times ({_some(several)}): their scans are "
+            "not independent of one another."
+        )
+    missing = [scan.shown for scan in scans if not scan.is_there]
+    if missing:
+        notes.append(f"{len(missing)} of {len(scans)} scans are not there: {_some(missing)}.")
+    without = [scan.shown for scan in scans if not scan.diagnosis]
+    if without and len(without) < len(scans):
+        notes.append(f"{len(without)} of {len(scans)} rows have no diagnosis: {_some(without)}.")
+    changed = {s.subject for s in scans} & {
+        subject for subject in several if len({s.diagnosis for s in scans if s.subject == subject and s.diagnosis}) > 1
+    }
+    if changed:
+        notes.append(f"The diagnosis of {len(changed)} persons differs between sessions: {_some(sorted(changed))}.")
+    return tuple(notes)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
+
+
+def _order(scan: CohortScan) -> tuple[list[tuple[int, int | str]], int]:
+    """Sessions as people count them: numbers by their value."""
+    parts = re.split(r"(\d+)", scan.session)
+    return [(0, int(p)) if p.isdigit() else (1, p) for p in parts if p], scan.line
