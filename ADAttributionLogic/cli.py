@@ -1,5 +1,5 @@
-"""The command line: ``ad-attribution explain | preprocess | batch | simulate | methods | atlases | models | cache |
-licences``.
+"""The command line: ``ad-attribution explain | preprocess | batch | dicom | simulate | methods | atlases | models |
+cache | licences``.
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -12,7 +12,18 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ADAttributionLogic import __version__
-from ADAttributionLogic.commands import atlases, batch, cache, explain, licences, methods, models, preprocess, simulate
+from ADAttributionLogic.commands import (
+    atlases,
+    batch,
+    cache,
+    dicom,
+    explain,
+    licences,
+    methods,
+    models,
+    preprocess,
+    simulate,
+)
 from ADAttributionLogic.departure import leave_in_order
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutOfMemoryError, is_out_of_memory, sentence_of
 from ADAttributionLogic.owned_folders import remove_temporary_leftovers
@@ -75,7 +86,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (preprocess, simulate, batch, methods, atlases, models, cache, licences):
+    for command in (preprocess, simulate, batch, dicom, methods, atlases, models, cache, licences):
         command.add(commands)
     return parser
 

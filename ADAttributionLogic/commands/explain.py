@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ADAttributionLogic.commands.dicom import CARRIES_NAMES, wanted_export
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     cache_folder,
@@ -76,6 +77,12 @@ def add(commands: Any, with_method_options: bool = True) -> None:
         "--reference", metavar="FILE", help="scan to compare with, for occlusion with the fill 'reference'"
     )
     command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
+    command.add_argument(
+        "--dicom",
+        metavar="DIR",
+        help="also write DICOM objects for the study of SCAN, a DICOM series, into this new folder; "
+        f"{CARRIES_NAMES}",
+    )
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
     command.add_argument(
@@ -142,6 +149,7 @@ def _explain(options: argparse.Namespace) -> int:
 
     place = check_output_folder(options.out, options.overwrite)
     requests = _requests(options)
+    export = wanted_export(options)
     with Progress() as monitor:
         explanation = _compute(options, requests, monitor)
         if options.private:
@@ -169,6 +177,8 @@ def _explain(options: argparse.Namespace) -> int:
     for name, what in parts:
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
+    if export is not None and not is_cancelled:
+        export.write(explanation, folder)
     return Cancelled.exit_code if is_cancelled else 0
 
 

@@ -53,7 +53,6 @@ def make_parametric_map(context: Context, described: DescribedMap, volume: Volum
     window = hd.VOILUTTransformation(
         window_center=0.0,
         window_width=2 * largest or 1.0,
-        window_explanation=["Both signs"],
         voi_lut_function="LINEAR_EXACT",  # the usual function has no windows narrower than 1
     )
     made = hd.pm.ParametricMap(
@@ -70,11 +69,29 @@ def make_parametric_map(context: Context, described: DescribedMap, volume: Volum
         content_qualification=hd.ContentQualificationValues.RESEARCH,
         specific_character_set="ISO_IR 192",
     )
+    _put_frames_in_order(made, values.shape)
     # The standard leaves it open; dcmqi, and so 3D Slicer, reads no map without.
     made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy()]
     made.DerivationDescription = line(described.derivation, SHORT_TEXT)
     made.ImageComments = line(f"{RESEARCH}. {described.derivation}", SHORT_TEXT)
     return made
+
+
+def _put_frames_in_order(made: Dataset, shape: tuple[int, ...]) -> None:
+    """Let frames follow one another along their normal.
+
+    highdicom orders them by the first coordinate that differs. The standard does not mind, as each frame says its
+    place; but dcmqi, and so 3D Slicer, takes the frames' order for that of the slices, and would turn the map round.
+    """
+    groups = list(made.PerFrameFunctionalGroupsSequence)
+    directions = made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    row, column = np.array(directions, float).reshape(2, 3)
+    places = np.array([group.PlanePositionSequence[0].ImagePositionPatient for group in groups], float)
+    order = np.argsort(places @ np.cross(row, column), kind="stable")
+    made.FloatPixelData = np.frombuffer(made.FloatPixelData, "<f4").reshape(shape)[order].tobytes()
+    made.PerFrameFunctionalGroupsSequence = [groups[number] for number in order]
+    for number, group in enumerate(made.PerFrameFunctionalGroupsSequence, start=1):
+        group.FrameContentSequence[0].DimensionIndexValues = [number]
 
 
 def _anatomy() -> Dataset:

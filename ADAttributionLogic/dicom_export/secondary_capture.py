@@ -51,7 +51,8 @@ def make_secondary_capture(context: Context, figure: bytes, number: int) -> Data
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         specific_character_set="ISO_IR 192",
     )
-    made.PatientOrientation = None  # slices of all three directions
+    made.copy_patient_and_study_information(context.headers[0])  # all of it, not the required part alone
+    made.PatientOrientation = []  # slices of all three directions
     made.BurnedInAnnotation = "NO"  # of the patient, it says nothing
     made.RecognizableVisualFeatures = "YES"  # slices of a head as acquired
     made.DerivationDescription = line(NOTICE, SHORT_TEXT)

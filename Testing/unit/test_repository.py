@@ -47,6 +47,7 @@ ROOMS = {
     "ensembles": {"ensembles", "attribution", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
+    "dicom_export": {"dicom_export", "reading", "atlas", "relevance", "service", "report"},
     "simulation": {"simulation", "atlas"},
     "cohort": {"cohort", "report", "relevance"},
 }
