@@ -24,6 +24,7 @@ from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ChartPanel import ChartPanel
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
+from ADAttributionLib.ExportPanel import ExportPanel
 from ADAttributionLib.MethodPresets import Preset, choose, presetOf
 from ADAttributionLib.NetworksPanel import NetworksPanel
 from ADAttributionLib.OlderScenes import adoptOlderScenes
@@ -44,6 +45,7 @@ from ADAttributionLib.QuestionPanel import (
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.ResultOpening import ResultOpening
+from ADAttributionLib.RunAnswer import answerOf
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import findRuns
 from ADAttributionLib.SampleScans import sampleSources
@@ -179,6 +181,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
         self._charts = ChartPanel(self._overlay, QtSeam, self._running, lambda: self.logic.explainer.client)
         self._regions = RegionsPanel(self.ui, QtSeam)
+        self._export = ExportPanel(self.ui, QtSeam, self._running, lambda: self.logic.explainer)
         self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
         self._connectWidgets()
         scene = slicer.mrmlScene
@@ -395,6 +398,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._display = display
         self._overlay.setDisplay(display)
         self._regions.setDisplay(display)
+        self._export.setDisplay(display)
         crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         event = slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent
         if crosshair is not None and not self.hasObserver(crosshair, event, self._onCrosshair):
@@ -476,6 +480,10 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         if self._explainer is None or volumeNode is None or preparation.get("registration", "none") == "none":
             return False
         return self._explainer.registrationToDo(volumeNode, model, **preparation) == "none"
+
+    def exportReport(self, run, path, **options):
+        """Write a run as one HTML file; see ADAttributionLib.ExplainLogic."""
+        return self.explainer.exportReport(answerOf(run), path, **options)
 
     def resultsIn(self, path):
         """Names of the scans of a batch, and how each ended; empty for a single result."""

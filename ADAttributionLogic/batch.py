@@ -71,6 +71,8 @@ class BatchOptions:
         Folder of preprocessed scans; the user's cache folder by default.
     private : bool
         Results without paths and names: a scan and its folder are called by the hash of its file.
+    with_spread : bool
+        Also how far the answer moves with the scan's placement: four forward passes more per scan.
     """
 
     methods: Sequence[MethodRequest]
@@ -84,6 +86,7 @@ class BatchOptions:
     preparation: Preparation | None = None
     cache: Path | None = None
     private: bool = False
+    with_spread: bool = True
 
 
 @dataclass
@@ -264,6 +267,7 @@ def _explain_one(
         "start_reference": options.start_reference,
         "member_sd": options.member_sd,
         "device": options.device,
+        "with_spread": options.with_spread,
         "monitor": monitor,
     }
     asked = options.preparation

@@ -43,6 +43,8 @@ def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dic
         "preparation": None if options.preparation is None else options.preparation.describe(),
         "atlas": described,
     }
+    if not options.with_spread:  # said only where it is asked: batches from before it could be go on
+        question["with_spread"] = False
     as_stored: dict[str, Any] = json.loads(json.dumps(question, default=str))
     return as_stored
 
@@ -61,7 +63,8 @@ def _hash_of(network: Network) -> str:
 
 def differences(earlier: Mapping[str, Any], question: Mapping[str, Any]) -> list[str]:
     """Which parts of two questions differ."""
-    return [key for key in question if earlier.get(key) != question[key]]
+    keys = [*question, *(key for key in earlier if key not in question)]
+    return [key for key in keys if earlier.get(key) != question.get(key)]
 
 
 def claim(folder: Path, question: Mapping[str, Any]) -> None:

@@ -94,8 +94,7 @@ def _explain_real(out: Path) -> int:
         print("\n=== real network, real head ===", flush=True)
         methods = [part for method in ("lrp", "guided-backprop", "area-occlusion") for part in ("--method", method)]
         command = ["explain", str(REAL_HEAD), "--model", network, *methods, "--atlas", "neuromorphometrics"]
-        # Covering tissue raises this score as often as it lowers it, so that the sign matters.
-        command += ["--area-occlusion-signed", "--registration", "affine", "--space", "native"]
+        command += ["--registration", "affine", "--space", "native"]
         return command_line([*command, "--out", str(out / "real-head"), "--overwrite"])
 
 

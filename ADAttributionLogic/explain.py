@@ -138,6 +138,7 @@ def explain(
         "notes": notes,
         **_found(model, seen, answered, heatmaps),
         **spread,
+        **({"start_reference": distance_from} if heatmaps[0].attribution.start == "distance" else {}),
         "is_cancelled": monitor.is_cancelled,
     }
     (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")

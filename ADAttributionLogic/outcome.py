@@ -125,6 +125,15 @@ def read_outcome(document: Mapping[str, Any]) -> Outcome:
     return Outcome(read_output(document["output"]), document["values"], document["verdict"], members)
 
 
+def outcome_in(record: Mapping[str, Any]) -> Outcome:
+    """The outcome in the record of an explanation; those of version 0.1 have probabilities only."""
+    if "outcome" in record:
+        return read_outcome(record["outcome"])
+    chances: Mapping[str, float] = record["probabilities"]
+    verdict = max(chances, key=chances.__getitem__)
+    return read_outcome({"output": {"kind": "softmax"}, "values": chances, "verdict": verdict})
+
+
 def outcome_of(
     output: Output,
     names: Sequence[str],

@@ -31,7 +31,18 @@ NOTICE = (
 )
 
 #: What a result keeps of its network's card.
-_CARD = ("training", "licence", "intended_use", "not_for", "limitations", "citation", "problems")
+_CARD = (
+    "authors",
+    "training",
+    "preparation",
+    "performance",
+    "licence",
+    "intended_use",
+    "not_for",
+    "limitations",
+    "citation",
+    "problems",
+)
 
 _PACKAGES = (
     "torch",

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from small_grid import SMALL_AFFINE, SMALL_SHAPE
+from small_reference import accumulate_small, explain_small_controls, write_small_reference
 
 from ADAttributionLogic.atlas.library import load_template
+from ADAttributionLogic.explanation import Explanation
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model, save_package
+from ADAttributionLogic.reference.package import Reference, read_reference
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.volume import Volume, resample
 
@@ -68,3 +71,16 @@ def small_scan(template: Volume) -> Volume:
 def small_scan_file(small_scan: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a file."""
     return write_volume(small_scan, tmp_path_factory.mktemp("scans") / "small.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def small_controls(small_model: Model) -> list[Explanation]:
+    """Twelve controls through the small network: LRP and gradient × input, AAL."""
+    return explain_small_controls(small_model, range(12))
+
+
+@pytest.fixture(scope="session")
+def small_reference(small_controls: list[Explanation], tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A reference of them, adjusted for age and sex."""
+    folder = tmp_path_factory.mktemp("references") / "small-controls"
+    return read_reference(write_small_reference(folder, accumulate_small(small_controls)))

@@ -351,6 +351,15 @@ class ExplainLogic:
         self._requests.append(request)
         return self._waitFor(request).run if wait else request
 
+    def exportReport(self, answer, path, keepIdentifiers=False, overwrite=False, **waiting):
+        """Write an answer (see ADAttributionLib.RunAnswer) as one HTML file.
+
+        With `keepIdentifiers`, the page names the scan and its path. Returns a dict with ``path``; or a Request
+        (`waiting`: wait, onProgress, onDone, onError as for explain()).
+        """
+        job = {"path": os.fspath(Path(path).absolute()), "keep_identifiers": keepIdentifiers, "overwrite": overwrite}
+        return self._ask("page", job, answer=answer, **waiting)
+
     def resultsIn(self, path):
         """Names of the scans of a batch, and how each ended ("done", or why not); empty for a single result."""
         return batch_rows(path)
@@ -387,11 +396,14 @@ class ExplainLogic:
         self.client.close()
         self.scene.RemoveObserver(self._closing)
 
-    def _ask(self, command, job, wait=True, onProgress=None, onDone=None, onError=None):
-        """Ask the worker for what it answers with plain values."""
+    def _ask(self, command, job, wait=True, onProgress=None, onDone=None, onError=None, answer=None):
+        """Ask the worker for what it answers with plain values, handing over an answer where there is one."""
         request = Request(self, onProgress, onDone, onError)
-        finish = self._finish
-        request.job = self.client.request(command, job, request.progress, lambda j: finish(request, j, result=j.result))
+
+        def onEnd(ended):
+            self._finish(request, ended, result=ended.result)
+
+        request.job = self.client.request(command, job, request.progress, onEnd, answer)
         self._requests.append(request)
         return self._waitFor(request).result if wait else request
 

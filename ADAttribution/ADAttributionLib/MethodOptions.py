@@ -158,6 +158,8 @@ def choicesOf(method, option):
     """Texts and values to choose from; None for what is typed."""
     if option.kind is bool:
         pairs = [("no", False), ("yes", True)]
+        if option.default is None:
+            pairs.insert(0, ("as suits the network", None))
     elif option.choices:
         pairs = [(choice, choice) for choice in option.choices]
     else:

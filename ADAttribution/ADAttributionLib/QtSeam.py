@@ -15,6 +15,7 @@ import qt
 import slicer
 
 from ADAttributionLib.Signals import connect, connected
+from ADAttributionLib.ViewPictures import SCALE, freePath, pictureOfWindow, writePng, writeSlicePictures
 
 _SETTINGS = "ADAttribution/"
 _WINDOWS = []
@@ -221,6 +222,31 @@ def showChart(chart):
     slicer.modules.plots.logic().ShowChartInLayout(chart)
     manager = slicer.app.layoutManager()
     return [] if manager is None else [manager.plotWidget(index).plotView() for index in range(manager.plotViewCount)]
+
+
+def captureViews(scene, folder):
+    """Write every slice and 3D view that is shown as PNG into a folder, at print resolution; returns the files."""
+    written = writeSlicePictures(scene, folder, slicer.app.applicationLogic())
+    manager = slicer.app.layoutManager()
+    for index in range(0 if manager is None else manager.threeDViewCount):
+        view = manager.threeDWidget(index).threeDView()
+        node = view.mrmlViewNode()
+        if node is not None and node.IsMappedInLayout():
+            view.forceRender()
+            written.append(writePng(pictureOfWindow(view.renderWindow(), SCALE), freePath(folder, f"3D {index + 1}")))
+    return written
+
+
+def openScreenCapture(sliceNode, start, end):
+    """Open Slicer's own module for films, set to sweep a view's plane from an offset to another (mm)."""
+    slicer.util.selectModule("ScreenCapture")
+    widget = slicer.util.getModuleWidget("ScreenCapture")
+    widget.viewNodeSelector.setCurrentNode(sliceNode)
+    widget.captureAllViewsCheckBox.checked = True
+    widget.animationModeWidget.setCurrentText("slice sweep")
+    widget.sliceStartOffsetSliderWidget.value = start
+    widget.sliceEndOffsetSliderWidget.value = end
+    widget.numberOfStepsSliderWidget.value = max(round(abs(end - start)) + 1, 2)
 
 
 def onQuit(callback):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ADAttributionLogic.relevance.region_table import COLUMNS, DROP, OUTSIDE_LABEL, RANKS, SMALLEST_RANKED_MM3
+from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, OUTSIDE_LABEL, RANKS, SMALLEST_RANKED_MM3
 
 #: Columns that are shown unless the user chooses others.
 FIRST_COLUMNS = ("density_rank", "name", "hemisphere", "density", "share")
-DESCRIBED = {column.name: column for column in (*COLUMNS, DROP)}
+DESCRIBED = {column.name: column for column in ALL_COLUMNS}
 
 _ORANGE, _BLUE, _GREY = "#E17012", "#2A7DE1", "#909090"
 _BAR_CELLS = 8

@@ -20,7 +20,15 @@ from ADAttributionLib.WorkerProcess import WorkerProcess
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.owned_folders import OwnedFolder, remove_temporary_leftovers
 from ADAttributionLogic.preparation import read_quality
-from ADAttributionLogic.service.answer import load_answer, load_report, load_volume, own_file, save_atlas, save_volume
+from ADAttributionLogic.service.answer import (
+    load_answer,
+    load_report,
+    load_volume,
+    own_file,
+    save_answer,
+    save_atlas,
+    save_volume,
+)
 
 #: The version of the protocol that this client speaks (PROTOCOL in ADAttributionLogic.service.worker, not imported: it
 #: is the other side that must say which one it speaks).
@@ -219,6 +227,9 @@ class WorkerClient:
 
         return self._requestWith(arrays, "open", {"path": os.fspath(path), "name": name}, onProgress, onEnd)
 
+    def _answerEntry(self, answer, prefix):
+        return {"answer": save_answer(answer, self._folder, prefix)}
+
     def _preparationEntry(self, preparation, mask, prefix):
         if preparation is None:
             return {}
@@ -237,8 +248,10 @@ class WorkerClient:
             raise WorkerError(f"The scan cannot be handed to the worker: {cause}", "OutputError") from cause
         return self.request(command, job, onProgress, onEnd)
 
-    def request(self, command, job=None, onProgress=None, onEnd=None):
-        """Send a request and return its Job at once."""
+    def request(self, command, job=None, onProgress=None, onEnd=None, answer=None):
+        """Send a request, with an Answer if one is to be written somewhere, and return its Job at once."""
+        if answer is not None:
+            return self._requestWith(lambda prefix: self._answerEntry(answer, prefix), command, job, onProgress, onEnd)
         self._requireProcess()
         self._lastNumber += 1
         entry = Job(self._lastNumber, command, onProgress, onEnd)

@@ -29,7 +29,12 @@ WORTH_FOLLOWING = 0.8
 #: Windows whose work is estimated before a run.
 _SAMPLE = 2000
 
-SIGNED = Option("signed", False, "keep negative values: where covering makes the class more likely", bool)
+SIGNED = Option(
+    "signed",
+    None,
+    "keep negative values: where covering makes the class more likely, or raises the score (default: of a score only)",
+    bool,
+)
 MEMORY = Option("memory", 1024, "bound on the memory for activations, in MiB", int, minimum=1)
 
 
@@ -182,8 +187,13 @@ def drops(job: Job, logits: Tensor) -> npt.NDArray[np.float64]:
 
 
 def shown(job: Job, found: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The drops as the map shows them: without negative ones unless they are wanted."""
-    return found if job.options["signed"] else np.maximum(found, 0)
+    """The drops as the map shows them: of a probability without negative ones unless they are wanted.
+
+    A score has no side that is meant: covering healthy tissue raises an impairment.
+    """
+    signed = job.options["signed"]
+    keeps_sign = job.decision.head == "score" if signed is None else bool(signed)
+    return found if keeps_sign else np.maximum(found, 0)
 
 
 class Pace:

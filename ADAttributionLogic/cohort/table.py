@@ -61,6 +61,8 @@ class CohortScan:
         All other columns that are filled in, as they were written.
     line : int
         In the table, from 1.
+    table : str
+        Name of the table's file, where several were read.
     """
 
     name: str
@@ -70,11 +72,17 @@ class CohortScan:
     diagnosis: str
     values: Mapping[str, str]
     line: int
+    table: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, e.g. ``line 3``."""
+        return f"line {self.line}{f' of {self.table}' if self.table else ''}"
 
     @property
     def shown(self) -> str:
         """For messages, e.g. ``sub-01, ses-2 (line 3)``."""
-        return f"{self.subject}{f', {self.session}' if self.session else ''} (line {self.line})"
+        return f"{self.subject}{f', {self.session}' if self.session else ''} ({self.place})"
 
     @property
     def is_there(self) -> bool:
@@ -194,18 +202,24 @@ def read_cohort(path: str | os.PathLike[str], scans: str | os.PathLike[str] | No
     CohortError
         It cannot be read, lacks a column, or its rows are doubled or contradict one another (all are named).
     """
-    table = Path(path)
-    header, lines = _read(table)
-    columns = _columns_of(header, table)
-    variables = tuple(name for name in header if name not in columns.values())
-    rows = [_row(line, number, columns, variables, table) for number, line in lines]
-    if "scan" not in columns:
-        root = table.parent if scans is None else Path(scans)
-        found = [each for row in rows for each in _in_bids(row, root)]
-        variables = tuple(dict.fromkeys([*variables, *(name for row in found for name in row.values)]))
-    else:
-        found = rows
-    named = iter(name_scans([(row.path, row.given, row.name) for row in found if row.path is not None]))
+    return read_cohorts([path], scans)
+
+
+def read_cohorts(paths: Sequence[str | os.PathLike[str]], scans: str | os.PathLike[str] | None = None) -> Cohort:
+    """Read several tables as one; a person of the same name in two of them is the same person.
+
+    Raises
+    ------
+    CohortError
+        As :func:`read_cohort`.
+    """
+    rows: list[_Row] = []
+    variables: list[str] = []
+    for path in paths:
+        found, names = _rows_of(Path(path), scans, Path(path).name if len(paths) > 1 else "")
+        rows += found
+        variables += [name for name in names if name not in variables]
+    named = iter(name_scans([(row.path, row.given, row.name) for row in rows if row.path is not None]))
     made = tuple(
         CohortScan(
             next(named).name if row.path is not None else row.name or row.subject,
@@ -215,11 +229,13 @@ def read_cohort(path: str | os.PathLike[str], scans: str | os.PathLike[str] | No
             row.diagnosis,
             row.values,
             row.line,
+            row.table,
         )
-        for row in found
+        for row in rows
     )
-    _refuse(table, [*_doubled(made), *_contradictions(made)])
-    return Cohort(str(table), made, variables, _notes(made))
+    source = ", ".join(os.fspath(path) for path in paths)
+    _refuse(source, [*_doubled(made), *_contradictions(made)])
+    return Cohort(source, made, tuple(variables), _notes(made))
 
 
 def controls_of(cohort: Cohort, names: Sequence[str] = ()) -> Cohort:
@@ -247,6 +263,19 @@ def controls_of(cohort: Cohort, names: Sequence[str] = ()) -> Cohort:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
+def _rows_of(table: Path, scans: str | os.PathLike[str] | None, shown: str) -> tuple[list[_Row], tuple[str, ...]]:
+    """The rows of one table, one for each scan, and the names of its variables."""
+    header, lines = _read(table)
+    columns = _columns_of(header, table)
+    variables = tuple(name for name in header if name not in columns.values())
+    rows = [replace(_row(line, number, columns, variables, table), table=shown) for number, line in lines]
+    if "scan" in columns:
+        return rows, variables
+    root = table.parent if scans is None else Path(scans)
+    found = [each for row in rows for each in _in_bids(row, root)]
+    return found, tuple(dict.fromkeys([*variables, *(name for row in found for name in row.values)]))
+
+
 @dataclass(frozen=True)
 class _Row:
     path: Path | None
@@ -257,6 +286,7 @@ class _Row:
     diagnosis: str
     values: dict[str, str]
     line: int
+    table: str = ""
 
 
 def _read(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -374,7 +404,7 @@ def _sessions(folder: Path) -> dict[str, dict[str, str]]:
 # ------------------------------------------------------------------------------------------------------------ checking
 
 
-def _refuse(table: Path, problems: Sequence[str]) -> None:
+def _refuse(table: str, problems: Sequence[str]) -> None:
     if problems:
         rest = f" … and {len(problems) - _NAMED} more." if len(problems) > _NAMED else ""
         raise CohortError(f"{table} contradicts itself. {' '.join(problems[:_NAMED])}{rest}")
@@ -386,11 +416,7 @@ def _doubled(scans: Iterable[CohortScan]) -> list[str]:
     for scan in scans:
         if scan.path is not None:
             rows.setdefault(os.path.realpath(scan.path), []).append(scan)
-    return [
-        f"{same[0].path} stands on lines {', '.join(str(s.line) for s in same)}."
-        for same in rows.values()
-        if len(same) > 1
-    ]
+    return [f"{same[0].path} stands on {', '.join(s.place for s in same)}." for same in rows.values() if len(same) > 1]
 
 
 def _contradictions(scans: Iterable[CohortScan]) -> list[str]:
@@ -419,7 +445,7 @@ def _contradictions(scans: Iterable[CohortScan]) -> list[str]:
 
 
 def _differs(who: str, name: str, first: CohortScan, one: str, second: CohortScan, other: str) -> str:
-    return f"{who}: {name} is {one} on line {first.line}, but {other} on line {second.line}."
+    return f"{who}: {name} is {one} on {first.place}, but {other} on {second.place}."
 
 
 def _notes(scans: Sequence[CohortScan]) -> tuple[str, ...]:

@@ -54,6 +54,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
     )
+    command.add_argument(
+        "--no-spread", action="store_true", help="do not measure how far the answer moves with the scan's placement"
+    )
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
     add_preprocessing_options(command, "none", many_scans=True)
     command.set_defaults(run=_batch, replace_non_finite=None)
@@ -79,6 +82,7 @@ def _batch(options: argparse.Namespace) -> int:
         figure=not options.no_figure,
         preparation=preparation,
         private=options.private,
+        with_spread=not options.no_spread,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)

@@ -134,7 +134,8 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
     default = "" if option.default is None else f" (default: {option.default})"
     help_text = f"{option.help}{default}".replace("%", "%%")
     if option.kind is bool:
-        group.add_argument(flag, dest=dest, action="store_true", default=None, help=help_text)
+        action = "store_true" if option.default is False else argparse.BooleanOptionalAction
+        group.add_argument(flag, dest=dest, action=action, default=None, help=help_text)
     else:
         metavar = "|".join(option.choices) if option.choices else option.name.upper()
         group.add_argument(

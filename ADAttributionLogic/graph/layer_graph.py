@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError
-from ADAttributionLogic.graph.operations import Affine, Convolution, Dense, Operation
+from ADAttributionLogic.graph.operations import Affine, Convolution, Dense, MaxPool, Operation
 
 Head = Literal["softmax", "sigmoid", "score"]
 
@@ -156,8 +156,9 @@ def class_probabilities(logits: Tensor, head: Head) -> Tensor:
 def fold_batch_norm(graph: LayerGraph) -> LayerGraph:
     """Merge each constant scaling into the convolution or dense layer before it, where nothing lies between.
 
-    By adjacency in the graph: the layer's output must go to the scaling only. A scaling that follows a ReLU (Korolev
-    2017) keeps its own layer.
+    By adjacency in the graph: the layer's output must go to the scaling only. Max pooling may lie between when all
+    factors are positive: the largest of scaled values is the scaled largest (Qiu et al. 2022 pool before they
+    normalise). A scaling that follows a ReLU (Korolev 2017) keeps its own layer.
     """
     layers = list(graph.layers)
     consumers = graph.consumers()
@@ -165,11 +166,15 @@ def fold_batch_norm(graph: LayerGraph) -> LayerGraph:
     for index, layer in enumerate(layers):
         if not isinstance(layer.operation, Affine):
             continue
-        source = removed.get(layer.inputs[0], layer.inputs[0])
+        replacement = removed.get(layer.inputs[0], layer.inputs[0])
+        source, path = replacement, [layer.inputs[0]]
+        while isinstance(layers[source].operation, MaxPool) and bool((layer.operation.weight > 0).all()):
+            path.append(layers[source].inputs[0])
+            source = removed.get(path[-1], path[-1])
         before = layers[source].operation
-        if isinstance(before, (Convolution, Dense)) and len(consumers[layer.inputs[0]]) == 1:
+        if isinstance(before, (Convolution, Dense)) and all(len(consumers[place]) == 1 for place in path):
             layers[source] = replace(layers[source], operation=_absorb(before, layer.operation))
-            removed[index] = source
+            removed[index] = replacement
     return replace(graph, layers=_without(layers, removed))
 
 

@@ -25,7 +25,7 @@ def card_parts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     Parameters
     ----------
     card : mapping
-        Contents of model.json.
+        Contents of model.json, or what a result keeps of them.
     """
     texts = {heading: str(card.get(key) or NOT_STATED) for heading, key in _PARTS}
     trained = str(card.get("training", {}).get("data") or NOT_STATED)
@@ -62,6 +62,8 @@ def _grid_text(card: Mapping[str, Any]) -> str:
     grid = card.get("grid")
     if not grid:
         return NOT_STATED
+    if isinstance(grid, str):  # as a result describes it
+        return grid
     return f"{'×'.join(map(str, grid['shape']))} voxels, {grid.get('space', 'unknown space')}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,96 +11,43 @@ import numpy.typing as npt
 
 from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.errors import AtlasError
+from ADAttributionLogic.relevance.columns import (
+    ADJUSTED,
+    ALL_COLUMNS,
+    COLUMNS,
+    COMPARED,
+    DROP,
+    MEMBER_SD,
+    MEMBER_TOP_TEN,
+    RANKED_BY,
+    RANKS,
+    SMALLEST_RANKED_MM3,
+    Column,
+)
 from ADAttributionLogic.volume import Volume
+
+__all__ = [
+    "ALL_COLUMNS",
+    "COLUMNS",
+    "DROP",
+    "OUTSIDE_LABEL",
+    "OUTSIDE_NAME",
+    "RANKS",
+    "SMALLEST_RANKED_MM3",
+    "Column",
+    "RegionIndex",
+    "RegionSpread",
+    "RegionTable",
+    "index_regions",
+    "rank_columns",
+    "region_sums",
+    "region_table",
+    "with_scores",
+]
 
 #: Label and name of the row for voxels in no region.
 OUTSIDE_LABEL = 0
 OUTSIDE_NAME = "outside the atlas"
-
-#: Smaller regions are listed, but not ranked: the mean of a few voxels says nothing of a region (an atlas that a scan
-#: was resampled from leaves "vessels" of one voxel, whose density leads any list).
-SMALLEST_RANKED_MM3 = 100.0
-_UNRANKED = f"a region below {SMALLEST_RANKED_MM3:g} mm³ and the row outside the atlas have none"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the region table.
-
-    Attributes
-    ----------
-    name, title : str
-    unit : str
-        "" for names and numbers without unit; ``relevance`` is the unit of the heatmap (given in its provenance).
-    description : str
-    kind : type
-        str, int or float; a missing float is NaN.
-    """
-
-    name: str
-    title: str
-    unit: str
-    description: str
-    kind: type
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column("label", "Label", "", "Value in the atlas; 0 for the voxels outside it", int),
-    Column("name", "Region", "", "Name in the atlas", str),
-    Column("hemisphere", "Side", "", "left, right, midline, both (merged) or unknown", str),
-    Column("rank", "Sum rank", "", f"1 = largest sum; {_UNRANKED}", int),
-    Column("sum", "Sum", "relevance", "Sum of the relevance of all voxels, with sign", float),
-    Column("share", "Share", "fraction", "Sum divided by the sum over all regions (Rieke et al. 2018)", float),
-    Column("density", "Density", "relevance/mm³", "Sum divided by the volume (Böhle et al. 2019, per mm³)", float),
-    Column("density_rank", "Rank", "", f"1 = largest density; {_UNRANKED}", int),
-    Column("absolute_sum", "Absolute sum", "relevance", "Sum of magnitudes (Eitel & Ritter 2019)", float),
-    Column("positive_sum", "Positive sum", "relevance", "Sum of the positive relevance", float),
-    Column("voxels", "Voxels", "voxels", "Number of voxels on the heatmap's grid", int),
-    Column("volume_mm3", "Volume", "mm³", "Voxels times the volume of one", float),
-    Column("peak", "Peak", "relevance", "Relevance of the voxel with the largest magnitude", float),
-    Column("peak_r", "Peak R", "mm", "Its position, towards the right", float),
-    Column("peak_a", "Peak A", "mm", "Its position, towards anterior", float),
-    Column("peak_s", "Peak S", "mm", "Its position, towards superior", float),
-    Column(
-        "asymmetry",
-        "Asymmetry",
-        "",
-        "(left − right) / (|left| + |right|) of the sums of a pair; missing without a pair",
-        float,
-    ),
-)
-
-#: Columns in which 0 stands for "not ranked"; files leave the number out.
-RANKS = ("rank", "density_rank")
-
-#: Only in the tables of methods that cover whole regions.
-DROP = Column(
-    "drop",
-    "Drop",
-    "score",
-    "How much the explained score falls when the region is covered, with sign (Rieke et al. 2018); missing outside",
-    float,
-)
-
-
-#: Only in the tables of ensembles.
-MEMBER_SD = Column(
-    "member_sd",
-    "Sum, sd",
-    "relevance",
-    "Standard deviation (n − 1) of the sum over the networks of an ensemble, on the network's grid; missing outside",
-    float,
-)
-MEMBER_TOP_TEN = Column(
-    "member_top_ten",
-    "In top ten of",
-    "networks",
-    "How many networks of an ensemble have the region among their ten largest densities; missing outside",
-    float,
-)
-
-#: All columns that a table may have.
-ALL_COLUMNS = (*COLUMNS, DROP, MEMBER_SD, MEMBER_TOP_TEN)
 
 
 @dataclass(frozen=True)
@@ -125,7 +72,8 @@ class RegionTable:
     Attributes
     ----------
     columns : mapping of str to ndarray
-        In the order of :data:`ALL_COLUMNS`, of which the last three may be missing. Ranks of 0 mean "not ranked".
+        In the order of :data:`ALL_COLUMNS`, of which those after :data:`COLUMNS` may be missing. Ranks of 0 mean "not
+        ranked".
     atlas, method : str
         What it was computed from.
     quantity : str
@@ -289,11 +237,29 @@ def region_sums(heatmap: npt.NDArray[Any], index: RegionIndex) -> npt.NDArray[np
 
 
 def rank_columns(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.int64]]:
-    """The columns :data:`RANKS` from sum, density and volume; the last row is the one outside the atlas."""
+    """Those of the columns :data:`RANKS` whose values are there; the last row is the one outside the atlas."""
     # The volume of an oblique voxel is a determinant, which rounds.
     is_ranked = columns["volume_mm3"][:-1] >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
-    by = {"rank": "sum", "density_rank": "density"}
-    return {name: np.append(_ranks(columns[by[name]][:-1], is_ranked), 0) for name in RANKS}
+    found = {name: columns[by][:-1] for name, by in RANKED_BY.items() if by in columns}
+    return {name: np.append(_ranks(values, is_ranked & ~np.isnan(values)), 0) for name, values in found.items()}
+
+
+def with_scores(table: RegionTable, scores: Mapping[str, Mapping[int, float]]) -> RegionTable:
+    """The same table with columns of a comparison with controls, ranks by them included.
+
+    Parameters
+    ----------
+    table : RegionTable
+    scores : mapping of str to mapping
+        By column (of :data:`~.columns.COMPARED` and :data:`~.columns.ADJUSTED`, ranks apart), by label; what is not
+        there is missing.
+    """
+    labels = table.columns["label"].tolist()
+    added = {name: np.array([values.get(label, np.nan) for label in labels]) for name, values in scores.items()}
+    columns = {**table.columns, **added}
+    columns |= rank_columns(columns)
+    assert set(added) <= {column.name for column in (*COMPARED, *ADJUSTED)}, added
+    return replace(table, columns={c.name: columns[c.name] for c in ALL_COLUMNS if c.name in columns})
 
 
 def _names(regions: tuple[Region, ...]) -> dict[str, npt.NDArray[Any]]:

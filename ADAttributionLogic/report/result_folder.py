@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ADAttributionLogic import provenance
-from ADAttributionLogic.answer_spread import spread_note
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explanation import Explanation
 from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.page.assembly import build_page, can_make_pages
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-from ADAttributionLogic.registered_look import warning_of
 from ADAttributionLogic.relevance.table_files import write_pair_table, write_region_table
-from ADAttributionLogic.report.figure import FigureRow, write_figure
-from ADAttributionLogic.report.overlay_display import OverlayDisplay
+from ADAttributionLogic.report.overview import draw_overview
 from ADAttributionLogic.report.placing import (
     Place,
     check_place,
@@ -29,16 +25,17 @@ from ADAttributionLogic.report.placing import (
     tidy_up,
     writing,
 )
-from ADAttributionLogic.report.preprocessing_files import write_preprocessing
+from ADAttributionLogic.report.preprocessing_files import QUALITY_FIGURE, write_preprocessing
 from ADAttributionLogic.report.result_places import (
     FIGURE_FILE,
     KIND,
     PREPROCESSING_FOLDER,
     PROVENANCE_FILE,
+    REPORT_FILE,
     SCENE_FILE,
 )
-from ADAttributionLogic.report.score_scale import draw_scale, has_scale
 from ADAttributionLogic.scan_files import write_volume
+from ADAttributionLogic.service.answer import answer_of
 
 SceneWriter = Callable[[Explanation, Path], None]
 
@@ -85,10 +82,12 @@ def write_explanation(
     overwrite: bool = False,
     place: Place | None = None,
     figure: bool = True,
+    page: bool = True,
+    keep_identifiers: bool = False,
     scene_writer: SceneWriter | None = None,
     monitor: Monitor | None = None,
 ) -> Path:
-    """Write heatmaps (NIfTI), tables (CSV, TSV, JSON), a figure, provenance and optionally a Slicer scene.
+    """Write heatmaps (NIfTI), tables (CSV, TSV, JSON), a figure, a report, provenance and optionally a Slicer scene.
 
     It appears only when it is complete (see :mod:`~.report.placing`), for its owner only.
 
@@ -101,6 +100,10 @@ def write_explanation(
     place : Place, optional
         From :func:`check_output_folder` before the computation: what has changed in the folder since is not replaced.
     figure : bool
+    page : bool
+        Also ``report.html`` (:mod:`ADAttributionLogic.page`), where what it needs is installed.
+    keep_identifiers : bool
+        The report names the scan and its path.
     scene_writer : callable, optional
         Writes ``scene.mrb`` (in ADAttributionLib, which may import Slicer's libraries; this layer does not).
     monitor : Monitor, optional
@@ -117,13 +120,32 @@ def write_explanation(
     place = check_output_folder(folder, overwrite) if place is None else place
     monitor = monitor or Monitor()
     with writing(place) as unfinished:
-        _write_files(explanation, unfinished, figure, scene_writer, monitor)
+        _write_files(explanation, unfinished, figure, monitor)
+        if page and not can_make_pages():
+            monitor.report(0.5, "writing the report")
+            _write_report(explanation, unfinished, keep_identifiers)
+        if scene_writer is not None:
+            monitor.report(0.6, "writing the Slicer scene")
+            scene_writer(explanation, unfinished / SCENE_FILE)
+        document: dict[str, Any] = {"kind": KIND, **explanation.provenance, "files": hashes_of(unfinished)}
+        (unfinished / PROVENANCE_FILE).write_text(document_text(document), encoding="utf-8", errors="backslashreplace")
+        monitor.report(1.0, "written")
     return Path(folder)
 
 
-def _write_files(
-    explanation: Explanation, folder: Path, figure: bool, scene_writer: SceneWriter | None, monitor: Monitor
-) -> None:
+def document_text(document: dict[str, Any]) -> str:
+    """Provenance as it is written."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_report(explanation: Explanation, folder: Path, keep_identifiers: bool) -> None:
+    figures = [folder / FIGURE_FILE, folder / PREPROCESSING_FOLDER / QUALITY_FIGURE]
+    overview, quality = (path.read_bytes() if path.is_file() else None for path in figures)
+    text = build_page(answer_of(explanation, quality), overview, keep_identifiers=keep_identifiers)
+    (folder / REPORT_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _write_files(explanation: Explanation, folder: Path, figure: bool, monitor: Monitor) -> None:
     (folder / "heatmaps").mkdir()
     for number, heatmap in enumerate(explanation.heatmaps):
         monitor.report(0.4 * number / len(explanation.heatmaps), f"writing {heatmap.name}")
@@ -143,42 +165,4 @@ def _write_files(
         write_preprocessing(explanation.preprocessed, folder / PREPROCESSING_FOLDER, target)
     if figure:
         monitor.report(0.4, "drawing the figure")
-        draw_overview(explanation, folder / FIGURE_FILE)
-    if scene_writer is not None:
-        monitor.report(0.6, "writing the Slicer scene")
-        scene_writer(explanation, folder / SCENE_FILE)
-    document: dict[str, Any] = {"kind": KIND, **explanation.provenance, "files": hashes_of(folder)}
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
-    monitor.report(1.0, "written")
-
-
-def draw_overview(explanation: Explanation, path: str | os.PathLike[str]) -> Path:
-    """Draw the scan with every heatmap over it."""
-    rows = []
-    for heatmap in explanation.heatmaps:
-        result = heatmap.attribution
-        subtitle = f"Σ {result.relevance_sum:.3g}"
-        if result.is_conserving:
-            subtitle += f", unattributed {result.unattributed:.2g}"
-        if result.agreement and result.agreement.get("top_ten_overlap_density") is not None:
-            subtitle += f"\ntop ten shared {result.agreement['top_ten_overlap_density']:.0%}"
-        quantity = result.start
-        if explanation.outcome.output.is_score:
-            quantity = explanation.outcome.quantity(explanation.target_class, result.start)
-        quantity = "share" if result.start == "unit" else quantity
-        display = OverlayDisplay.for_heatmap(heatmap.volume.array)
-        rows.append(FigureRow(heatmap.method.title, subtitle, heatmap.volume, display, heatmap.table, quantity))
-    headline = f"{explanation.model.title}:   {explanation.outcome.headline(explanation.spread)}"
-    if not explanation.outcome.output.is_score:
-        headline += f"   ·   explained class: {explanation.target_class}"
-    trained = explanation.provenance["model"].get("training", {}).get("data", "unknown data")
-    note = spread_note(explanation.provenance)
-    footnote = f"{provenance.NOTICE} {f'{note}. ' if note else ''}Trained on: {trained}"
-    for heading, key in (("Not for", "not_for"), ("Cite", "citation")):
-        if explanation.model.card.get(key):
-            footnote = f"{footnote.rstrip('.')}. {heading}: {explanation.model.card[key]}"
-    warning = warning_of(explanation.provenance.get("looks_registered"))
-    scale = partial(draw_scale, outcome=explanation.outcome, target=explanation.target_class)
-    with_scale = scale if has_scale(explanation.outcome) else None
-    return write_figure(path, explanation.scan, rows, headline, footnote, scale=with_scale, warning=warning)
+        draw_overview(answer_of(explanation), folder / FIGURE_FILE)

@@ -10,6 +10,7 @@ from ADAttributionLogic.errors import UnknownNameError, UsageError
 
 PROVENANCE_FILE = "provenance.json"
 FIGURE_FILE = "overview.png"
+REPORT_FILE = "report.html"
 SCENE_FILE = "scene.mrb"
 PREPROCESSING_FOLDER = "preprocessing"
 
@@ -62,6 +63,20 @@ def batch_rows(path: str | os.PathLike[str]) -> dict[str, str]:
         return {}
     rows = _summary(summary)
     return {row["name"]: "done" if row["status"] in _DONE else row["message"] or row["status"] for row in rows}
+
+
+def summary_rows(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """The rows of a batch's summary; ``folder`` is "" in those of scans that failed.
+
+    Raises
+    ------
+    UsageError
+        The folder is no batch.
+    """
+    path = Path(folder) / SUMMARY_FILE
+    if not path.is_file():
+        raise UsageError(f"{folder} is no batch: it has no {SUMMARY_FILE}.")
+    return [{**row, "folder": row["folder"] if row["status"] in _DONE else ""} for row in _summary(path)]
 
 
 def _summary(path: Path) -> list[dict[str, str]]:

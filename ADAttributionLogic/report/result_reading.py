@@ -120,7 +120,7 @@ def _map(folder: Path, name: str, summary: Mapping[str, Any]) -> AnswerMap:
         method,
         title,
         replace(volume, source=f"{title}, read from {folder}"),
-        _table(table) if table.is_file() else None,
+        read_region_table(table) if table.is_file() else None,
         summary,
     )
 
@@ -135,7 +135,8 @@ def _title(method: str) -> str:
         return method
 
 
-def _table(path: Path) -> RegionTable:
+def read_region_table(path: Path) -> RegionTable:
+    """A region table as :func:`~ADAttributionLogic.relevance.table_files.write_region_table` wrote it (JSON)."""
     document = json.loads(path.read_text(encoding="utf-8"))
     rows, columns = document["rows"], {}
     for column in ALL_COLUMNS:

@@ -147,6 +147,18 @@ def chart_job(job: Mapping[str, Any], folder: Path, prefix: str) -> dict[str, An
     return {"picture": f"{prefix}-chart.png"}
 
 
+def page_job(job: Mapping[str, Any], folder: Path, monitor: Monitor) -> dict[str, Any]:
+    """Write an answer as one HTML file."""
+    from ADAttributionLogic.page.files import write_page
+    from ADAttributionLogic.service.answer import load_answer
+
+    _refuse_strangers(job, ("answer", "path", "keep_identifiers", "overwrite"))
+    monitor.report(0.0, "making the report")
+    answer, path = load_answer(_required(job, "answer"), folder), _required(job, "path")
+    keep, overwrite = bool(job.get("keep_identifiers", False)), bool(job.get("overwrite", False))
+    return {"path": str(write_page(answer, path, keep_identifiers=keep, overwrite=overwrite))}
+
+
 def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """How long a question will take."""
     from ADAttributionLogic.device import choose_device, describe_device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -103,13 +104,24 @@ def icbm152_anatomy() -> Anatomy:
 
 
 def atrophy_field(atlas: Atlas) -> AtrophyField:
-    """Derive the field from the smoothed masks of the affected structures.
+    """Derive the field from the smoothed masks of the affected structures."""
+    return rim_field(atlas, {STRENGTH[name]: pair for name, pair in {**SHRINKING, **WIDENING}.items()})
+
+
+def rim_field(atlas: Atlas, structures: Mapping[float, tuple[int, int]]) -> AtrophyField:
+    """Derive a field that moves the rims of structures.
 
     Along the gradient of the smoothed mask, the intensities of a shrinking structure are read from further outside,
     those of a widening one from further inside.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    structures : mapping of float to tuple of int
+        By strength (negative: widens), the labels on the left and on the right.
     """
     labels = atlas.labels.array
-    affected = np.isin(labels, list(affected_labels()))
+    affected = np.isin(labels, [label for pair in structures.values() for label in pair])
     margin = int(np.ceil(5 * RIM_MM))
     inside = [np.flatnonzero(affected.any(axis=tuple(b for b in range(3) if b != axis))) for axis in range(3)]
     start = tuple(max(int(i[0]) - margin, 0) for i in inside)
@@ -118,8 +130,8 @@ def atrophy_field(atlas: Atlas) -> AtrophyField:
     velocity = {}
     for index, side in enumerate(SIDES):
         mask = np.zeros(box.shape, dtype=np.float32)
-        for name, pair in {**SHRINKING, **WIDENING}.items():
-            mask[box == pair[index]] = STRENGTH[name]
+        for strength, pair in structures.items():
+            mask[box == pair[index]] = strength
         velocity[side] = _rim_velocity(mask, atlas.labels.grid.spacing)
     return AtrophyField((start[0], start[1], start[2]), velocity)
 

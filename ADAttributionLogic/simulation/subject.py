@@ -6,6 +6,7 @@ heatmap can be held against. It is no model of Alzheimer's disease.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.simulation.anatomy import SIDES, Anatomy, affected_labels
+from ADAttributionLogic.simulation.anatomy import SIDES, Anatomy, AtrophyField, affected_labels
 from ADAttributionLogic.simulation.deformation import exponential, identity, random_displacement, sample, smooth_noise
 from ADAttributionLogic.volume import Volume
 
@@ -108,10 +109,20 @@ def draw_parameters(label: int, seed: int) -> SubjectParameters:
     )
 
 
-def simulate_subject(anatomy: Anatomy, parameters: SubjectParameters) -> SimulatedSubject:
+def simulate_subject(
+    anatomy: Anatomy, parameters: SubjectParameters, growth: Callable[[Tensor], None] | None = None
+) -> SimulatedSubject:
     """Make a subject.
 
     Deterministic in its parameters (to rounding across machines).
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+    parameters : SubjectParameters
+    growth : callable, optional
+        Changes, in place, where the template is read (voxel indices, shape (3, I, J, K)), before the atrophy does:
+        what is no disease, such as age and head size (:mod:`.population`).
 
     Returns
     -------
@@ -127,8 +138,10 @@ def simulate_subject(anatomy: Anatomy, parameters: SubjectParameters) -> Simulat
     voxel_mm = spacing[0]
 
     places = identity(shape) + random_displacement(shape, 12.0 / voxel_mm, parameters.anatomy_mm / voxel_mm, generator)
-    shrink = _atrophy_displacement(anatomy, parameters, voxel_mm)
-    atrophy_mm = _add_in_box(places, shrink, anatomy.atrophy.start) * voxel_mm
+    if growth is not None:
+        growth(places)
+    shrink = rim_displacement(anatomy.atrophy, parameters.atrophy_mm, voxel_mm)
+    atrophy_mm = add_in_box(places, shrink, anatomy.atrophy.start) * voxel_mm
     warped = sample(template[None], places)[0]
     scan = _acquire(warped, parameters, float(template.max()), generator)
     scan_volume = anatomy.template.with_array(
@@ -143,16 +156,15 @@ def simulate_subject(anatomy: Anatomy, parameters: SubjectParameters) -> Simulat
     )
 
 
-def _atrophy_displacement(anatomy: Anatomy, parameters: SubjectParameters, voxel_mm: float) -> Tensor:
-    """Displacement (3, i, j, k), in voxels, of the box around the affected structures."""
-    field = anatomy.atrophy
+def rim_displacement(field: AtrophyField, strength_mm: tuple[float, float], voxel_mm: float) -> Tensor:
+    """Displacement (3, i, j, k), in voxels, of the field's box, for a strength on the left and on the right."""
     velocity = torch.zeros((3, *field.shape))
-    for side, strength in zip(SIDES, parameters.atrophy_mm, strict=True):
+    for side, strength in zip(SIDES, strength_mm, strict=True):
         velocity += torch.from_numpy(field.velocity[side]) * (strength / voxel_mm)
     return exponential(velocity)
 
 
-def _add_in_box(places: Tensor, displacement: Tensor, start: tuple[int, int, int]) -> Tensor:
+def add_in_box(places: Tensor, displacement: Tensor, start: tuple[int, int, int]) -> Tensor:
     """Compose, in place: read the template at ``places + displacement(places)``; returns the added length in voxels."""
     length = torch.zeros(places.shape[1:])
     size = displacement.shape[1:]

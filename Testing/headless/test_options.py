@@ -95,7 +95,9 @@ def test_every_option_is_listed_with_its_default_help_and_choices(section, descr
             if row.choices is None:
                 assert row.editor.text == "" and row.editor.placeholderText != ""
             else:
-                assert [value for _, value in row.choices] == (list(option.choices) or [False, True])
+                assert [value for _, value in row.choices] == (
+                    list(option.choices) or [*([None] if option.default is None else []), False, True]
+                )
                 assert "(default)" in row.editor.items[row.editor.currentIndex][0]
     rows = choose(section, "lrp")
     assert "rule" not in rows and "beta" not in rows, "they are beside the check box"
@@ -115,7 +117,7 @@ def test_a_changed_option_is_saved_and_asked_for(section) -> None:
     expected = {"rule": "b-rule", "beta": 0.0, "epsilon": 1e-4, "first_rule": "z-box"}
     assert methodsOf(section.parameters) == [("lrp", expected)]
     section.panel.show(section.parameters)
-    assert section.forms.rows["signed"].editor.currentIndex == 1 and section.forms.rows["mask"].editor.text == "4, 5"
+    assert section.forms.rows["signed"].editor.currentIndex == 2 and section.forms.rows["mask"].editor.text == "4, 5"
     rows = choose(section, "lrp")
     assert rows["epsilon"].editor.text == "0.0001" and rows["first rule"].editor.currentIndex == 4
     rows["epsilon"].user("")

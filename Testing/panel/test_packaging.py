@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Data that ships beside the code.
+SHIPPED = tuple(f"Resources/{name}/" for name in ("Atlases", "Models", "References", "Report"))
 
 
 def tracked() -> set[str]:
@@ -50,7 +52,7 @@ def test_the_logic_layer_is_installed() -> None:
 
 
 def test_all_data_that_ships_is_installed() -> None:
-    expected = {n for n in tracked() if n.startswith(("Resources/Atlases/", "Resources/Models/"))}
+    expected = {n for n in tracked() if n.startswith(SHIPPED)}
     assert set(listed("CMakeLists.txt", "ADATTRIBUTION_RESOURCES")) == expected
 
 
@@ -97,7 +99,7 @@ def test_cmake_installs_the_module_the_logic_layer_and_all_data_and_nothing_else
     module = {n.removeprefix("ADAttribution/") for n in tracked() if n.startswith("ADAttribution/")}
     module -= {"CMakeLists.txt", "ADAttribution.json"}
     logic = {n for n in tracked() if n.startswith("ADAttributionLogic/") and n.endswith(".py")}
-    data = {n for n in tracked() if n.startswith(("Resources/Atlases/", "Resources/Models/"))}
+    data = {n for n in tracked() if n.startswith(SHIPPED)}
     assert {str(p.relative_to(installed)) for p in installed.rglob("*") if p.is_file()} == module | logic | data
     whole = installed.parents[2]
     assert all(installed in p.parents for p in whole.rglob("*") if p.is_file()), "nothing beside the modules' folder"

@@ -131,7 +131,8 @@ def test_a_name_is_that_of_the_subject_and_the_path(tmp_path: Path) -> None:
 
 def test_names_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(
-        "name,scan\n../../escape,a.nii\n..,b.nii\nCON/x,c.nii\n" + "n" * 300 + ",d.nii\n", encoding="utf-8")
+        "name,scan\n../../escape,a.nii\n..,b.nii\nCON/x,c.nii\n" + "n" * 300 + ",d.nii\n", encoding="utf-8"
+    )
     *names, long = (s.name for s in find_scans(tmp_path / "list.csv"))
     assert names == ["escape", "scan", "CON_x"] and len(long) < 140
 
@@ -197,7 +198,8 @@ def test_no_patient_gets_anothers_row(patients: Path, small_model: Model, tmp_pa
     # The same names with the paths exchanged: both are computed again, and the message says why.
     for order in (("sub-01", "sub-02"), ("sub-02", "sub-01")):
         (patients / "list.csv").write_text(
-            "name,scan\n" + "\n".join(f"P{n},{s}/T1.nii.gz" for n, s in enumerate(order)), encoding="utf-8")
+            "name,scan\n" + "\n".join(f"P{n},{s}/T1.nii.gz" for n, s in enumerate(order)), encoding="utf-8"
+        )
         result = explain_batch(find_scans(patients / "list.csv"), small_model, OPTIONS, tmp_path / "named")
         found = probabilities(result.summary)
         assert result.done == 2 and all(found[s] == expected[s] for s in order)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from small_reference import small_control
 
-from ADAttributionLogic.cohort.table import Cohort, controls_of, read_cohort
-from ADAttributionLogic.errors import CohortError, UnknownNameError
+from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+from ADAttributionLogic.cohort.joining import join_results
+from ADAttributionLogic.cohort.table import Cohort, controls_of, read_cohort, read_cohorts
+from ADAttributionLogic.errors import CohortError, UnknownNameError, UsageError
+from ADAttributionLogic.explanation import MethodRequest
+from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.scan_files import write_volume
 
 
 def table(folder: Path, text: str, name: str = "table.csv") -> Path:
@@ -39,8 +47,6 @@ def test_a_row_is_a_scan_with_its_person_and_what_is_known_of_them(tmp_path: Pat
 
 
 def test_names_are_those_that_a_batch_of_the_same_table_gives(tmp_path: Path) -> None:
-    from ADAttributionLogic.batch_list import find_scans
-
     scan(tmp_path, "one/T1.nii.gz", "two/T1.nii.gz", "sub-3/anat/T1.nii.gz")
     path = table(
         tmp_path, "scan,subject,name\none/T1.nii.gz,a,\ntwo/T1.nii.gz,b,B\nsub-3/anat/T1.nii.gz,,\none/../x.nii,c,\n"
@@ -102,8 +108,8 @@ def test_of_repeated_scans_the_first_counts_and_that_is_said(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scan,subject\na.nii,p\n./a.nii,q\n", r"a\.nii stands on lines 2, 3"),
-        ("scan,subject\na.nii,p\na.nii,p\n", r"a\.nii stands on lines 2, 3"),
+        ("scan,subject\na.nii,p\n./a.nii,q\n", r"a\.nii stands on line 2, line 3"),
+        ("scan,subject\na.nii,p\na.nii,p\n", r"a\.nii stands on line 2, line 3"),
         ("scan,subject,sex\na.nii,p,F\nb.nii,p,M\n", "p: sex is F on line 2, but M on line 3"),
         (
             "scan,subject,session,age\na.nii,p,1,70\nb.nii,p,1,71\n",
@@ -128,8 +134,18 @@ def test_what_cannot_be_true_is_named(tmp_path: Path, text: str, message: str) -
 
 
 def test_all_contradictions_are_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match=r"sex is F.*but M on line 3\..*stands on lines 4, 5|stands.*sex is F"):
+    with pytest.raises(CohortError, match=r"sex is F.*but M on line 3\..*stands on line 4, line 5|stands.*sex is F"):
         read_cohort(table(tmp_path, "scan,subject,sex\na,p,F\nb,p,M\nc,q,\nc,r,\n"))
+
+
+def test_several_tables_are_one_cohort(tmp_path: Path) -> None:
+    first = table(tmp_path, "scan,subject,sex\na.nii,p,F\n", "first.csv")
+    second = table(tmp_path, "scan,subject,age\nb.nii,q,70\n", "second.csv")
+    both = read_cohorts([first, second])
+    assert [s.subject for s in both.scans] == ["p", "q"] and both.variables == ("sex", "age")
+    third = table(tmp_path, "scan,subject,sex\nc.nii,p,M\n", "third.csv")
+    with pytest.raises(CohortError, match=r"p: sex is F on line 2 of first\.csv, but M on line 2 of third\.csv"):
+        read_cohorts([first, third])
 
 
 def groups(folder: Path, *diagnoses: str) -> Cohort:
@@ -146,3 +162,71 @@ def test_who_is_a_control_is_said_or_known_by_the_fields_words(tmp_path: Path) -
         controls_of(groups(tmp_path, "", "n/a"))
     with pytest.raises(UnknownNameError, match="no diagnosis in .* named 'HC'"):
         controls_of(groups(tmp_path, "1", "2"), ["HC"])
+
+
+# -------------------------------------------------------------------------------------------- joined to what was found
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory: pytest.TempPathFactory, small_model: Model) -> Path:
+    """A folder with three scans, a constant one, and the batch of them."""
+    folder = tmp_path_factory.mktemp("explained")
+    (folder / "scans").mkdir()
+    for seed in range(3):
+        write_volume(small_control(seed), folder / "scans" / f"s{seed}.nii.gz")
+    write_volume(small_control(0).with_array(np.ones((78, 92, 78), np.float32)), folder / "scans" / "flat.nii.gz")
+    options = BatchOptions([MethodRequest("gradient-x-input")], figure=False)
+    explain_batch(find_scans(folder / "scans"), small_model, options, folder / "out", atlas=load_atlas("aal"))
+    return folder
+
+
+def test_a_table_is_joined_to_a_batch_by_the_scans_themselves(explained: Path) -> None:
+    """The batch was of a folder, and gave other names than the table's."""
+    cohort = read_cohort(table(explained, "scan,subject,dx\nscans/s1.nii.gz,sub-1,CN\nscans/s0.nii.gz,sub-0,AD\n"))
+    joined = join_results(cohort, explained / "out")
+    assert [(r.scan.subject, r.folder.name) for r in joined.results] == [("sub-1", "s1"), ("sub-0", "s0")]
+    assert joined.unlisted == ("s2",) and not joined.missing
+    first = joined.results[0]
+    assert first.heatmaps == ("gradient-x-input",) and set(first.values) == {"CN", "AD"}
+    assert first.heatmap("gradient-x-input").array.shape == (78, 92, 78)
+    assert len(first.table("gradient-x-input")) == 121 and first.record["target_class"] == "AD"
+    joined.require_complete()
+
+
+def test_rows_without_a_result_are_named_with_the_reason(explained: Path, tmp_path: Path) -> None:
+    text = "scan,subject\n" + "".join(f"scans/{n}.nii.gz,p{k}\n" for k, n in enumerate(("s0", "flat", "gone", "new")))
+    write_volume(small_control(9), explained / "scans" / "new.nii.gz")
+    joined = join_results(read_cohort(table(explained, text)), explained / "out")
+    (explained / "scans" / "new.nii.gz").unlink()
+    assert [r.scan.subject for r in joined.results] == ["p0"]
+    with pytest.raises(CohortError, match=r"3 of 4 rows .* have no result\. p1 \(line 3\): .*constant.*p2 .*not there.*"
+                       r"p3 .*the batch has not explained it"):  # fmt: skip
+        joined.require_complete()
+
+
+def test_a_scan_that_was_changed_since_is_not_taken_for_the_one_that_was_explained(explained: Path) -> None:
+    path = explained / "scans" / "s2.nii.gz"
+    before = path.read_bytes()
+    path.unlink()
+    write_volume(small_control(8), path)
+    joined = join_results(read_cohort(table(explained, "scan,subject\nscans/s2.nii.gz,p\n")), explained / "out")
+    path.write_bytes(before)
+    assert "the scan was changed since" in joined.missing[0][1]
+
+
+def test_one_scan_under_two_names_and_damaged_results_are_refused(explained: Path) -> None:
+    (explained / "scans" / "copy.nii.gz").write_bytes((explained / "scans" / "s0.nii.gz").read_bytes())
+    cohort = read_cohort(table(explained, "scan,subject\nscans/s0.nii.gz,p\nscans/copy.nii.gz,q\n"))
+    with pytest.raises(CohortError, match=r"p \(line 2\) and q \(line 3\) have the same scan"):
+        join_results(cohort, explained / "out")
+    joined = join_results(cohort.where(lambda s: s.subject == "p"), explained / "out")
+    heatmap = explained / "out" / "s0" / "heatmaps" / "gradient-x-input.nii.gz"
+    before = heatmap.read_bytes()
+    heatmap.write_bytes(before[:-1])
+    with pytest.raises(CohortError, match="was changed since it was written"):
+        joined.results[0].heatmap("gradient-x-input")
+    heatmap.write_bytes(before)
+    with pytest.raises(CohortError, match="has no heatmaps/lrp"):
+        joined.results[0].heatmap("lrp")
+    with pytest.raises(UsageError, match="is no batch"):
+        join_results(cohort, explained)

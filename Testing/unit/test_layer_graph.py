@@ -47,6 +47,44 @@ def test_batch_norm_is_folded_by_adjacency_only() -> None:
     assert not any(isinstance(x.operation, Affine) for x in boehle.layers)
 
 
+class PoolBeforeNorm(nn.Module):
+    """As the blocks of Qiu et al. (2022)."""
+
+    def __init__(self, factors: tuple[float, ...]) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv3d(1, len(factors), 3), nn.BatchNorm3d(len(factors))
+        self.head = nn.Linear(len(factors), 2)
+        make_lively(self)
+        self.norm.weight.data = torch.tensor(factors, dtype=self.norm.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.nn.functional.leaky_relu(self.norm(torch.nn.functional.max_pool3d(self.conv(x), 3, 2, 1)))
+        return self.head(y.mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(("factors", "left"), [((0.7, 1.2, 0.1), 0), ((0.7, -1.2, 0.1), 1), ((0.7, 0.0, 0.1), 1)])
+def test_batch_norm_behind_max_pooling_is_folded_when_all_its_factors_are_positive(
+    factors: tuple[float, ...], left: int
+) -> None:
+    network, x = PoolBeforeNorm(factors).double().eval(), image(1, 3)
+    graph = fold_batch_norm(trace(network, x.shape[1:]))
+    assert sum(isinstance(layer.operation, Affine) for layer in graph.layers) == left
+    torch.testing.assert_close(graph.logits(x), network(x), atol=1e-12, rtol=1e-12)
+
+
+def test_batch_norm_behind_pooling_of_an_output_that_is_used_twice_is_not_folded() -> None:
+    class Twice(PoolBeforeNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            pooled = self.norm(torch.nn.functional.max_pool3d(y, 2))
+            return self.head(pooled.mean((2, 3, 4)) + y.mean((2, 3, 4)))
+
+    network, x = Twice((0.7, 1.2, 0.1)).double().eval(), image(1, 3)
+    graph = fold_batch_norm(trace(network, x.shape[1:]))
+    assert any(isinstance(layer.operation, Affine) for layer in graph.layers)
+    torch.testing.assert_close(graph.logits(x), network(x), atol=1e-12, rtol=1e-12)
+
+
 def test_pooling_in_1d_is_one_layer() -> None:
     """PyTorch runs it in 2D, between two reshapes, which no user wrote."""
     graph = trace(make_lively(PublishedStyle(1)), (1, 20))
@@ -387,3 +425,29 @@ def test_convolutions_and_their_transposes_are_pytorchs(
     torch.testing.assert_close(found, expected.detach().to(dtype), **tolerance)
     (found,) = operation.transpose(back.to(dtype), operation.weight, (x.shape,))
     torch.testing.assert_close(found, gradient.to(dtype), **tolerance)
+
+
+# ------------------------------------------------------------------------------------------------ strided convolutions
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("padding", [(0, 0), (3, 3), (0, 2), (2, 1)])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (3, 2), (4, 2), (7, 2), (2, 3), (7, 3), (5, (1, 2, 3))])
+def test_a_strided_convolution_is_transposed_as_autograd_does_it(
+    channels: int, padding: tuple[int, int], kernel: int, stride: int | tuple[int, int, int]
+) -> None:
+    """In float32, by residues of the stride (as fast as a convolution); autograd in float64 is the other way."""
+    generator = torch.Generator().manual_seed(0)
+    strides = (stride,) * 3 if isinstance(stride, int) else stride
+    weight = torch.randn(4, channels, *(kernel,) * 3, generator=generator)
+    x = torch.randn(2, channels, 11, 8, 9, generator=generator)
+
+    def convolution(weight: Tensor) -> Convolution:
+        return Convolution(weight, None, strides, (padding,) * 3, (1, 1, 1), 1)
+
+    exact = x.double().requires_grad_(True)
+    forward = convolution(weight.double()).map((exact,), weight.double())
+    output = torch.randn(forward.shape, generator=generator)
+    (expected,) = torch.autograd.grad(forward, exact, output.double())
+    (found,) = convolution(weight).transpose(output, weight, (x.shape,))
+    torch.testing.assert_close(found, expected.float(), atol=2e-5, rtol=2e-5)

@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.registry import Companions, attribute
+from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.networks.card_text import card_parts
 from ADAttributionLogic.networks.loading import load_model, model_from_module
@@ -83,6 +87,25 @@ def test_an_unknown_kind_is_refused() -> None:
 def test_a_score_has_no_classes() -> None:
     with pytest.raises(NetworkError, match="has no classes; leave out a, b"):
         model_from_module(OneOutput().eval(), SHAPE, output="score", classes=("a", "b"))
+
+
+@pytest.mark.parametrize("method", ["occlusion", "area-occlusion"])
+def test_covering_keeps_its_sign_where_the_output_is_a_score(method: str) -> None:
+    """Covering healthy tissue raises an impairment; what lowers a probability is what speaks for the class."""
+    torch.manual_seed(0)
+    network = OneOutput().eval()
+    image = torch.rand(1, 1, *SHAPE)
+    regions = (torch.arange(20**3).reshape(SHAPE) // 1000 + 1).int()
+
+    def lowest(output: str, **options: bool) -> float:
+        evaluation = Evaluation(model_from_module(network, SHAPE, output=output).network, image, torch.device("cpu"))
+        sized = {"size": 5, "stride": 5} if method == "occlusion" else {}
+        found = attribute(evaluation, method, Target(0), {**sized, **options}, companions=Companions(regions=regions))
+        return float(found.heatmap.min())
+
+    assert lowest("score") < 0
+    assert lowest("score", signed=False) == lowest("sigmoid") == 0
+    assert lowest("sigmoid", signed=True) < 0
 
 
 def test_levels_by_thresholds_of_the_ensemble_or_of_a_member() -> None:

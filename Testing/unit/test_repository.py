@@ -48,8 +48,11 @@ ROOMS = {
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
     "dicom_export": {"dicom_export", "reading", "atlas", "relevance", "service", "report"},
+    "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
     "cohort": {"cohort", "report", "relevance"},
+    "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
+    "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
 }
 
 
@@ -110,6 +113,7 @@ def test_the_readmes_commands_and_python_run_as_they_stand(tmp_path: Path) -> No
         "heatmaps",
         "tables",
         "overview.png",
+        "report.html",
         "scene.mrb",
         "provenance.json",
     }
@@ -140,7 +144,7 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     ).stdout.split("\n")
     expected = {f for f in tracked if f.startswith("ADAttributionLogic/")}
     expected |= {f.removeprefix("ADAttribution/") for f in tracked if f.startswith("ADAttribution/ADAttributionLib/")}
-    shipped = ("Resources/Atlases/", "Resources/Models/")
+    shipped = tuple(f"Resources/{name}/" for name in ("Atlases", "Models", "References", "Report"))
     expected |= {f.replace("Resources", "ADAttributionResources", 1) for f in tracked if f.startswith(shipped)}
     assert names == {f for f in expected if not f.endswith("CMakeLists.txt")}
 

@@ -1,0 +1,296 @@
+"""What a study says of one set of maps: every region in every case, tested, with and without covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.study.cases import THRESHOLD, area_under_curve, cases, performance
+from ADAttributionLogic.study.covariates import Design, design, residualised
+from ADAttributionLogic.study.distant_pair import LEAST_PROBABILITY, DistantPair, most_distant_pair
+from ADAttributionLogic.study.group_regions import (
+    Interval,
+    bootstrap_gain,
+    density,
+    group_gain,
+    individual_scores,
+    mean_of,
+    ranks,
+)
+from ADAttributionLogic.study.material import MapSet, Material
+from ADAttributionLogic.study.permutation import GroupTest, group_test
+from ADAttributionLogic.study.tables import Table
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How a study is computed.
+
+    Attributes
+    ----------
+    covariates : tuple of str
+        Columns of the table that are taken out, with coefficients from controls only.
+    by : str
+        A column: gains also for each of its values.
+    threshold : float
+        Of the probability or score, from which on the network says "positive".
+    permutations, resamples : int
+        Of the tests, and of the bootstrap.
+    level : float
+        Of the intervals.
+    seed : int
+    """
+
+    covariates: tuple[str, ...] = ()
+    by: str = ""
+    threshold: float = THRESHOLD
+    permutations: int = 5000
+    resamples: int = 2000
+    level: float = 0.95
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class SetAnalysis:
+    """All that is computed from the region sums of one set of maps.
+
+    Attributes
+    ----------
+    maps : MapSet
+    members : dict of str to ndarray of bool, shape (n,)
+        Cases; subjects without a result belong to none.
+    gains : dict of str to Interval
+        By case.
+    test, adjusted_test : GroupTest
+        Patients against controls; the latter with the covariates taken out, None without covariates.
+    scores : dict of str to ndarray, shape (n, R)
+        ``gain``, ``gain_floor``, ``z`` and, with covariates, ``z_adjusted`` of every subject; NaN without a result.
+    pair : DistantPair or None
+    """
+
+    maps: MapSet
+    members: dict[str, npt.NDArray[np.bool_]]
+    gains: dict[str, Interval]
+    test: GroupTest
+    adjusted_test: GroupTest | None
+    scores: dict[str, FloatArray]
+    pair: DistantPair | None
+
+
+def members_of(maps: MapSet, material: Material, threshold: float) -> dict[str, npt.NDArray[np.bool_]]:
+    """Cases of one set of maps; subjects without a result belong to none."""
+    known = maps.has_result
+    found = cases(material.is_positive, np.where(known, maps.probability, 0.0), material.groups, threshold)
+    return {name: members & known for name, members in found.items()}
+
+
+def covariate_design(material: Material, options: StudyOptions) -> Design | None:
+    """The covariates as numbers; None without any."""
+    if not options.covariates:
+        return None
+    return design({name: material.column(name) for name in options.covariates}, ~material.is_positive)
+
+
+def analyse(maps: MapSet, material: Material, options: StudyOptions, monitor: Monitor) -> SetAnalysis:
+    """Compute everything for one set of maps.
+
+    Raises
+    ------
+    UsageError
+        A group is too small, or a covariate cannot be used.
+    """
+    members = members_of(maps, material, options.threshold)
+    known, positive = maps.has_result, material.is_positive
+    controls = members[material.groups.negative]
+    sums = np.where(known[:, None], maps.sums, 0.0)
+    drawn = (options.resamples, options.level, options.seed)
+    gains = {name: bootstrap_gain(sums, case, controls, *drawn) for name, case in members.items()}
+    values, case = maps.sums[known], positive[known]
+    with monitor.stage(0.0, 0.4) as part:
+        test = group_test(values, case, permutations=options.permutations, seed=options.seed, monitor=part)
+    scores = {name: _spread_out(found, known) for name, found in individual_scores(values, ~case).items()}
+    adjusted = None
+    if options.covariates:
+        columns = {
+            name: [v for v, k in zip(material.column(name), known, strict=True) if k] for name in options.covariates
+        }
+        made = design(columns, ~case)
+        with monitor.stage(0.4, 1.0) as part:
+            adjusted = group_test(
+                values, case, covariates=made, permutations=options.permutations, seed=options.seed, monitor=part
+            )
+        found = individual_scores(residualised(values, made, ~case), ~case)["z"]
+        scores["z_adjusted"] = _spread_out(found, known)
+    sure = members["TP"] & (np.where(known, maps.probability, 0.0) > LEAST_PROBABILITY)
+    pair = most_distant_pair(sums, sure)
+    return SetAnalysis(maps, members, gains, test, adjusted, scores, pair)
+
+
+def _spread_out(values: FloatArray, known: npt.NDArray[np.bool_]) -> FloatArray:
+    whole = np.full((known.size, values.shape[1]), np.nan)
+    whole[known] = values
+    return whole
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def performance_table(sets: Sequence[MapSet], material: Material, threshold: float) -> Table:
+    """How well each network tells the groups apart, one row per network."""
+    rows = []
+    for network, maps in {s.network: s for s in reversed(sets)}.items():
+        members = members_of(maps, material, threshold)
+        known = maps.has_result
+        found = performance(members, material.groups)
+        area = area_under_curve(material.is_positive[known], maps.probability[known])
+        rows.append({"network": network, **found, "auc": area})
+    rows.reverse()
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return Table("performance", "How well the network tells the groups apart", columns)
+
+
+def subjects_table(sets: Sequence[MapSet], material: Material, threshold: float) -> Table:
+    """Who counts as what, one row per subject."""
+    columns: dict[str, Any] = {
+        "subject": [s.subject for s in material.subjects],
+        "diagnosis": [s.diagnosis for s in material.subjects],
+    }
+    for network, maps in {s.network: s for s in sets}.items():
+        members = members_of(maps, material, threshold)
+        names = ("TP", "TN", "FP", "FN")
+        columns[f"answer ({network})"] = maps.probability
+        columns[f"case ({network})"] = [
+            next((name for name in names if members[name][n]), None) for n in range(len(material.subjects))
+        ]
+    return Table("subjects", "Who counts as what", columns)
+
+
+def region_table(found: SetAnalysis, material: Material) -> Table:
+    """One row per region: means, densities, gains with intervals, tests, ranks."""
+    regions, groups = material.regions, material.groups
+    columns: dict[str, Any] = {
+        "label": regions.label,
+        "region": regions.name,
+        "side": regions.hemisphere,
+        "volume_mm3": regions.volume_mm3,
+    }
+    for name, case in found.members.items():
+        mean = mean_of(found.maps.sums, case)
+        columns |= {f"sum {name}": mean, f"density {name}": density(mean, regions.volume_mm3)}
+        columns[f"absolute sum {name}"] = mean_of(found.maps.absolute, case)
+    for name, gain in found.gains.items():
+        if name == groups.negative:
+            continue
+        columns |= {f"gain {name}": gain.estimate, f"gain {name} low": gain.low, f"gain {name} high": gain.high}
+    for name in ("gain_floor", "z", *(("z_adjusted",) if "z_adjusted" in found.scores else ())):
+        columns[f"mean {name} TP"] = mean_of(found.scores[name], found.members["TP"])
+    for name, test in (("", found.test), (" adjusted", found.adjusted_test)):
+        if test is not None:
+            columns |= {f"difference{name}": test.difference, f"t{name}": test.t, f"p{name}": test.p}
+            columns |= {f"p family-wise{name}": test.p_familywise, f"q{name}": test.q}
+    ranked = regions.is_ranked
+    columns["rank sum TP"] = _or_none(ranks(columns["sum TP"], ranked))
+    columns["rank density TP"] = _or_none(ranks(columns["density TP"], ranked))
+    columns["rank gain TP"] = _or_none(ranks(columns["gain TP"], ranked))
+    columns["rank z TP"] = _or_none(ranks(columns["mean z TP"], ranked))
+    about = (
+        "Sums are signed, density is per mm³; gain is the case's mean sum divided by that of all controls, with its "
+        "bootstrap interval over subjects; gain_floor and z compare each patient with the controls; t compares both "
+        "groups, p by permutation, family-wise by the maximum statistic, q by Benjamini–Hochberg. Regions below "
+        "100 mm³ have no rank."
+    )
+    return Table(f"regions-{found.maps.key}", f"Regions: {found.maps.title}", columns, about)
+
+
+def score_table(found: SetAnalysis, material: Material, name: str) -> Table:
+    """One score of every subject and region, subjects in rows; controls against the other controls."""
+    chosen = found.maps.has_result
+    columns: dict[str, Any] = {"subject": [s.subject for s, k in zip(material.subjects, chosen, strict=True) if k]}
+    columns |= {region: found.scores[name][chosen, n] for n, region in enumerate(material.regions.name)}
+    return Table(f"{name}-{found.maps.key}", f"{name} of every subject: {found.maps.title}", columns)
+
+
+def top_table(found: SetAnalysis, material: Material, count: int = 10) -> Table:
+    """The published form: the top regions of true positives by sum, density and gain, and by z beside them."""
+    ranked, regions = material.regions.is_ranked, material.regions
+    mean = mean_of(found.maps.sums, found.members["TP"])
+    quantities: Mapping[str, FloatArray] = {
+        "sum": mean,
+        "density": density(mean, regions.volume_mm3),
+        "gain": found.gains["TP"].estimate,
+        "z": mean_of(found.scores["z"], found.members["TP"]),
+    }
+    columns: dict[str, Any] = {"rank": list(range(1, count + 1))}
+    for name, values in quantities.items():
+        order = np.argsort(-np.where(ranked & np.isfinite(values), values, -np.inf), kind="stable")[:count]
+        columns[f"by {name}"] = [regions.name[n] for n in order]
+        columns[name] = values[order]
+    return Table(f"top-{found.maps.key}", f"Top regions of true positives: {found.maps.title}", columns)
+
+
+def gain_stability_table(found: SetAnalysis, material: Material, options: StudyOptions, studies: int = 200) -> Table:
+    """How much plain gain and gain with floor would change with other controls.
+
+    Coefficient of variation (sd / |mean|) of each over resampled groups of controls, of the mean true positive.
+    """
+    from ADAttributionLogic.comparison.scores import gain, gain_with_floor
+
+    generator = np.random.default_rng(options.seed)
+    own = mean_of(found.maps.sums, found.members["TP"])
+    rows = np.flatnonzero(found.members[material.groups.negative])
+    plain, floored = np.empty((2, studies, len(own)))
+    for n in range(studies):
+        drawn = found.maps.sums[generator.choice(rows, rows.size)]
+        plain[n] = gain(own, drawn.mean(axis=0))
+        floored[n] = gain_with_floor(own, drawn.mean(axis=0), drawn.std(axis=0, ddof=1))
+    columns: dict[str, Any] = {"region": material.regions.name, "gain TP": found.gains["TP"].estimate}
+    columns["largest gain of one TP"] = _largest(found.scores["gain"], found.members["TP"])
+    for name, values in (("plain gain", plain), ("gain with floor", floored)):
+        columns[f"cv of {name}"] = values.std(axis=0, ddof=1) / np.abs(values.mean(axis=0))
+    return Table(f"gain-stability-{found.maps.key}", f"Gain with other controls: {found.maps.title}", columns)
+
+
+def by_table(found: SetAnalysis, material: Material, options: StudyOptions) -> Table:
+    """Gain of true positives within each value of a column (a site, a sex), against controls of the same value."""
+    values = material.column(options.by)
+    columns: dict[str, Any] = {"region": material.regions.name}
+    for level in sorted(set(filter(None, values))):
+        inside = np.array([v == level for v in values])
+        case, controls = found.members["TP"] & inside, found.members[material.groups.negative] & inside
+        columns[f"n TP {level}"] = [int(case.sum())] * len(material.regions.name)
+        columns[f"gain TP {level}"] = group_gain(found.maps.sums, case, controls)
+    return Table(f"by-{options.by}-{found.maps.key}", f"Gain by {options.by}: {found.maps.title}", columns)
+
+
+def pair_table(found: SetAnalysis, material: Material) -> Table | None:
+    """The region vectors of the most distant pair; None where there are no two such patients."""
+    if found.pair is None:
+        return None
+    first, second = found.pair.first, found.pair.second
+    names = [material.subjects[row].subject for row in (first, second)]
+    columns: dict[str, Any] = {"region": material.regions.name}
+    for name, row in zip(names, (first, second), strict=True):
+        columns[f"sum {name}"] = found.maps.sums[row]
+        columns[f"z {name}"] = found.scores["z"][row]
+    title = f"Most distant pair, {found.maps.title}: {names[0]} and {names[1]}, cosine {found.pair.cosine:.3f}"
+    return Table(f"distant-pair-{found.maps.key}", title, columns)
+
+
+def _largest(values: FloatArray, members: npt.NDArray[np.bool_]) -> FloatArray:
+    inside = values[members]
+    return (
+        np.nanmax(np.where(np.isfinite(inside), inside, -np.inf), axis=0)
+        if len(inside)
+        else np.full(values.shape[1], np.nan)
+    )
+
+
+def _or_none(found: npt.NDArray[np.int64]) -> list[int | None]:
+    return [int(rank) or None for rank in found]

@@ -1,0 +1,80 @@
+"""Mean maps of all cases, one scan in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ADAttributionLogic.errors import ScanError
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.scan_files import read_scan
+from ADAttributionLogic.volume import Volume
+
+#: Everybody belongs to exactly one of these.
+CELLS = ("TP", "TN", "FP", "FN")
+
+
+class CaseSums:
+    """Running sums of maps by cell (TP, TN, FP, FN), of which all other cases are made.
+
+    Memory is that of the cells in float64 and one map, whatever the number of scans.
+    """
+
+    def __init__(self) -> None:
+        self.grid: Grid | None = None
+        self.counts: dict[str, int] = dict.fromkeys(CELLS, 0)
+        self._sums: dict[str, npt.NDArray[np.float64]] = {}
+
+    def add(self, heatmap: Volume, cell: str) -> None:
+        """Count one scan's map.
+
+        Raises
+        ------
+        ScanError
+            It lies on another grid than those before, or has NaN or infinite voxels.
+        """
+        if self.grid is None:
+            self.grid = heatmap.grid
+        elif not heatmap.grid.is_same(self.grid):
+            raise ScanError(
+                f"{heatmap.source} is on {heatmap.grid.describe()}, those before it on {self.grid.describe()}, or it "
+                "lies elsewhere: maps on the network's grid are needed (--space model)."
+            )
+        bad = heatmap.array.size - int(np.isfinite(heatmap.array).sum())
+        if bad:
+            raise ScanError(f"{heatmap.source} has {bad} NaN or infinite voxels; it cannot be part of a mean.")
+        if cell not in self._sums:
+            self._sums[cell] = np.zeros(heatmap.array.shape)
+        self._sums[cell] += heatmap.array
+        self.counts[cell] += 1
+
+    def mean(self, cells: Iterable[str], source: str) -> Volume | None:
+        """Mean over all scans of some cells, float32; None where there are none."""
+        wanted = [cell for cell in cells if self.counts[cell]]
+        if not wanted or self.grid is None:
+            return None
+        total = self._sums[wanted[0]].copy()
+        for cell in wanted[1:]:
+            total += self._sums[cell]
+        total /= sum(self.counts[cell] for cell in wanted)
+        return Volume(total.astype(np.float32), self.grid.affine, source)
+
+
+def sum_cases(paths: Mapping[int, Path], cells: Mapping[int, str], monitor: Monitor | None = None) -> CaseSums:
+    """Read the maps of subjects, by row number, one after the other.
+
+    Raises
+    ------
+    ScanError
+        A map cannot be read, or does not fit the others.
+    Cancelled
+    """
+    monitor, sums = monitor or Monitor(), CaseSums()
+    for number, (row, path) in enumerate(paths.items()):
+        monitor.report(number / len(paths), f"mean maps, scan {number + 1} of {len(paths)}")
+        sums.add(read_scan(path), cells[row])
+    return sums
