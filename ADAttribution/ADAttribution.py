@@ -22,6 +22,7 @@ from slicer.util import VTKObservationMixin
 from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ChartPanel import ChartPanel
+from ADAttributionLib.DicomSource import filesOf
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
@@ -484,6 +485,11 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def exportReport(self, run, path, **options):
         """Write a run as one HTML file; see ADAttributionLib.ExplainLogic."""
         return self.explainer.exportReport(answerOf(run), path, **options)
+
+    def exportDicom(self, run, folder, **options):
+        """Write a run as DICOM objects for the study that its scan was loaded from; they carry the patient's name."""
+        files = filesOf(run.scanNode, QtSeam.dicomDatabase())
+        return self.explainer.exportDicom(answerOf(run), files, folder, **options)
 
     def resultsIn(self, path):
         """Names of the scans of a batch, and how each ended; empty for a single result."""

@@ -126,8 +126,10 @@ def export_dicom(
     """
     monitor = monitor or Monitor()
     place = check_dicom_folder(folder) if place is None else place
+    if answer.provenance.get("space") == "model":
+        raise _elsewhere(answer.maps[0].volume if answer.maps else answer.scan, "the network's grid", source)
     require_same_scan(scan, source)
-    volumes = [_on_series(answer, found.volume, source) for found in answer.maps]
+    volumes = [_on_series(found.volume, source) for found in answer.maps]
     with quiet(), writing(place) as unfinished:
         context = make_context(source, answer.provenance.get("software", {}))
         written, notes = [], list(context.notes)
@@ -139,17 +141,21 @@ def export_dicom(
     return Exported(Path(folder), tuple(written), tuple(notes))
 
 
-def _on_series(answer: Answer, volume: Volume, source: SourceSeries) -> Volume:
+def _on_series(volume: Volume, source: SourceSeries) -> Volume:
     """A map on the grid of the series: voxels are copied, none is interpolated."""
     grid = source.volume.grid
     if not resampling_is_exact(volume, grid) or sorted(volume.grid.shape) != sorted(grid.shape):
-        where = "the network's grid" if answer.preparation is not None else "another grid"
-        raise UsageError(
-            f"The maps are on {where} ({volume.grid.describe()}), not on that of the series ({grid.describe()}), and "
-            "numbers in a patient's study must be those of the result. Explain the scan with its result on the scan "
-            "itself: --registration affine --space native (in 3D Slicer: result on the scan)."
-        )
+        raise _elsewhere(volume, "another grid", source)
     return resample(volume, grid)
+
+
+def _elsewhere(volume: Volume, where: str, source: SourceSeries) -> UsageError:
+    return UsageError(
+        f"The maps are on {where} ({volume.grid.describe()}), not on that of the series "
+        f"({source.volume.grid.describe()}), and numbers in a patient's study must be those of the result. Explain the "
+        "scan with its result on the scan itself: --registration affine --space native (in 3D Slicer: result on the "
+        "scan)."
+    )
 
 
 def _objects(
@@ -164,7 +170,7 @@ def _objects(
     segmentation, regions = None, _regions(answer, notes)
     if regions and answer.atlas is not None:
         monitor.report(0.1, "writing the regions as DICOM")
-        labels = _on_series(answer, answer.atlas.labels, context.source)
+        labels = _on_series(answer.atlas.labels, context.source)
         segmentation = make_segmentation(context, answer.atlas, regions, labels, 1)
         yield SEGMENTATION_FILE, segmentation
     number = 2

@@ -12,6 +12,7 @@ import pytest
 from dicom_series import NAME, STUDY, write_series
 from test_volume import reoriented
 
+from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.scan_files import read_scan, write_volume
 from ADAttributionLogic.simulation.native_scan import Acquisition, acquire
@@ -31,11 +32,20 @@ def series(small_scan: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def result(series: Path, small_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def atlas(small_scan: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four regions of AAL, without names; reports of all 120 take their time."""
+    labels = load_atlas("aal").on_grid(small_scan.grid).labels
+    few = np.where(np.isin(labels.array, (4101, 4102, 4201, 4202)), labels.array, 0)
+    return write_volume(labels.with_array(few), tmp_path_factory.mktemp("atlas") / "few.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def result(series: Path, atlas: Path, small_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Explained, with its objects in ``objects`` beside it."""
     folder = tmp_path_factory.mktemp("explained")
-    command = ["explain", series, "--model", small_package, "--method", "lrp", "--method", "sensitivity", "--no-scene"]
-    assert main([str(a) for a in [*command, "--out", folder / "out", "--dicom", folder / "objects"]]) == 0
+    command = ["explain", series, "--model", small_package, "--method", "lrp", "--method", "sensitivity"]
+    command += ["--atlas", atlas, "--no-scene", "--out", folder / "out", "--dicom", folder / "objects"]
+    assert main([str(a) for a in command]) == 0
     return folder / "out"
 
 
@@ -163,6 +173,7 @@ def head(template: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_registered_scan_is_exported_where_it_was_acquired(
     head: Path,
+    atlas: Path,
     small_package: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,7 +181,7 @@ def test_a_registered_scan_is_exported_where_it_was_acquired(
 ) -> None:
     monkeypatch.setenv("AD_ATTRIBUTION_CACHE", str(tmp_path / "cache"))
     command = ["explain", head, "--model", small_package, "--method", "lrp", "--no-scene", "--no-figure"]
-    command += ["--registration", "affine", "--accept-qc"]
+    command += ["--registration", "affine", "--accept-qc", "--atlas", atlas]
     native = [*command, "--space", "native", "--out", tmp_path / "native", "--dicom", tmp_path / "objects"]
     assert main([str(a) for a in native]) == 0
     made = pydicom.dcmread(tmp_path / "objects" / "map-1-lrp.dcm")
