@@ -5,9 +5,13 @@
 #   make fuzz    5200 damaged files through every reader; a table of what became of them (INPUTS=500 for fewer)
 #   make lint    ruff and mypy
 #   make study   how well scans as acquired are recovered (an hour and more); tables in Testing/benchmarks/native_recovery
+#   make study-planted  do the checks tell twenty planted wrong maps from right ones at full size? (an hour; scans are kept
+#                    in Testing/benchmarks/planted_maps/scans)
 #   make sbom    bill of materials (CycloneDX) of what is installed, in dist/
 #   make study-real  what changes the score of the real networks (QIU2022=folder with their authors' files); tables in
 #                    Testing/benchmarks/real_network
+#   make reference  make the reference cohort that ships anew (about 20 minutes; REFERENCE="--start logit" …)
+#   make study-cohort  a simulated cohort through a whole group study (40 minutes on one core); Testing/benchmarks/study_cohort
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
 # Everything is installed into .venv first, once.
 
@@ -24,7 +28,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study study-real sbom train clean
+.PHONY: demo test fuzz bench lint study study-planted study-real study-cohort sbom train reference clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -53,10 +57,20 @@ study: $(VENV)/developed
 	$(BIN)/python Testing/benchmarks/study_native_recovery.py head deformable > $(STUDY)/head-deformable.tsv
 	$(BIN)/python Testing/benchmarks/study_native_recovery.py patients deformable 0 3 > $(STUDY)/patients-deformable.tsv
 
+PLANTED := Testing/benchmarks/planted_maps
+study-planted: $(VENV)/developed
+	mkdir -p $(PLANTED)
+	$(BIN)/python Testing/benchmarks/study_planted_maps.py $(PLANTED)/scans > $(PLANTED)/planted-maps.tsv
+
 REAL := Testing/benchmarks/real_network
 study-real: $(VENV)/developed
 	for what in preparation atrophy; do \
 	  $(BIN)/python Testing/benchmarks/study_real_network.py $$what > $(REAL)/$$what.tsv || exit 1; done
+
+COHORT ?= study-cohort
+study-cohort: $(VENV)/developed
+	for what in maps study; do $(BIN)/python Testing/benchmarks/study_cohort.py $$what $(COHORT) || exit 1; done
+	$(BIN)/python Testing/benchmarks/study_cohort.py keep $(COHORT) Testing/benchmarks/study_cohort
 
 sbom: $(VENV)/developed
 	mkdir -p dist
@@ -64,6 +78,12 @@ sbom: $(VENV)/developed
 
 train: $(VENV)/developed
 	$(BIN)/python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort
+
+# --start and --method as REFERENCE="--start logit"; the working folder makes it go on after an interruption.
+REFERENCE ?=
+reference: $(VENV)/installed
+	$(BIN)/python -m ADAttributionLogic.training.demonstration_reference \
+	  --out Resources/References/simulated-atrophy-controls --work reference-work $(REFERENCE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -80,5 +100,5 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,dicom,report,headless,training,dev]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,dicom,report,animation,headless,training,dev]"
 	touch $@

@@ -22,6 +22,7 @@ from slicer.util import VTKObservationMixin
 from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ChartPanel import ChartPanel
+from ADAttributionLib.ChecksPanel import ChecksPanel
 from ADAttributionLib.DicomSource import filesOf
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
@@ -53,6 +54,8 @@ from ADAttributionLib.SampleScans import sampleSources
 from ADAttributionLib.ScanArrivals import ScanArrivals, firstScan
 from ADAttributionLib.SetupPanel import SetupPanel, chosenPython
 from ADAttributionLib.Signals import connect
+from ADAttributionLib.WhatIf import WhatIf
+from ADAttributionLib.WhatIfPanel import WhatIfPanel
 from ADAttributionLib.WorkerClient import WorkerClient
 
 # -------------------------------------------------------------------------------------------------------------- module
@@ -112,6 +115,7 @@ class MethodChoice:
     occlusion: bool = False
     voxelOcclusion: bool = False
     areaOcclusion: bool = True
+    deeplift: bool = False
 
 
 @parameterNodeWrapper
@@ -136,6 +140,8 @@ class ADAttributionParameterNode:
     occlusionStride: Annotated[int, WithinRange(1, 500)] = 25
     otherOptions: str = ""
     atlas: AtlasChoice = AtlasChoice.AAL
+    checkMaps: bool = True
+    memberSd: bool = False
     device: Device = Device.AUTO
     start: Start = Start.PROBABILITY
 
@@ -182,6 +188,10 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._overlay = OverlayPanel(self.ui, self._onMapChanged, self._rest.start)
         self._charts = ChartPanel(self._overlay, QtSeam, self._running, lambda: self.logic.explainer.client)
         self._regions = RegionsPanel(self.ui, QtSeam)
+        self._checks = ChecksPanel(self.ui, QtSeam)
+        self._whatIf = WhatIfPanel(
+            self.ui, QtSeam, self._running, lambda: self.logic.trials, self._question.modelOf, self._regions
+        )
         self._export = ExportPanel(self.ui, QtSeam, self._running, lambda: self.logic.explainer)
         self._setup = SetupPanel(self.ui, QtSeam, lambda: self.logic.interpreter, self.onSetupChanged)
         self._connectWidgets()
@@ -355,6 +365,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 target=self._question.target,
                 start=parameters.start.quantity(),
                 device=parameters.device.value,
+                checks=parameters.checkMaps,
+                memberSd=parameters.memberSd and self._question.isEnsemble,
                 **preparationOf(parameters),
                 **callbacks,
             )
@@ -399,6 +411,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._display = display
         self._overlay.setDisplay(display)
         self._regions.setDisplay(display)
+        self._checks.setDisplay(display)
+        self._whatIf.setDisplay(display)
         self._export.setDisplay(display)
         crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         event = slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent
@@ -407,6 +421,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onMapChanged(self):
         self._regions.refresh()
+        self._checks.refresh()
         self._rest.start()
 
     def _onCrosshair(self, crosshair, _event):
@@ -439,6 +454,7 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         self._explainer = None
+        self._trials = None
         self._timer = None
 
     def getParameterNode(self):
@@ -460,6 +476,7 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         if self._explainer is None:
             client = WorkerClient(interpreter=QtSeam.workerInterpreter(self.interpreter))
             self._explainer = ExplainLogic(slicer.mrmlScene, client)
+            self._trials = WhatIf(self._explainer)
             self._timer = QtSeam.makeTimer(20, self._explainer.poll)
             QtSeam.onQuit(self.close)
         return self._explainer
@@ -475,6 +492,21 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def openResult(self, path, *arguments, **options):
         """Put a result of the command line, or a row of a batch, into the scene; see ADAttributionLib.ExplainLogic."""
         return self.explainer.openResult(path, *arguments, **options)
+
+    @property
+    def trials(self):
+        """What if parts of a scan were not there: see ADAttributionLib.WhatIf."""
+        return self._trials if self.explainer is not None else None
+
+    def whatIf(self, run, covers, **options):
+        """Cover parts of a run's scan and ask its network again; returns the Trial with ``before`` and ``after``.
+
+        Example::
+
+            trial = logic.whatIf(run, {"regions": ["Hippocampus_L", "Hippocampus_R"], "put": "mirrored"})
+            print(trial.before.values, trial.after.values)
+        """
+        return self.trials.ask(run, covers, **options)
 
     def isPrepared(self, volumeNode, model, **preparation):
         """Whether a scan was registered and checked in just this way in this session."""
@@ -498,6 +530,10 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
     def explainFolder(self, inputFolder, outputFolder, **options):
         """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""
         return self.explainer.explainFolder(inputFolder, outputFolder, **options)
+
+    def buildReference(self, tables, outputFolder, **options):
+        """Build a reference cohort of the controls of a table; see ADAttributionLib.ReferenceJob."""
+        return self.explainer.buildReference(tables, outputFolder, **options)
 
     def addSimulatedSubject(self, label="AD"):
         """Add a simulated patient ("AD") or control ("CN") to the scene."""

@@ -20,11 +20,14 @@ from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.batch_list import BatchScan, find_scans
 from ADAttributionLogic.batch_question import claim, differences, question_of, write_whole
+from ADAttributionLogic.checked_explanation import CheckRequest
+from ADAttributionLogic.checks.findings import KEY, read_checks
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, sentence_of
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.page.index import write_index
 from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.private_results import hide_in_question, hide_paths, private_name, without_names
 from ADAttributionLogic.provenance import source_sha256
@@ -71,6 +74,12 @@ class BatchOptions:
         Folder of preprocessed scans; the user's cache folder by default.
     private : bool
         Results without paths and names: a scan and its folder are called by the hash of its file.
+    page : bool
+        A report per scan and an ``index.html``, where what they need is installed.
+    keep_identifiers : bool
+        Reports name scans and paths.
+    checks : CheckRequest, optional
+        Whether each map can be believed: two columns per map in the summary.
     with_spread : bool
         Also how far the answer moves with the scan's placement: four forward passes more per scan.
     """
@@ -86,6 +95,9 @@ class BatchOptions:
     preparation: Preparation | None = None
     cache: Path | None = None
     private: bool = False
+    page: bool = True
+    keep_identifiers: bool = False
+    checks: CheckRequest | None = None
     with_spread: bool = True
 
 
@@ -162,6 +174,8 @@ def explain_batch(
         _write_summary(result)
         if on_row is not None:
             on_row(row)
+    if options.page:
+        write_index(folder, result.rows, model.title)
     return result
 
 
@@ -231,7 +245,14 @@ def _computed(scan: BatchScan, sha256: str, asked: _Asked, because: str, monitor
     monitor.check()
     with monitor.stage(0.8, 1.0) as part:
         write_explanation(
-            found, target, place=place, figure=asked.options.figure, scene_writer=asked.scene_writer, monitor=part
+            found,
+            target,
+            place=place,
+            figure=asked.options.figure,
+            page=asked.options.page,
+            keep_identifiers=asked.options.keep_identifiers,
+            scene_writer=asked.scene_writer,
+            monitor=part,
         )
     return _row(scan, target, "done", found.provenance, _best_regions(found))
 
@@ -267,6 +288,7 @@ def _explain_one(
         "start_reference": options.start_reference,
         "member_sd": options.member_sd,
         "device": options.device,
+        "checks": options.checks,
         "with_spread": options.with_spread,
         "monitor": monitor,
     }
@@ -300,7 +322,18 @@ def _row(
         "folder": target.name,
         **_answer_columns(outcome, spread_of(record)),
         **{f"top region ({name})": region for name, region in best.items()},
+        **_check_columns(record),
     }
+
+
+def _check_columns(record: Mapping[str, Any]) -> dict[str, str]:
+    """Of each map that was checked, the verdict and which checks failed."""
+    found = read_checks(record.get(KEY))
+    columns: dict[str, str] = {}
+    for checked in () if found is None else found.maps:
+        columns[f"checks ({checked.map})"] = checked.verdict
+        columns[f"failed checks ({checked.map})"] = " ".join(check.name for check in checked.failed)
+    return columns
 
 
 def _looks_registered(record: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dic
         "start_reference": options.start_reference,
         "member_sd": options.member_sd,
         "replace_non_finite": options.replace_non_finite,
+        "checks": None if options.checks is None else options.checks.describe(),
         "preparation": None if options.preparation is None else options.preparation.describe(),
         "atlas": described,
     }

@@ -1,5 +1,4 @@
-"""The command line: ``ad-attribution explain | preprocess | batch | dicom | simulate | methods | atlases | models |
-cache | licences``.
+"""The command line: ``ad-attribution explain | check | batch | reference | study | report | …`` (``--help`` lists all).
 
 Progress and messages go to stderr, results (tables, lists) to stdout. Exit codes: see :data:`EXIT_CODES`.
 """
@@ -16,13 +15,18 @@ from ADAttributionLogic.commands import (
     atlases,
     batch,
     cache,
+    check,
     dicom,
     explain,
     licences,
     methods,
     models,
     preprocess,
+    reference,
+    report,
     simulate,
+    study,
+    what_if,
 )
 from ADAttributionLogic.departure import leave_in_order
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, OutOfMemoryError, is_out_of_memory, sentence_of
@@ -86,8 +90,12 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
-    for command in (preprocess, simulate, batch, dicom, methods, atlases, models, cache, licences):
+    for command in (
+        *(check, what_if, preprocess, simulate, batch, reference, study, report, dicom),
+        *(methods, atlases, models, cache, licences),
+    ):
         command.add(commands)
+    report.add_animate(commands)
     return parser
 
 

@@ -43,6 +43,10 @@ class UnknownNameError(UsageError):
         super().__init__(f"There is no {kind} named {name!r}. {hint} Known: {', '.join(names) or 'none'}.")
 
 
+class NoSessionError(UsageError):
+    """Trials that have ended in the meantime; they can begin anew."""
+
+
 class ScanError(ADAttributionError):
     """A scan or label file that cannot be read or used."""
 

@@ -16,6 +16,7 @@ from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_m
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.attribution.target import Start, Target
+from ADAttributionLogic.checked_explanation import CheckRequest, check_explanation
 from ADAttributionLogic.device import choose_device, describe_device
 from ADAttributionLogic.errors import UnknownNameError, UsageError
 from ADAttributionLogic.explanation import Explanation, Heatmap, MethodRequest
@@ -27,7 +28,7 @@ from ADAttributionLogic.preprocessing.moved_scans import move_registered
 from ADAttributionLogic.seen_scan import Mover, SeenScan, moved_images, see
 from ADAttributionLogic.volume import Volume
 
-__all__ = ["Explanation", "Heatmap", "MethodRequest", "Mover", "explain"]
+__all__ = ["CheckRequest", "Explanation", "Heatmap", "MethodRequest", "Mover", "explain"]
 
 
 def explain(
@@ -47,6 +48,7 @@ def explain(
     is_prepared: bool = False,
     mover: Mover | None = None,
     with_spread: bool = True,
+    checks: CheckRequest | None = None,
     monitor: Monitor | None = None,
 ) -> Explanation:
     """Explain a network's decision on a scan.
@@ -86,6 +88,8 @@ def explain(
         (:func:`~.preprocessing.moved_scans.move_registered`).
     with_spread : bool
         Compute those answers (:mod:`~.answer_spread`): four forward passes more.
+    checks : CheckRequest, optional
+        Whether the maps can be believed (:mod:`~.checks`); not asked without it.
     monitor : Monitor, optional
         Progress and cancellation. What was finished when the user cancelled is kept (also an unfinished map that is
         usable), with a note that says so; if there is nothing, it is an error.
@@ -123,7 +127,8 @@ def explain(
         seen.model_input.volume.grid.voxel_volume_mm3,
         member_sd,
     )
-    answered, spread = _answered(model, question, seen, mover, with_spread, monitor)
+    with monitor.stage(0.0, 0.5 if checks else 1.0) as part:
+        answered, spread = _answered(model, question, seen, mover, with_spread, part)
     heatmaps = heatmaps_of(answered, chosen, model, seen.model_input, seen.index)
     notes = [*seen.notes, *answered.notes]
     if monitor.is_cancelled and not model.members:
@@ -141,8 +146,20 @@ def explain(
         **({"start_reference": distance_from} if heatmaps[0].attribution.start == "distance" else {}),
         "is_cancelled": monitor.is_cancelled,
     }
+    found = Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)
+    if checks is not None:
+        with monitor.stage(0.5, 1.0) as part:
+            found = check_explanation(
+                found,
+                checks,
+                index=seen.index,
+                companions=seen.companions,
+                target=question.target,
+                device=answered.device,
+                monitor=part,
+            )
     (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")
-    return Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)
+    return found
 
 
 def _chosen(methods: Sequence[str | MethodRequest], model: Model, atlas: Atlas | None, member_sd: bool) -> Chosen:

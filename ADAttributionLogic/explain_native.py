@@ -155,7 +155,11 @@ def in_native_space(explanation: Explanation, prepared: Preprocessed, drawn: Atl
     index = None if atlas is None else index_regions(atlas)
     heatmaps = tuple(_heatmap_on_scan(heatmap, prepared, index) for heatmap in explanation.heatmaps)
     seen = replace(explanation.model_input, unnormalised=prepared.scan, scan=prepared.scan)
-    return replace(explanation, model_input=seen, heatmaps=heatmaps, atlas=atlas)
+    # Ranks do not add up: they are carried as values.
+    ranks = explanation.consensus and tuple(relevance_on_scan(v, prepared, False) for v in explanation.consensus)
+    return replace(
+        explanation, model_input=seen, heatmaps=heatmaps, atlas=atlas, consensus=(ranks[0], ranks[1]) if ranks else None
+    )
 
 
 def atlas_on_scan(atlas: Atlas, prepared: Preprocessed) -> Atlas:

@@ -10,6 +10,7 @@ from ADAttributionLogic.answer_spread import spread_of
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import Method
 from ADAttributionLogic.attribution.result import Attribution
+from ADAttributionLogic.checks.findings import Checks
 from ADAttributionLogic.ensembles.agreement import Agreement
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.outcome import Outcome
@@ -73,6 +74,11 @@ class Explanation:
         Everything needed to repeat it, as plain values.
     preprocessed : Preprocessed or None
         How the scan came onto the network's grid, when :func:`~.explain_native.explain_native` brought it there.
+    checks : Checks or None
+        Whether the maps can be believed, where that was asked; also in the provenance.
+    consensus : tuple of Volume, or None
+        With checks of several maps: the mean of the rank-normalised maps, and their standard deviation, on the
+        heatmaps' grid.
     """
 
     model: Model
@@ -83,6 +89,8 @@ class Explanation:
     atlas: Atlas | None
     provenance: dict[str, Any]
     preprocessed: Preprocessed | None = None
+    checks: Checks | None = None
+    consensus: tuple[Volume, Volume] | None = None
 
     @property
     def probabilities(self) -> dict[str, float]:

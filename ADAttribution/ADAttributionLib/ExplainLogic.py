@@ -11,8 +11,10 @@ from pathlib import Path
 import slicer
 
 from ADAttributionLib.AtlasNodes import atlasFromSegmentation
+from ADAttributionLib.MethodOptions import methodRequest
 from ADAttributionLib.Overlays import forgetStatistics
 from ADAttributionLib.Preparation import Preparation
+from ADAttributionLib.ReferenceJob import referenceJob
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import createRun, removeNode
 from ADAttributionLib.SceneBuilder import addScan, addVolume
@@ -99,6 +101,7 @@ class ExplainLogic:
         device="auto",
         startReference=None,
         memberSd=False,
+        checks=False,
         wait=True,
         show=True,
         onProgress=None,
@@ -124,6 +127,8 @@ class ExplainLogic:
             What the start "distance" of a score measures from.
         memberSd : bool
             Of an ensemble, also a map of the standard deviation over its networks, per method.
+        checks : bool or float
+            Also measure whether the maps can be believed, within the usual budget, or this many forward passes per map.
         wait : bool
             True returns the Run; False returns a Request at once, and the callbacks get it.
         show : bool
@@ -163,6 +168,7 @@ class ExplainLogic:
             start=start,
             start_reference=startReference,
             member_sd=memberSd,
+            checks=checks,
             device=device,
             **prepared,
         )
@@ -263,6 +269,13 @@ class ExplainLogic:
             "device": device,
         }
         return self._ask("batch", job, wait, onProgress, onDone, onError)
+
+    def buildReference(self, tables, outputFolder, wait=True, onProgress=None, onDone=None, onError=None, **options):
+        """Build a reference cohort of the controls of a table, or let it grow; see ADAttributionLib.ReferenceJob.
+
+        Returns a dict with ``folder``, ``n`` (controls in it), ``taken`` (of them now) and ``notes``; or a Request.
+        """
+        return self._ask("reference", referenceJob(tables, outputFolder, **options), wait, onProgress, onDone, onError)
 
     def installNetwork(self, name, source=None, registry=None, wait=True, onProgress=None, onDone=None, onError=None):
         """Install a registered network into the user's folder of networks. Downloads it: ask the user before.
@@ -501,19 +514,3 @@ def _shown(add):
         return None, cause
     except (RuntimeError, ValueError, KeyError, MemoryError) as cause:
         return None, ADAttributionError(f"The result could not be shown: {type(cause).__name__}: {cause}")
-
-
-def methodRequest(entry):
-    """(name, options) of a name, a pair or a dict with both.
-
-    Raises
-    ------
-    UsageError
-    """
-    if isinstance(entry, str):
-        return entry, {}
-    if isinstance(entry, dict) and "name" in entry:
-        return entry["name"], dict(entry.get("options", {}))
-    if isinstance(entry, (tuple, list)) and len(entry) == 2 and isinstance(entry[0], str):
-        return entry[0], dict(entry[1])
-    raise UsageError(f"{entry!r} is no method: give its name, or its name and a dict of options.")

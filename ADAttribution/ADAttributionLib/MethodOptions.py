@@ -179,3 +179,19 @@ def helpText(option):
     kinds = {int: "whole number", float: "number", bool: "", str: ""}
     allowed = " ".join(filter(None, (kinds[option.kind], option.range_text())))
     return f"{option.help} ({allowed})" if allowed else option.help
+
+
+def methodRequest(entry):
+    """(name, options) of a name, a pair or a dict with both.
+
+    Raises
+    ------
+    UsageError
+    """
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, dict) and "name" in entry:
+        return entry["name"], dict(entry.get("options", {}))
+    if isinstance(entry, (tuple, list)) and len(entry) == 2 and isinstance(entry[0], str):
+        return entry[0], dict(entry[1])
+    raise UsageError(f"{entry!r} is no method: give its name, or its name and a dict of options.")

@@ -32,6 +32,22 @@ def addProfiles(scene, volume, name, title):
     return charts, added
 
 
+#: Of a curve's lines, in order; the first is the map's.
+_LINE_COLOURS = ((0.88, 0.44, 0.07), (0.5, 0.5, 0.5), (0.1, 0.45, 0.95), (0.1, 0.6, 0.3))
+
+
+def addCurve(scene, curve, name, title):
+    """Add a chart of a curve (ADAttributionLogic.checks.findings.Curve); returns (chart node, all nodes added)."""
+    tableNode = _addTable(scene, f"{name} - curve", {curve.x_title: curve.x, **curve.lines})
+    series = [
+        _addSeries(scene, line, tableNode, line, _LINE_COLOURS[number % len(_LINE_COLOURS)], curve.x_title)
+        for number, line in enumerate(curve.lines)
+    ]
+    chart = _addChart(scene, f"{name} - chart", title, curve.x_title, curve.y_title, series)
+    chart.SetXAxisLogScale(curve.x_is_logarithmic)
+    return chart, [tableNode, *series, chart]
+
+
 def sliceProfile(volume, axis):
     """Relevance per slice along an anatomical axis (0 R, 1 A, 2 S): positions in mm, ascending, positive, negative sum.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ADAttributionLogic.errors import ADAttributionError, UnknownNameError, Usag
 #: Field of the parameter pack → name of the method, in the panel's order.
 METHODS = {
     "lrp": "lrp",
+    "deeplift": "deeplift",
     "sensitivity": "sensitivity",
     "gradientXInput": "gradient-x-input",
     "guidedBackprop": "guided-backprop",
@@ -159,6 +161,15 @@ class QuestionPanel:
         """Folder of the chosen package; None when there is none, or it is not installed."""
         return None if self.toInstall is not None else self.ui.modelComboBox.currentData
 
+    def modelOf(self, run):
+        """Folder of the listed package that a run was computed with; None where its name alone must do."""
+        wanted = run.provenance["model"]["name"]
+        for folder in (self.model, *(folder for _, folder in ModelCards.choices(self.recent))):
+            with contextlib.suppress(ADAttributionError):
+                if folder and ModelCards.cardOf(folder).get("name") == wanted:
+                    return folder
+        return None
+
     @property
     def toInstall(self):
         """The chosen network when it is one that can be installed first (RegisteredNetwork), else None."""
@@ -174,6 +185,11 @@ class QuestionPanel:
             return ModelCards.cardOf(self.model)
         except ADAttributionError:
             return None
+
+    @property
+    def isEnsemble(self):
+        """Whether the chosen package holds several networks."""
+        return len((self.card or {}).get("members", ())) > 1
 
     @property
     def target(self):
@@ -225,6 +241,7 @@ class QuestionPanel:
         ui = self.ui
         for widget in (ui.ownRegionsLabel, ui.segmentationSelector):
             widget.visible = parameters.atlas is AtlasChoice.OWN
+        ui.memberSdCheckBox.visible = self.isEnsemble
 
     def problem(self, parameters):
         """Why nothing can be explained yet; "" when it can."""

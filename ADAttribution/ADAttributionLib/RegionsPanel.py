@@ -53,6 +53,12 @@ class RegionsPanel:
     def tableNode(self):
         return None if self.display is None else self.display.run.tableNodes.get(self.display.mapName)
 
+    @property
+    def chosenLabel(self):
+        """Label of the region whose row is chosen; None without one."""
+        row = self.ui.regionTable.currentRow()
+        return self._rows[row]["label"] if 0 <= row < len(self._rows) else None
+
     def refresh(self):
         """Show the table of the shown map, sorted by rank."""
         ui, node = self.ui, self.tableNode

@@ -276,6 +276,13 @@ def _scanGridOf(run):
     return Grid(tuple(scan["shape"]), scan["affine_ras_mm"])
 
 
+def transformOfRun(run):
+    """Between the run's maps, where the user points, and the network's space; None where they are the same."""
+    if run.space != "native":
+        return None
+    return _transformOf(run, volumeFromNode(run.gridScanNode).grid, _scanGridOf(run))
+
+
 def _transformOf(run, modelGrid, scanGrid):
     """Where the scan is; one that was taken as registered is where its header says."""
     return transformOf(run.transformNodes, modelGrid, scanGrid) if run.space else identity_transform()

@@ -227,6 +227,16 @@ class WorkerClient:
 
         return self._requestWith(arrays, "open", {"path": os.fspath(path), "name": name}, onProgress, onEnd)
 
+    def whatIf(self, makeJob, onProgress=None, onEnd=None):
+        """Ask for a trial, or to begin with trials: see ADAttributionLogic.service.what_if.
+
+        Parameters
+        ----------
+        makeJob : callable
+            (folder for arrays, prefix of their names) → the job.
+        """
+        return self._requestWith(lambda prefix: makeJob(self._folder, prefix), "what-if", {}, onProgress, onEnd)
+
     def _answerEntry(self, answer, prefix):
         return {"answer": save_answer(answer, self._folder, prefix)}
 

@@ -10,6 +10,7 @@ sensitivity, gradient × input, guided, Grad-CAM   1.5–1.7
 integrated gradients, SmoothGrad, per repetition  3.5–3.7
 LRP: b-rule with β = 0, e-rule, ε-plus-flat       3.5–3.9
 LRP: b-rule with β > 0, ε-γ-box                   7.1–7.4
+DeepLIFT: rescale; γ                              4.6; 11
 occlusion, box 40, stride 25 (640 windows)        9.0–9.8
 area occlusion, AAL 2 (120 regions)               12
 area occlusion, Neuromorphometrics (136)          21
@@ -39,6 +40,8 @@ from ADAttributionLogic.networks.network import Network
 _GRADIENT, _REPEATED_GRADIENT = 1.6, 3.6
 #: Relevance rules over the layers: those that run a layer once or twice, and those that run it four times.
 _RULES, _MORE_RULES = 3.8, 7.3
+#: Two recorded passes and the way back, by DeepLIFT's two rules.
+_DIFFERENCES, _WEIGHED_DIFFERENCES = 4.6, 11.0
 #: What covering one box costs, by its edge in voxels; and what is computed once before.
 _BOX_EDGES = (1, 8, 12, 16, 20, 25, 40, 60, 80, 120, 200)
 _BOX_PASSES = (1 / 1270, 1 / 1135, 1 / 980, 1 / 650, 1 / 400, 1 / 300, 1 / 110, 1 / 28, 1 / 12.8, 1 / 2.25, 1.0)
@@ -83,6 +86,8 @@ def forward_passes(
         count, pairs = max(regions, 1), int(options["pairs"] or 0)
         each = per_box(_REGION_EDGE * (math.prod(shape) * _BRAIN / count) ** (1 / 3))
         return _BEFORE_BOXES + count * each + math.comb(min(pairs, count), 2) * min(1.0, 2 * each)
+    if method.name == "deeplift":
+        return _DIFFERENCES if options["rule"] == "rescale" else _WEIGHED_DIFFERENCES
     if method.name == "lrp":
         positive_alone = options["rule"] != "b-rule" or not options["beta"]
         return _RULES if positive_alone and options["rule"] != "epsilon-gamma-box" else _MORE_RULES

@@ -88,6 +88,10 @@ class Evaluation:
             self._recordings[folded] = record(self.graph(folded), self.image, check=self.monitor.check)
         return self._recordings[folded]
 
+    def forget_recordings(self) -> None:
+        """Free the memory of recorded passes; the logits stay known."""
+        self._recordings.clear()
+
     def module(self) -> nn.Module:
         """An opaque network on the device; the user's own is copied if it is elsewhere."""
         if self._module is None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import GradientRule
+from ADAttributionLogic.attribution.occlusion_fill import BLUR
+from ADAttributionLogic.attribution.reference_image import baseline_option, reference_image
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.activations import ReLU
@@ -77,7 +79,7 @@ def _listed(names: Sequence[str]) -> str:
 def _integrated_gradients(job: Job) -> MapResult:
     evaluation, steps = job.evaluation, int(job.options["steps"])
     image = evaluation.image
-    baseline = torch.full_like(image, float(job.options["baseline"]))
+    baseline = reference_image(job, "integrated-gradients").expand_as(image).contiguous()
     # Gauss-Legendre nodes and weights on 0…1: far fewer steps than with equal steps for the same error.
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     total = torch.zeros_like(image)
@@ -143,12 +145,13 @@ register(
     Method(
         "integrated-gradients",
         "Integrated gradients",
-        "How much did each voxel contribute on the way from an empty image to this one?",
+        "How much did each voxel contribute on the way from an empty (or a reference) image to this one?",
         "Sundararajan et al. 2017, arXiv:1703.01365",
         _integrated_gradients,
         (
             Option("steps", 32, "points of the Gauss-Legendre quadrature", int, minimum=2, maximum=1000),
-            Option("baseline", 0.0, "value of every voxel of the image to start from, in the network's units", float),
+            baseline_option("zero"),
+            BLUR,
         ),
         is_conserving=True,
     )

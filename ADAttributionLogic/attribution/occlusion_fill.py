@@ -42,8 +42,14 @@ def check_fill(fill: str) -> float | None:
     return number
 
 
-def fill_of(job: Job) -> Tensor:
+def fill_of(job: Job, option: str = "fill") -> Tensor:
     """The values that cover voxels, as a whole image or with size 1 along axes that they do not vary along.
+
+    Parameters
+    ----------
+    job : Job
+    option : str
+        Which of its options names them.
 
     Returns
     -------
@@ -53,7 +59,7 @@ def fill_of(job: Job) -> Tensor:
     ------
     UnknownNameError, UsageError, GridMismatchError
     """
-    image, fill = job.evaluation.image, str(job.options["fill"])
+    image, fill = job.evaluation.image, str(job.options[option])
     number = check_fill(fill)
     per_channel = (1, image.shape[1]) + (1,) * (image.ndim - 2)
     if number is not None or fill == "zero":

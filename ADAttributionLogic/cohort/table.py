@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ADAttributionLogic.batch_list import BatchScan, name_scans
@@ -70,7 +70,7 @@ class CohortScan:
     subject: str
     session: str
     diagnosis: str
-    values: Mapping[str, str]
+    values: Mapping[str, str] = field(hash=False)
     line: int
     table: str = ""
 

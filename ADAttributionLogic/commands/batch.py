@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ADAttributionLogic.commands.check_options import add_check_options, check_request
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     cache_folder,
     preprocessing_options,
     wants_preprocessing,
 )
+from ADAttributionLogic.commands.report import add_identifiers
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
@@ -57,7 +59,10 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--no-spread", action="store_true", help="do not measure how far the answer moves with the scan's placement"
     )
+    command.add_argument("--no-report", action="store_true", help="write no reports (report.html) and no index.html")
+    add_identifiers(command)
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
+    add_check_options(command, "none")
     add_preprocessing_options(command, "none", many_scans=True)
     command.set_defaults(run=_batch, replace_non_finite=None)
 
@@ -82,11 +87,14 @@ def _batch(options: argparse.Namespace) -> int:
         figure=not options.no_figure,
         preparation=preparation,
         private=options.private,
+        page=not options.no_report,
+        keep_identifiers=options.keep_identifiers,
+        checks=check_request(options),
         with_spread=not options.no_spread,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
     print(f"{len(scans)} scans", file=sys.stderr)
-    with cache_folder(options.no_cache) as cache, _going_on_later():
+    with cache_folder(options.no_cache) as cache, going_on_later():
         result = explain_batch(
             scans,
             load_model(options.model, output=options.output),
@@ -100,7 +108,8 @@ def _batch(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _going_on_later() -> Iterator[None]:
+def going_on_later() -> Iterator[None]:
+    """An interruption by the user is no failure: what is complete is kept, and started again it goes on."""
     try:
         yield
     except KeyboardInterrupt as cause:

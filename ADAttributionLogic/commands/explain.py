@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ADAttributionLogic.commands.check_options import add_check_options, check_lines, check_request
 from ADAttributionLogic.commands.dicom import CARRIES_NAMES, wanted_export
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
@@ -18,6 +19,7 @@ from ADAttributionLogic.commands.preparation_options import (
     wants_preprocessing,
 )
 from ADAttributionLogic.commands.progress import Progress
+from ADAttributionLogic.commands.report import add_identifiers
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
@@ -85,6 +87,11 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     )
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
+    command.add_argument("--no-report", action="store_true", help="write no report.html")
+    command.add_argument(
+        "--animation", metavar="FILE", help="also a film of coronal slices through the first map (.mp4 or .gif)"
+    )
+    add_identifiers(command)
     command.add_argument(
         "--private",
         action="store_true",
@@ -98,6 +105,7 @@ def add(commands: Any, with_method_options: bool = True) -> None:
         help="where heatmaps, tables and scene are: on the scan as acquired, or the network's grid "
         "(default: %(default)s)",
     )
+    add_check_options(command, "auto")
     add_preprocessing_options(command, "none")
     bare = command.add_argument_group("for models that are bare files")
     bare.add_argument("--shape", metavar="I,J,K", help="voxels of the images, where weights fit several")
@@ -144,11 +152,17 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.page.animation import check_animation, write_animation
     from ADAttributionLogic.private_results import without_names
     from ADAttributionLogic.report.result_folder import check_output_folder, write_explanation
-    from ADAttributionLogic.report.result_places import FIGURE_FILE, SCENE_FILE
+    from ADAttributionLogic.report.result_places import FIGURE_FILE, REPORT_FILE, SCENE_FILE
+    from ADAttributionLogic.service.answer import answer_of
 
+    if options.private and options.keep_identifiers:
+        raise UsageError("--private leaves out what --keep-identifiers keeps. Say one of them.")
     place = check_output_folder(options.out, options.overwrite)
+    if options.animation:
+        check_animation(options.animation)
     requests = _requests(options)
     export = wanted_export(options)
     with Progress() as monitor:
@@ -166,15 +180,26 @@ def _explain(options: argparse.Namespace) -> int:
                 options.out,
                 place=place,
                 figure=not options.no_figure,
+                page=not options.no_report,
+                keep_identifiers=options.keep_identifiers,
                 scene_writer=scene_writer,
                 monitor=part,
             )
+        if options.animation:
+            write_animation(answer_of(explanation), options.animation)
     _print_result(explanation, options.top)
     print(f"\nResults: {folder}")
-    for name, what in ((FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
+    if options.animation:
+        print(f"  animation: {options.animation}")
+    for name, what in ((REPORT_FILE, "report"), (FIGURE_FILE, "figure"), (SCENE_FILE, "scene for 3D Slicer")):
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
-    parts = (("heatmaps", "heatmaps"), ("tables", "tables"), ("preprocessing", "transforms and quality checks"))
+    parts = (
+        ("heatmaps", "heatmaps"),
+        ("tables", "tables"),
+        ("checks", "checks of the maps"),
+        ("preprocessing", "transforms and quality checks"),
+    )
     for name, what in parts:
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
@@ -195,6 +220,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
             "--mask and --reference lie in the network's space; they cannot be used while a scan is registered to it. "
             "Run 'ad-attribution preprocess' first, and explain its result."
         )
+    checks = check_request(options)
     monitor.report(0.0, "reading the scan")
     scan = read_scan(options.scan, options.series_uid)
     monitor.report(0.02, "loading the model")
@@ -204,6 +230,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
     common: dict[str, Any] = {"atlas": atlas, "target": options.target, "start": options.start}
     common |= {"device": options.device, "start_reference": options.start_reference, "member_sd": options.member_sd}
+    common["checks"] = checks
     with monitor.stage(0.05, 0.8) as part:
         if native is None:
             mask, reference = (None if f is None else read_scan(f) for f in (options.mask, options.reference))
@@ -303,9 +330,17 @@ def _print_result(explanation: Explanation, top: int) -> None:
         print(f"{line}, {result.seconds:.1f} s on {result.device}")
         if heatmap.agreement is not None and heatmap.agreement.sentence():
             print(f"  {heatmap.agreement.sentence()}")
+        _print_checks(explanation, heatmap.name)
         if heatmap.table is None:
             continue
         print(f"  {'rank':>4}  {head:40} {'density/mm³':>12} {'sum':>10} {'share':>7}")
         for row in heatmap.table.ranked("density_rank")[: max(top, 0)]:
             numbers = f"{row['density']:>12.3e} {row['sum']:>10.3e} {row['share']:>7.1%}"
             print(f"  {row['density_rank']:>4}  {row['name']:40.40} {numbers}")
+
+
+def _print_checks(explanation: Explanation, name: str) -> None:
+    found = None if explanation.checks is None else explanation.checks.of(name)
+    if found is not None:
+        for line in check_lines(found):
+            print(f"  {line}")

@@ -85,6 +85,17 @@ class IncrementalForward:
         self._scales: dict[int, Tensor] = {}
         self._weights_of: dict[tuple[int, ...], Tensor] = {}
 
+    @property
+    def known_logits(self) -> Tensor:
+        """Of the recorded image (1, K)."""
+        return self._logits
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that is held now: recorded activations, and what was computed from them and is kept."""
+        winners = self._recorded_bytes - self._known.recorded_bytes
+        return winners + self._known.held_bytes + sum(_bytes(x) for x in self._weights_of.values())
+
     # ---------------------------------------------------------------------------------------------------------- plans
 
     def plan(self, window: tuple[int, ...]) -> Plan:

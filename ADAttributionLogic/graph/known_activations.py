@@ -30,6 +30,16 @@ class KnownActivations:
         self.recorded = frozenset(recording.outputs)
         self._buffers: dict[str, Tensor] = {}
 
+    @property
+    def recorded_bytes(self) -> int:
+        """Memory of the outputs that were recorded."""
+        return sum(_bytes(x) for layer, x in self._outputs.items() if layer in self.recorded)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of all outputs and buffers."""
+        return sum(_bytes(x) for x in (*self._outputs.values(), *self._buffers.values()))
+
     def output(self, layer: int) -> Tensor:
         """A layer's whole output (1, C, …); computed once if it lies inside a recorded chain."""
         if layer not in self._outputs:
@@ -149,3 +159,7 @@ def inside_boxes(starts: Places, lows: Places, highs: Places, size: Places, devi
             shape = (count, 1) + (1,) * axis + (-1,) + (1,) * (axes - axis - 1)
             inside = inside & torch.from_numpy(mask.reshape(shape)).to(device)
     return inside
+
+
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()

@@ -166,7 +166,7 @@ def _render(answer: Answer, shown: _Shown, figure: bytes | None, viewer: str, hi
         (folder / "report.html").read_text(encoding="utf-8")
     )
     return template.render(
-        policy=Markup(_policy(str(style), [viewer, str(script)])),  # noqa: S704 (of hashes)
+        policy=Markup(content_policy(str(style), [viewer, str(script)])),  # noqa: S704 (of hashes)
         title=f"Explanation of {name}",
         style=style,
         script=script,
@@ -275,7 +275,7 @@ def _viewer_file() -> Path:
     return folder / "_assets" / "js" / "niivue.umd.js"
 
 
-def _policy(style: str, scripts: Sequence[str]) -> str:
+def content_policy(style: str, scripts: Sequence[str]) -> str:
     """Only these scripts and this style, pictures only from within, and no connection to anywhere."""
 
     def named(text: str) -> str:

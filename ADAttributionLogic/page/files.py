@@ -8,11 +8,19 @@ from pathlib import Path
 from ADAttributionLogic.batch_question import write_whole
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.networks.packages import file_sha256
-from ADAttributionLogic.page.assembly import build_page
+from ADAttributionLogic.page.assembly import build_page, can_make_pages
+from ADAttributionLogic.page.index import write_index
 from ADAttributionLogic.report.overview import overview_png
 from ADAttributionLogic.report.placing import read_marked
 from ADAttributionLogic.report.result_folder import document_text
-from ADAttributionLogic.report.result_places import FIGURE_FILE, KIND, PROVENANCE_FILE, REPORT_FILE
+from ADAttributionLogic.report.result_places import (
+    FIGURE_FILE,
+    KIND,
+    PROVENANCE_FILE,
+    REPORT_FILE,
+    SUMMARY_FILE,
+    read_summary,
+)
 from ADAttributionLogic.report.result_reading import read_result
 from ADAttributionLogic.service.answer import Answer
 from ADAttributionLogic.volume import Volume
@@ -94,6 +102,30 @@ def write_page_of_result(
     written = write_page(answer, target, overview, keep_identifiers=keep_identifiers, overwrite=overwrite)
     if target == folder / REPORT_FILE:
         _note_file(folder)
+    return written
+
+
+def write_pages_of_batch(folder: Path, *, keep_identifiers: bool = False, overwrite: bool = False) -> Path:
+    """Write the page of every scan of a batch that has a result, and the page that lists them.
+
+    Raises
+    ------
+    UsageError, ScanError, OutputError
+        As :func:`write_page_of_result`; without `overwrite`, pages that are there are kept.
+    """
+    rows = read_summary(folder / SUMMARY_FILE)
+    title = "a network"
+    for row in rows:
+        place = folder / row["folder"] if row["folder"] else None
+        if place is None or not (place / PROVENANCE_FILE).is_file() or place.parent != folder:
+            continue
+        record = read_marked(place / PROVENANCE_FILE, KIND) or {}
+        title = str(record.get("model", {}).get("title", title))
+        if overwrite or not (place / REPORT_FILE).exists():
+            write_page_of_result(place, keep_identifiers=keep_identifiers, overwrite=overwrite)
+    written = write_index(folder, rows, title)
+    if written is None:
+        raise OutputError(can_make_pages())
     return written
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ADAttributionLogic.checks.findings import MARKS
 from ADAttributionLogic.networks.card_text import card_parts
 from ADAttributionLogic.page.drawings import bar_drawing, curve_drawing, deviation_drawing
 from ADAttributionLogic.preparation import read_quality
@@ -150,11 +151,13 @@ def _checks_in(entry: Any, group: str) -> Any:
             "verdict": verdict,
             "kind": verdict if verdict in ("pass", "fail", "unsure") else "muted",
             "sentence": str(entry.get("sentence") or entry.get("message") or ""),
-            "number": _plain(entry.get("number")),
-            "null": _plain(entry.get("null")),
+            "mark": MARKS.get(verdict, ""),  # type: ignore[call-overload]
+            "number": " ".join(filter(None, (str(entry.get("number_is") or ""), _plain(entry.get("number"))))),
+            "null": " ".join(filter(None, (str(entry.get("null_is") or "by chance"), _plain(entry.get("null"))))),
             "curve": Markup(_curve(entry.get("curve"))),  # noqa: S704 (escaped where it is drawn)
         }
     elif isinstance(entry, Mapping):
+        group = str(entry.get("title") or group) if "checks" in entry else group
         for key, value in entry.items():
             name = "" if key in ("checks", "maps", "methods") else str(key)
             yield from _checks_in(value, " · ".join(filter(None, (group, name))))
@@ -181,8 +184,12 @@ def _curve(entry: Any) -> str:
     given = entry.get("lines") if isinstance(entry.get("lines"), Mapping) else entry
     assert isinstance(given, Mapping)
     lines = {str(k): v for k, v in given.items() if _numbers(v) and len(v) == len(x) and v is not x}
-    points = {name: list(zip(x, line, strict=True)) for name, line in lines.items()}
-    return curve_drawing(points, str(entry.get("x_title", "x")), str(entry.get("y_title", "value")))
+    is_logarithmic = bool(entry.get("x_is_logarithmic")) and min(x) > 0
+    places = [math.log10(value) for value in x] if is_logarithmic else x
+    points = {name: list(zip(places, line, strict=True)) for name, line in lines.items()}
+    title = str(entry.get("x_title", "x"))
+    title = f"log₁₀ of {title}" if is_logarithmic else title
+    return curve_drawing(points, title, str(entry.get("y_title", "value")))
 
 
 def _numbers(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """A reference cohort as a folder: ``reference.json`` (the card), statistics per region, and voxelwise maps.
 
 It holds no single person's data. Nothing in it is executed, and every file is compared with its size and hash in the
-card before it is read.
+card before it is read. Needs no torch: a panel lists references and shows their cards.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 from ADAttributionLogic.errors import NetworkError, ReferenceCohortError, UnknownNameError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.json_document import read_document
-from ADAttributionLogic.networks.packages import file_sha256
 from ADAttributionLogic.reference.covariates import CovariateModel, read_covariates
 from ADAttributionLogic.reference.question import differences, grid_of, method_differences, method_of_record
 from ADAttributionLogic.reference.question import question_of_record as question_of_record
 from ADAttributionLogic.reference.statistics import QUANTITIES, RegionStatistics, read_statistics
+from ADAttributionLogic.report.placing import damaged
 from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.volume import Volume
@@ -241,7 +241,7 @@ class Reference:
         path, entry = self.folder / name, self.card["files"].get(name)
         if entry is None or path.parent != self.folder or not path.is_file():
             raise ReferenceCohortError(f"{name} of the reference {self.folder} is missing. Get the reference again.")
-        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+        if path.stat().st_size != entry["bytes"] or damaged(self.folder, {name: entry["sha256"]}):
             raise ReferenceCohortError(
                 f"{path} is not the file that its card was written for; it was changed or damaged. Get the reference "
                 "again."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ADAttributionLogic.checks.findings import MARKS, MapChecks, Verdict
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionTable
@@ -19,12 +20,18 @@ from ADAttributionLogic.report.overlay_display import OverlayDisplay, two_sided_
 from ADAttributionLogic.volume import Volume, resample
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 #: Height of the answer's scale, of a line of warnings, and of one of the footnote.
 SCALE_INCHES, WARNING_INCHES, FOOTNOTE_LINE_INCHES = 0.85, 0.22, 0.17
 #: Letters of the headline per inch at its largest size.
 HEADLINE_PER_INCH = 7.8
+
+#: Height of the strip of checks below a row.
+CHECKS_INCHES = 0.3
+#: Apart from the marks, whose shapes tell as well.
+VERDICT_COLOURS: dict[Verdict, str] = {"pass": "#4dbd74", "unsure": "#ffb000", "fail": "#ff6b6b", "not run": "#77777f"}
 
 BACKGROUND, TEXT, MUTED, WARNING = "#101014", "#f2f2f2", "#a8a8b0", "#ffb000"
 LIST_HEAD = f"regions (from {SMALLEST_RANKED_MM3:g} mm³ on) by relevance per mm³"
@@ -43,6 +50,8 @@ class FigureRow:
         Its top regions are listed beside the slices.
     quantity : str
         What the colours mean, e.g. ``"relevance for AD (probability)"``.
+    checks : MapChecks or None
+        Whether the map can be believed: a strip below the slices.
     """
 
     title: str
@@ -51,6 +60,7 @@ class FigureRow:
     display: OverlayDisplay
     table: RegionTable | None
     quantity: str
+    checks: MapChecks | None = None
 
 
 def write_figure(
@@ -92,7 +102,7 @@ def write_figure(
         from matplotlib.figure import Figure
     except ImportError as cause:
         raise OutputError("Figures need matplotlib: pip install ad-attribution[report].") from cause
-    grid = _upright(scan.grid)
+    grid = upright(scan.grid)
     brain = resample(scan, grid)
     maps = [resample(row.heatmap, grid) for row in rows]
     slices = choose_slices([np.abs(m.array) for m in maps], brain.array)
@@ -105,7 +115,8 @@ def write_figure(
     warning_room, scale_room = WARNING_INCHES * len(warned), SCALE_INCHES if scale else 0.0
     lines = textwrap.wrap(footnote, int(width * 13))
     foot = max(0.5, FOOTNOTE_LINE_INCHES * len(lines) + 0.16)
-    height = 3.1 * len(rows) + 0.75 + foot + warning_room + scale_room
+    checks_room = CHECKS_INCHES if any(row.checks is not None for row in rows) else 0.0
+    height = (3.1 + checks_room) * len(rows) + 0.75 + foot + warning_room + scale_room
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -117,9 +128,9 @@ def write_figure(
             "left": 1.4 / width,
             "right": 1 - 0.19 / width,
             "top": 1 - (0.75 + warning_room + scale_room) / height,
-            "bottom": foot / height,
+            "bottom": (foot + checks_room) / height,
             "wspace": 0.04,
-            "hspace": 0.12,
+            "hspace": 0.12 + checks_room / 2.8,
         },
     )
     for row, heatmap, cells in zip(rows, maps, axes, strict=True):
@@ -164,7 +175,7 @@ def choose_slices(maps: Sequence[npt.NDArray[Any]], brain: npt.NDArray[Any]) -> 
     return chosen
 
 
-def _upright(grid: Grid) -> Grid:
+def upright(grid: Grid) -> Grid:
     """The same field of view in RAS orientation with isotropic voxels, whatever the scan's."""
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, -1).T
     points = grid.to_ras(corners)
@@ -212,11 +223,44 @@ def _draw_row(
         fontsize=8,
     )
     _draw_colour_bar(cells[5], row)
+    if row.checks is not None:
+        _draw_checks(cells[0], row.checks)
     if row.table is not None:
         _list_regions(cells[6], row.table, top)
     else:
         for cell in cells[6:]:
             cell.axis("off")
+
+
+def _draw_checks(cell: Axes, checks: MapChecks) -> None:
+    """A line of marks with the checks' names and numbers; those that were not run stand last, in grey."""
+    from matplotlib.figure import Figure
+    from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
+
+    parts: list[Artist] = []
+    for check in sorted(checks.checks, key=lambda check: check.verdict == "not run"):
+        number = "" if check.number is None else f" {check.number:.2f}"
+        colour = VERDICT_COLOURS[check.verdict]
+        mark = TextArea(MARKS[check.verdict], textprops={"color": colour, "fontsize": 10, "weight": "bold"})
+        grey = MUTED if check.verdict == "not run" else TEXT
+        name = TextArea(f"{check.title}{number}", textprops={"color": grey, "fontsize": 9})
+        parts.append(HPacker(children=[mark, name], pad=0, sep=3, align="center"))
+    strip = HPacker(children=parts, pad=0, sep=14, align="center")
+    # Below the whole row: the slices of other planes are taller than the first one.
+    figure, room = cell.get_figure(), cell.get_subplotspec()
+    assert isinstance(figure, Figure) and room is not None
+    corner = room.get_position(figure)
+    place = AnnotationBbox(
+        strip,
+        (corner.x0, corner.y0),
+        (0, -4),
+        "figure fraction",
+        "offset points",
+        box_alignment=(0, 1),
+        frameon=False,
+        pad=0,
+    )
+    figure.add_artist(place)
 
 
 def _draw_slice(

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ADAttributionLogic.answer_spread import spread_note, spread_of
+from ADAttributionLogic.checks.findings import KEY, read_checks
 from ADAttributionLogic.outcome import outcome_in
 from ADAttributionLogic.owned_folders import temporary_folder
 from ADAttributionLogic.provenance import NOTICE
@@ -39,7 +40,7 @@ def draw_overview(answer: Answer, path: str | os.PathLike[str]) -> Path:
         matplotlib is not installed.
     """
     record = answer.provenance
-    outcome = outcome_in(record)
+    outcome, checks = outcome_in(record), read_checks(record.get(KEY))
     rows = []
     for found in answer.maps:
         summary = found.summary
@@ -53,7 +54,8 @@ def draw_overview(answer: Answer, path: str | os.PathLike[str]) -> Path:
         quantity = outcome.quantity(answer.target_class, start) if outcome.output.is_score else start
         quantity = "share" if start == "unit" else quantity
         display = OverlayDisplay.for_heatmap(found.volume.array)
-        rows.append(FigureRow(found.title, subtitle, found.volume, display, found.table, quantity))
+        of_map = None if checks is None else checks.of(found.name)
+        rows.append(FigureRow(found.title, subtitle, found.volume, display, found.table, quantity, of_map))
     model = record.get("model", {})
     headline = f"{model.get('title', 'Network')}:   {outcome.headline(spread_of(record))}"
     if not outcome.output.is_score:

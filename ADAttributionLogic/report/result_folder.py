@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.atlas.library import load_template
+from ADAttributionLogic.checks.findings import Checks
+from ADAttributionLogic.checks.table_files import write_check_tables
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explanation import Explanation
 from ADAttributionLogic.monitor import Monitor
@@ -27,6 +29,8 @@ from ADAttributionLogic.report.placing import (
 )
 from ADAttributionLogic.report.preprocessing_files import QUALITY_FIGURE, write_preprocessing
 from ADAttributionLogic.report.result_places import (
+    CHECKS_FOLDER,
+    CONSENSUS_FILES,
     FIGURE_FILE,
     KIND,
     PREPROCESSING_FOLDER,
@@ -36,6 +40,7 @@ from ADAttributionLogic.report.result_places import (
 )
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.service.answer import answer_of
+from ADAttributionLogic.volume import Volume
 
 SceneWriter = Callable[[Explanation, Path], None]
 
@@ -158,6 +163,8 @@ def _write_files(explanation: Explanation, folder: Path, figure: bool, monitor: 
                 names = {region.label: region.name for region in explanation.atlas.regions}
                 pairs = heatmap.attribution.region_pairs
                 write_pair_table(pairs, names, folder / "tables" / f"{heatmap.name}-pairs.csv")
+    if explanation.checks is not None:
+        write_checks(explanation.checks, explanation.consensus, folder / CHECKS_FOLDER)
     if explanation.preprocessed is not None:
         monitor.report(0.35, "writing the transforms")
         (folder / PREPROCESSING_FOLDER).mkdir()
@@ -166,3 +173,11 @@ def _write_files(explanation: Explanation, folder: Path, figure: bool, monitor: 
     if figure:
         monitor.report(0.4, "drawing the figure")
         draw_overview(answer_of(explanation), folder / FIGURE_FILE)
+
+
+def write_checks(checks: Checks, consensus: tuple[Volume, Volume] | None, folder: Path) -> None:
+    """Write the tables of the checks and, of several maps, what these say together, into a new folder."""
+    folder.mkdir()
+    write_check_tables(checks, folder)
+    for volume, name in zip(consensus or (), CONSENSUS_FILES, strict=False):
+        write_volume(volume, folder / name)

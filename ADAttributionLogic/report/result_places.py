@@ -11,8 +11,13 @@ from ADAttributionLogic.errors import UnknownNameError, UsageError
 PROVENANCE_FILE = "provenance.json"
 FIGURE_FILE = "overview.png"
 REPORT_FILE = "report.html"
+#: Of a batch.
+INDEX_FILE = "index.html"
 SCENE_FILE = "scene.mrb"
 PREPROCESSING_FOLDER = "preprocessing"
+CHECKS_FOLDER = "checks"
+#: In the folder of the checks, of several maps: the mean of their ranks, and their standard deviation.
+CONSENSUS_FILES = ("consensus.nii.gz", "disagreement.nii.gz")
 
 #: Marks a folder as one that this program wrote, and may replace when told to overwrite.
 KIND = "ad-attribution/explanation/1"
@@ -61,7 +66,7 @@ def batch_rows(path: str | os.PathLike[str]) -> dict[str, str]:
     summary = (place if place.is_dir() else place.parent) / SUMMARY_FILE
     if not summary.is_file():
         return {}
-    rows = _summary(summary)
+    rows = read_summary(summary)
     return {row["name"]: "done" if row["status"] in _DONE else row["message"] or row["status"] for row in rows}
 
 
@@ -76,10 +81,17 @@ def summary_rows(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
     path = Path(folder) / SUMMARY_FILE
     if not path.is_file():
         raise UsageError(f"{folder} is no batch: it has no {SUMMARY_FILE}.")
-    return [{**row, "folder": row["folder"] if row["status"] in _DONE else ""} for row in _summary(path)]
+    return [{**row, "folder": row["folder"] if row["status"] in _DONE else ""} for row in read_summary(path)]
 
 
-def _summary(path: Path) -> list[dict[str, str]]:
+def read_summary(path: Path) -> list[dict[str, str]]:
+    """The rows of a batch's summary.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or is none.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -91,7 +103,7 @@ def _summary(path: Path) -> list[dict[str, str]]:
 
 
 def _row_of(folder: Path, name: str | None) -> Path:
-    rows = {row["name"]: row for row in _summary(folder / SUMMARY_FILE)}
+    rows = {row["name"]: row for row in read_summary(folder / SUMMARY_FILE)}
     done = [row["name"] for row in rows.values() if row["status"] in _DONE]
     if name is None and len(done) == 1:
         name = done[0]

@@ -187,7 +187,7 @@ def _atlas(
     shown = maps[0].volume.grid
     used = shown if preparation is None else preparation.brain.grid
     try:
-        atlas = _load_atlas(record).on_grid(used)
+        atlas = recorded_atlas(record).on_grid(used)
         found = provenance.array_sha256(atlas.labels.array)
         why = "" if found == record["labels_sha256"] else "its labels are others than those that were used"
     except ADAttributionError as cause:
@@ -207,8 +207,8 @@ def _on_scan(labels: Volume, transform: SpaceTransform, grid: Grid) -> Volume:
     return replace(carried, array=carried.array.astype(np.int32))
 
 
-def _load_atlas(record: Mapping[str, Any]) -> Atlas:
-    """By its name, with the grouping that follows it; or the label file that it came from."""
+def recorded_atlas(record: Mapping[str, Any]) -> Atlas:
+    """The atlas that a provenance names, with the grouping that follows its name; or its label file."""
     name = str(record["name"])
     for entry in available_atlases():
         if name == entry.name:

@@ -102,7 +102,7 @@ _ANSWER = _object(
     }
 )
 
-_SCHEMAS = {"volume": _VOLUME, "atlas": _ATLAS, "answer": _ANSWER, "report": _REPORT}
+_SCHEMAS = {"volume": _VOLUME, "atlas": _ATLAS, "answer": _ANSWER, "report": _REPORT, "transform": _TRANSFORM}
 
 
 def require_valid(document: Any, kind: str) -> None:
@@ -111,7 +111,7 @@ def require_valid(document: Any, kind: str) -> None:
     Parameters
     ----------
     document : plain values
-    kind : {"volume", "atlas", "answer", "report"}
+    kind : {"volume", "atlas", "answer", "report", "transform"}
 
     Raises
     ------

@@ -11,6 +11,7 @@ from ADAttributionLogic.owned_folders import temporary_folder
 
 if TYPE_CHECKING:
     from ADAttributionLogic.atlas.atlas import Atlas
+    from ADAttributionLogic.checked_explanation import CheckRequest
     from ADAttributionLogic.explain import MethodRequest
     from ADAttributionLogic.monitor import Monitor
     from ADAttributionLogic.preparation import Preparation
@@ -34,12 +35,13 @@ def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
     monitor.report(0.0, "loading the network")
     model = store.model(_required(job, "model"))
     common: dict[str, Any] = {
-        "atlas": _atlas(job.get("atlas"), folder),
+        "atlas": load_asked_atlas(job.get("atlas"), folder),
         "target": job.get("target", "positive"),
         "start": job.get("start"),
         "start_reference": job.get("start_reference"),
         "member_sd": bool(job.get("member_sd", False)),
         "device": job.get("device", "auto"),
+        "checks": _check_request(job.get("checks", False)),
     }
     if asked is None:
         with monitor.stage(0.02, 0.98) as part:
@@ -66,6 +68,19 @@ def explain_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
     figure = _quality_figure(found.preprocessed)
     monitor.report(0.98, "handing over the result")
     return save_answer(answer_of(found, *figure), folder, prefix)
+
+
+def _check_request(given: Any) -> CheckRequest | None:
+    """Which checks are wanted: True for the usual budget, a number for another one, nothing for none."""
+    from ADAttributionLogic.checked_explanation import CheckRequest
+
+    if given is None or given is False:
+        return None
+    if given is True:
+        return CheckRequest()
+    if not isinstance(given, (int, float)):
+        raise UsageError(f"Checks are true, false or a number of forward passes, not {given!r}.")
+    return CheckRequest(float(given))
 
 
 def prepare_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor, prefix: str) -> dict[str, Any]:
@@ -212,7 +227,7 @@ def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monit
     )
     scans = find_scans(_required(job, "input"), without=[_required(job, "output")])
     model = store.model(_required(job, "model"))
-    atlas = _atlas(job.get("atlas"), folder)
+    atlas = load_asked_atlas(job.get("atlas"), folder)
     result = explain_batch(scans, model, options, _required(job, "output"), atlas=atlas, monitor=monitor)
     counts = {"done": result.done, "failed": result.failed, "kept": result.kept}
     return {"summary": str(result.summary), "rows": result.rows, **counts}
@@ -284,7 +299,8 @@ def _requests(job: Mapping[str, Any]) -> list[MethodRequest]:
     return [MethodRequest(entry["name"], entry.get("options", {})) for entry in _required(job, "methods")]
 
 
-def _atlas(entry: Mapping[str, Any] | None, folder: Path) -> Atlas | None:
+def load_asked_atlas(entry: Mapping[str, Any] | None, folder: Path) -> Atlas | None:
+    """The atlas that a request names or brings along."""
     from ADAttributionLogic.atlas.library import load_atlas
     from ADAttributionLogic.service.answer import load_atlas_entry
 

@@ -1,4 +1,4 @@
-"""What the worker keeps between requests: the last network, and how fast it is."""
+"""What the worker keeps between requests: the last network, how fast it is, and trials that are under way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ADAttributionLogic.networks.packages import Model
+    from ADAttributionLogic.whatif.session import Session
 
 
 class Store:
@@ -16,6 +17,8 @@ class Store:
         self._key: tuple[Any, ...] | None = None
         self._model: Model | None = None
         self._pass_seconds: dict[str, float] = {}
+        self._session: Session | None = None
+        self._sessions = 0
 
     def model(self, name: str) -> Model:
         """The model of this name or path, loaded again only when its files have changed."""
@@ -37,8 +40,22 @@ class Store:
             self._pass_seconds[str(place)] = seconds_per_pass(model, place)
         return self._pass_seconds[str(place)]
 
+    def keep_session(self, session: Session) -> int:
+        """Keep trials on a scan under way until something else is asked, and return their number."""
+        self._session, self._sessions = session, self._sessions + 1
+        return self._sessions
+
+    def session(self, number: Any) -> Session | None:
+        """The trials of this number, if they are still under way."""
+        return self._session if number == self._sessions else None
+
+    def release_session(self) -> None:
+        """End the trials, and free their memory."""
+        self._session = None
+
     def forget(self) -> None:
         """Free the memory."""
+        self.release_session()
         self._model, self._key, self._pass_seconds = None, None, {}
 
 

@@ -4,7 +4,8 @@ One JSON object per line. Requests come in on stdin, events go out on stdout; wh
 stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this connection alone and is removed with it.
 
 Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``chart``, ``page``, ``dicom``,
-``batch``, ``simulate``, ``estimate``, ``install``, ``known``, ``create``, ``describe`` and ``cancel``.
+``batch``, ``reference``, ``simulate``, ``estimate``, ``what-if``, ``install``, ``known``, ``create``, ``describe`` and
+``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error`` (that of a scan whose quality
 checks failed holds them as ``quality``).
@@ -49,7 +50,9 @@ from ADAttributionLogic.service.jobs import (
     prepare_job,
     simulate_job,
 )
+from ADAttributionLogic.service.reference_job import reference_job
 from ADAttributionLogic.service.store import Store
+from ADAttributionLogic.service.what_if import what_if_job
 
 if TYPE_CHECKING:
     from ADAttributionLogic.monitor import Monitor
@@ -59,6 +62,9 @@ PROTOCOL = 1
 
 #: Exit codes of this process.
 UNUSABLE, DEVICE_LOST = 4, 70
+
+#: Requests that need the memory that trials under way hold.
+_OTHER_QUESTIONS = ("explain", "prepare", "batch", "reference", "simulate", "create")
 
 #: At least this long between two progress events, so that a fast method does not flood its reader.
 _PROGRESS_SECONDS = 0.05
@@ -204,7 +210,9 @@ class Worker:
             "page": lambda job, monitor: page_job(job, self._folder, monitor),
             "estimate": lambda job, monitor: estimate_job(job, self._store),
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),
+            "reference": lambda job, monitor: reference_job(job, self._store, monitor),
             "simulate": lambda job, monitor: simulate_job(job, self._folder, prefix),
+            "what-if": lambda job, monitor: what_if_job(job, self._folder, self._store, monitor),
             "install": lambda job, monitor: install_job(job, monitor),
             "known": lambda job, monitor: known_job(job),
             "create": lambda job, monitor: create_job(job, monitor),
@@ -212,6 +220,8 @@ class Worker:
         }
         if request["command"] not in commands:
             raise UsageError(f"The worker knows {', '.join(commands)} and cancel, but not {request['command']!r}.")
+        if request["command"] in _OTHER_QUESTIONS:
+            self._store.release_session()
         return commands[request["command"]](request.get("job", {}), self._monitor(request["id"]))
 
     def _monitor(self, number: Any) -> Monitor:

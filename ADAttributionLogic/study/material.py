@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ADAttributionLogic.cohort.joining import CohortResults, ScanResult, join_results
 from ADAttributionLogic.cohort.table import Cohort, CohortScan, controls_of
 from ADAttributionLogic.errors import CohortError, UnknownNameError, UsageError
 from ADAttributionLogic.provenance import text_sha256
-from ADAttributionLogic.relevance.region_table import OUTSIDE_LABEL, SMALLEST_RANKED_MM3
-from ADAttributionLogic.report.result_places import KIND, PROVENANCE_FILE, SUMMARY_FILE
+from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionTable
 from ADAttributionLogic.study.cases import Groups
 
 FloatArray = npt.NDArray[np.float64]
-
-#: What a batch says of a scan that has a result.
-_DONE = ("done", "done before")
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class Material:
 
 def gather(
     cohort: Cohort,
-    results: Mapping[str, str | os.PathLike[str]],
+    results: Sequence[tuple[str, str | os.PathLike[str]]],
     *,
     positive: Sequence[str] = (),
     negative: Sequence[str] = (),
@@ -140,8 +135,9 @@ def gather(
     ----------
     cohort : Cohort
         Of each person, the first scan that is there counts.
-    results : mapping of str to path-like
-        Folders that ``ad-attribution batch`` wrote, by what their network (or repeat) is to be called.
+    results : sequence of (str, path-like)
+        Folders that ``ad-attribution batch`` wrote, with what their network (or repeat) is to be called; two of one
+        name are of one network.
     positive, negative : sequence of str
         Diagnoses of both groups; by default the controls' names of the field, and everyone else who has a diagnosis.
 
@@ -165,7 +161,7 @@ def gather(
         )
     chosen = cohort.where(lambda scan: scan.diagnosis.lower() in positives | negatives).one_per_subject()
     groups = Groups(_label(patients), _label(controls))
-    found: list[_Batch] = [_read_batch(name, Path(folder), chosen) for name, folder in results.items()]
+    found: list[_Batch] = [_read_batch(name, Path(folder), chosen) for name, folder in results]
     regions = found[0].regions
     for batch in found[1:]:
         if batch.regions != regions:
@@ -177,7 +173,7 @@ def gather(
     rows = np.flatnonzero(with_result)
     subjects = tuple(chosen.scans[row] for row in rows)
     is_positive = np.array([s.diagnosis.lower() in positives for s in subjects], dtype=bool)
-    sets = tuple(made for batch in found for made in batch.sets(rows, len(found) > 1))
+    sets = tuple(made for batch in found for made in batch.sets(rows, len({b.name for b in found}) > 1))
     questions = tuple(batch.question for batch in found)
     return Material(subjects, groups, is_positive, regions, _titled(sets), questions, tuple(notes))
 
@@ -228,41 +224,51 @@ class _Batch:
 
 
 def _read_batch(name: str, folder: Path, cohort: Cohort) -> _Batch:
-    if not (folder / SUMMARY_FILE).is_file():
-        raise UsageError(
-            f"{folder} holds no batch: it has no {SUMMARY_FILE}. Run ad-attribution batch on the table first."
-        )
-    places, notes = _places(folder, cohort)
-    if not places:
+    joined = join_results(cohort, folder)
+    if not joined.results:
+        why = joined.missing[0][1] if joined.missing else "it is empty"
         raise CohortError(
-            f"No scan of {cohort.source} has a result in {folder}: neither names nor paths are the same. Run "
-            f"ad-attribution batch on the table itself."
+            f"No scan of {cohort.source} has a result in {folder} ({why}). Run ad-attribution batch on the same scans."
         )
-    n = len(cohort.scans)
+    number = {(s.subject, s.session, s.line): n for n, s in enumerate(cohort.scans)}
     batch: _Batch | None = None
-    hashes = []
-    for row, place in places.items():
-        record = _document(place / PROVENANCE_FILE)
-        if record.get("kind") != KIND:
-            raise UsageError(f"{place} is no result of this program (its kind is {record.get('kind')!r}).")
+    hashes, question = [], None
+    for result in joined.results:
+        record = result.record
         if record.get("space", "model") == "native":
             raise UsageError(
-                f"{place} is in the scan's own space; a study needs maps on the network's grid (--space model)."
+                f"{result.folder} is in the scan's own space; a study needs maps on the network's grid (--space model)."
             )
-        stamp = record.get("batch", {})
-        hashes.append([cohort.scans[row].subject, stamp.get("scan_sha256")])
-        tables = {m: _document(place / "tables" / f"{m}.json")["rows"] for m in record["methods"]}
+        tables = {m: result.table(m) for m in result.heatmaps}
         if batch is None:
-            batch = _empty(name, folder, record, tables, n, notes)
-        _fill(batch, row, place, record, tables)
+            question = record.get("batch", {}).get("question")
+            batch = _empty(name, folder, record, tables, len(cohort.scans), _missing_notes(joined, folder))
+            batch.notes += _start_notes(record, folder)
+        _fill(batch, number[result.scan.subject, result.scan.session, result.scan.line], result, record, tables)
+        hashes.append([result.scan.subject, result.scan_sha256])
     assert batch is not None
-    first = _document(next(iter(places.values())) / PROVENANCE_FILE).get("batch", {}).get("question")
-    batch.question = text_sha256([first, hashes])
+    batch.question = text_sha256([question, hashes])
     return batch
 
 
+def _start_notes(record: Mapping[str, Any], folder: Path) -> list[str]:
+    if record.get("start") != "probability":
+        return []
+    return [
+        f"The relevance in {folder.name} starts from the probability itself: that controls get little of it, and that "
+        "so many regions differ, is in part the answer again. With --start unit or logit, batch takes that out."
+    ]
+
+
+def _missing_notes(joined: CohortResults, folder: Path) -> list[str]:
+    if not joined.missing:
+        return []
+    some = ", ".join(scan.subject for scan, _ in joined.missing[:8]) + (" …" if len(joined.missing) > 8 else "")
+    return [f"{len(joined.missing)} of {len(joined.cohort)} subjects have no result in {folder.name}: {some}."]
+
+
 def _empty(
-    name: str, folder: Path, record: Mapping[str, Any], tables: Mapping[str, Any], n: int, notes: list[str]
+    name: str, folder: Path, record: Mapping[str, Any], tables: Mapping[str, RegionTable], n: int, notes: list[str]
 ) -> _Batch:
     methods = [
         (m, about["method"], about.get("options", {}), about.get("title", m)) for m, about in record["methods"].items()
@@ -273,71 +279,34 @@ def _empty(
     return _Batch(name, folder, methods, regions, nothing, again, np.full(n, np.nan), {}, "", notes)
 
 
-def _fill(batch: _Batch, row: int, place: Path, record: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
+def _fill(
+    batch: _Batch, row: int, result: ScanResult, record: Mapping[str, Any], tables: Mapping[str, RegionTable]
+) -> None:
     if list(tables) != [m for m, *_ in batch.methods]:
-        raise UsageError(f"{place} has the maps {', '.join(tables)}, others than the results before it.")
-    for name, rows in tables.items():
-        if _regions(rows) != batch.regions:
-            raise UsageError(f"The table {name} of {place} has other regions than those of the results before it.")
-        inside = [r for r in rows if r["label"] != OUTSIDE_LABEL]
+        raise UsageError(f"{result.folder} has the maps {', '.join(tables)}, others than the results before it.")
+    for name, table in tables.items():
+        if _regions(table) != batch.regions:
+            raise UsageError(f"The table {name} of {result.folder} has other regions than the results before it.")
         for key, target in (("sum", batch.sums), ("absolute_sum", batch.absolute)):
-            values = np.array([math.nan if r[key] is None else r[key] for r in inside], dtype=np.float64)
+            values = np.asarray(table.columns[key], dtype=np.float64)[:-1]  # the last row is outside the atlas
             if not np.isfinite(values).all():
-                raise UsageError(f"The table {name} of {place} has regions without a {key}; compute it again.")
+                raise UsageError(f"The table {name} of {result.folder} has regions without a {key}; compute it again.")
             target[name][row] = values
-    batch.probability[row] = _answer(record, place)
-    batch.places[row] = place
+    target_class = record["target_class"]
+    if target_class not in result.values:
+        raise UsageError(f"{result.folder} does not say what the network answered for {target_class}.")
+    batch.probability[row] = result.values[target_class]
+    batch.places[row] = result.folder
 
 
-def _answer(record: Mapping[str, Any], place: Path) -> float:
-    values = record.get("outcome", {}).get("values") or record.get("probabilities", {})
-    target = record["target_class"]
-    if target not in values:
-        raise UsageError(f"{place} does not say what the network answered for {target}.")
-    return float(values[target])
-
-
-def _regions(rows: Sequence[Mapping[str, Any]]) -> RegionNames:
-    inside = [r for r in rows if r["label"] != OUTSIDE_LABEL]
-    volumes = np.array([r["volume_mm3"] for r in inside], dtype=np.float64)
-    labels, names = tuple(int(r["label"]) for r in inside), tuple(str(r["name"]) for r in inside)
-    return RegionNames(labels, names, tuple(str(r["hemisphere"]) for r in inside), volumes)
-
-
-def _places(folder: Path, cohort: Cohort) -> tuple[dict[int, Path], list[str]]:
-    """Result folders by row of the cohort: by name, else by the path of the scan."""
-    try:
-        with open(folder / SUMMARY_FILE, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("status") in _DONE]
-    except (OSError, ValueError, csv.Error) as cause:
-        raise UsageError(f"{folder / SUMMARY_FILE} cannot be read: {cause}") from cause
-    by_name = {row["name"]: row for row in rows}
-    by_path = {os.path.realpath(row["scan"]): row for row in rows if row.get("scan")}
-    places, missing = {}, []
-    for number, scan in enumerate(cohort.scans):
-        path = None if scan.path is None else os.path.realpath(scan.path)
-        row = by_path.get(path or "") or by_name.get(scan.name)
-        if row is None:
-            missing.append(scan.subject)
-        else:
-            places[number] = folder / row["folder"]
-    notes = []
-    if missing and places:
-        some = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
-        notes.append(f"{len(missing)} of {len(cohort.scans)} subjects have no result in {folder.name}: {some}.")
-    return places, notes
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise UsageError(
-            f"{path} cannot be read: {cause}. A study needs results with region tables (--atlas)."
-        ) from cause
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} is damaged.")
-    return found
+def _regions(table: RegionTable) -> RegionNames:
+    columns = {name: values[:-1] for name, values in table.columns.items()}
+    return RegionNames(
+        tuple(int(label) for label in columns["label"]),
+        tuple(str(name) for name in columns["name"]),
+        tuple(str(side) for side in columns["hemisphere"]),
+        np.asarray(columns["volume_mm3"], dtype=np.float64),
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- titles
@@ -345,8 +314,6 @@ def _document(path: Path) -> dict[str, Any]:
 
 def _titled(sets: tuple[MapSet, ...]) -> tuple[MapSet, ...]:
     """Titles and keys that differ: with those options in which sets of one method differ."""
-    from dataclasses import replace
-
     made: list[MapSet] = []
     for one in sets:
         rivals = [s for s in sets if s.method == one.method]

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.errors import CohortError, UsageError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.scan_files import read_scan
@@ -99,7 +98,7 @@ def volumes_of_segmentations(
     return found
 
 
-def propagated_volumes(material: Material, atlas: Atlas, monitor: Monitor) -> FloatArray:
+def propagated_volumes(material: Material, monitor: Monitor) -> FloatArray:
     """Volumes of the atlas's regions, carried onto each scan by the registration that prepared it.
 
     A deformable registration makes them follow the anatomy; of an affine one they only tell the size of the head.
@@ -107,7 +106,7 @@ def propagated_volumes(material: Material, atlas: Atlas, monitor: Monitor) -> Fl
     Raises
     ------
     UsageError
-        The results were not prepared by this program (their scans were registered already), or the atlas is another.
+        The results were not prepared by this program (their scans were registered already), or the atlas is gone.
     """
     from ADAttributionLogic.preprocessing.space_transform import resample_to_scan
     from ADAttributionLogic.report.result_reading import read_result
@@ -117,12 +116,14 @@ def propagated_volumes(material: Material, atlas: Atlas, monitor: Monitor) -> Fl
         monitor.report(number / len(material.subjects), "volumes of the atlas on each scan")
         folder = path.parent.parent
         answer, scan = read_result(folder)
+        if answer.atlas is None:
+            raise UsageError(f"{folder}: the atlas is not here any more. {' '.join(answer.provenance['notes'][-1:])}")
         if answer.preparation is None:
             raise UsageError(
                 f"{folder} was not prepared here, so that no transform says how large its regions are on the scan; "
                 "give volumes as a table or segmentations."
             )
-        labels = resample_to_scan(atlas.labels, answer.preparation.transform, scan.grid, "nearest")
+        labels = resample_to_scan(answer.atlas.labels, answer.preparation.transform, scan.grid, "nearest")
         found[number] = _counted(labels.array, material, str(folder)) * scan.grid.voxel_volume_mm3
     return found
 

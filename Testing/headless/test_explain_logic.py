@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_reference import small_control
 
 from ADAttributionLib import ModelCards, Runs
-from ADAttributionLib.ExplainLogic import ExplainLogic, methodRequest
+from ADAttributionLib.ExplainLogic import ExplainLogic
+from ADAttributionLib.MethodOptions import methodRequest
 from ADAttributionLib.Overlays import shownMap
 from ADAttributionLib.VolumeNodes import nodesOfClass
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
 from ADAttributionLogic.errors import NetworkError, UsageError
+from ADAttributionLogic.reference.package import read_reference
+from ADAttributionLogic.scan_files import write_volume
 
 LONG = ("occlusion", {"size": 4, "stride": 2})
 
@@ -143,6 +147,28 @@ def test_a_folder(logic, small_scan_file, small_package, tmp_path: Path) -> None
         rows = list(csv.DictReader(file))
     assert [r["status"] for r in rows] == ["done", "failed"] and "b.nii.gz" in rows[1]["message"]
     assert logic.explainFolder(tmp_path / "scans", tmp_path / "out", **arguments)["kept"] == 1
+
+
+def test_a_reference_cohort_from_the_console(logic, small_package, tmp_path: Path) -> None:
+    """The controls of a table through the worker; started again with more it grows; mistakes are sentences."""
+    lines = ["scan,subject,dx"]
+    for seed in range(3):
+        write_volume(small_control(seed), tmp_path / f"c{seed}.nii.gz")
+        lines.append(f"c{seed}.nii.gz,p{seed},HC")
+    (tmp_path / "table.csv").write_text("\n".join(lines[:3]) + "\n", encoding="utf-8")
+    seen = []
+    options = {"model": small_package, "methods": ["gradient-x-input"], "title": "Ours"}
+    built = logic.buildReference(
+        tmp_path / "table.csv", tmp_path / "ref", **options, onProgress=lambda r: seen.append(r.job.text)
+    )
+    assert (built["n"], built["taken"]) == (2, 2) and any("taking up" in text for text in seen)
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert logic.buildReference([tmp_path / "table.csv"], tmp_path / "ref", **options)["taken"] == 1
+    assert read_reference(built["folder"]).title == "Ours" and read_reference(built["folder"]).n == 3
+    with pytest.raises(WorkerError, match="has no column age"):
+        logic.buildReference(tmp_path / "table.csv", tmp_path / "other", **options, covariates=["age"])
+    with pytest.raises(UsageError, match="One brain mask does not fit many scans"):
+        logic.buildReference(tmp_path / "table.csv", tmp_path / "ref", registration="affine", brainMask=object())
 
 
 # --------------------------------------------------------------------------------------------------------- model cards

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
+import torch
 import vtk
 from test_runs import drawn
 
@@ -19,11 +20,14 @@ from ADAttributionLib.Overlays import shownMap
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.TransformNodes import transformOf
 from ADAttributionLib.VolumeNodes import arrayFromMatrix, nodesOfClass, volumeFromNode
+from ADAttributionLib.WhatIf import WhatIf
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
+from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.preparation import PreparationReport
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model
+from ADAttributionLogic.preprocessing.model_input import prepare
 from ADAttributionLogic.preprocessing.quality import QualityReport
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.service.answer import AnswerPreparation, load_answer, save_answer
@@ -507,3 +511,20 @@ def test_a_folder_whose_scans_are_prepared(logic, small_scan, small_package, tmp
         logic.explainFolder(tmp_path / "scans", out, **asked)
     with pytest.raises(UsageError, match="does not fit many scans"):
         logic.explainFolder(tmp_path / "scans", out, **asked, brainMask=object())
+
+
+def test_what_if_covers_where_the_user_points(logic, run, small_package, small_model) -> None:
+    """A box on the scan as acquired: voxel by voxel through the transform, and a full pass."""
+    brain = volumeFromNode(run.gridScanNode)
+    transform = transformOf(run.transformNodes, brain.grid, volumeFromNode(run.scanNode).grid)
+    points = transform.points_to_scan(brain.grid.to_ras(np.stack(np.indices(brain.grid.shape), -1).reshape(-1, 3)))
+    centre = transform.points_to_scan([-25.0, -20.0, -15.0])
+    seen = prepare(brain, small_model.grid, small_model.normalisation).array
+    covered = np.where((np.abs(points - centre) < 15).all(1).reshape(seen.shape), 0, seen)
+    evaluation = Evaluation(small_model.network, torch.from_numpy(covered)[None, None], torch.device("cpu"))
+    box = {"box": {"centre": centre.tolist(), "size": 30}, "put": "zero"}
+    trial = WhatIf(logic).ask(run, box, model=small_package)
+    expected = torch.softmax(evaluation.logits.double(), 1)[0].tolist()
+    assert list(trial.after.values.values()) == pytest.approx(expected, abs=1e-5)
+    assert dict(trial.before.values) == pytest.approx(run.probabilities, abs=1e-6)
+    assert trial.volumeMm3 == pytest.approx((covered != seen).sum() * 2.5**3, rel=0.3)

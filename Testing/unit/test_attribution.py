@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ADAttributionLogic import attribution  # noqa: F401
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
-from ADAttributionLogic.attribution.registry import Method, attribute, available_methods, get_method
+from ADAttributionLogic.attribution.registry import Companions, Method, attribute, available_methods, get_method
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import Cancelled, GridMismatchError, NetworkError, UnknownNameError, UsageError
 from ADAttributionLogic.monitor import Monitor
@@ -37,13 +37,19 @@ def regions_of(x: Tensor) -> Tensor:
     return labels
 
 
+def companions_of(x: Tensor) -> Companions:
+    """What methods by region and methods that compare with a reference need."""
+    regions = regions_of(x) if x.ndim == 4 else torch.ones(x.shape[2:], dtype=torch.int)
+    return Companions(regions=regions, reference=x.roll(3, -1) / 2)
+
+
 # ---------------------------------------------------------------------------------------------------- for all methods
 
 
 def test_the_methods_that_there_are() -> None:
     assert METHODS == [
-        "lrp", "sensitivity", "gradient-x-input", "guided-backprop", "integrated-gradients", "smoothgrad", "occlusion",
-        "voxel-occlusion", "area-occlusion", "grad-cam",
+        "lrp", "deeplift", "sensitivity", "gradient-x-input", "guided-backprop", "integrated-gradients", "smoothgrad",
+        "occlusion", "voxel-occlusion", "area-occlusion", "grad-cam",
     ]  # fmt: skip
     for method in available_methods():
         assert method.summary.endswith((".", "?", ")")) and method.source
@@ -60,7 +66,7 @@ def test_every_result_carries_what_is_needed_to_judge_it(name: str, start: str, 
         evaluate(network, x),
         name,
         Target(1, start),
-        regions=regions_of(x) if dimensions == 2 else torch.ones(20, 20, 20),
+        companions=companions_of(x),
     )
     assert result.values.shape == tuple(x.shape[1:]) and np.isfinite(result.values).all()
     assert result.heatmap.shape == tuple(x.shape[2:])
@@ -84,8 +90,8 @@ def test_every_result_carries_what_is_needed_to_judge_it(name: str, start: str, 
 @pytest.mark.parametrize("name", METHODS)
 def test_results_repeat_exactly(case: tuple[nn.Module, Tensor], name: str) -> None:
     network, x = case
-    first = attribute(evaluate(network, x), name, regions=regions_of(x))
-    second = attribute(evaluate(network, x), name, regions=regions_of(x))
+    first = attribute(evaluate(network, x), name, companions=companions_of(x))
+    second = attribute(evaluate(network, x), name, companions=companions_of(x))
     np.testing.assert_array_equal(first.values, second.values)
 
 
@@ -94,9 +100,9 @@ def test_sharing_an_evaluation_changes_nothing(case: tuple[nn.Module, Tensor], n
     network, x = case
     shared = evaluate(network, x)
     for other in METHODS:
-        attribute(shared, other, regions=regions_of(x))
-    alone = attribute(evaluate(network, x), name, regions=regions_of(x))
-    np.testing.assert_array_equal(attribute(shared, name, regions=regions_of(x)).values, alone.values)
+        attribute(shared, other, companions=companions_of(x))
+    alone = attribute(evaluate(network, x), name, companions=companions_of(x))
+    np.testing.assert_array_equal(attribute(shared, name, companions=companions_of(x)).values, alone.values)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -112,7 +118,7 @@ def test_every_method_can_be_cancelled(case: tuple[nn.Module, Tensor], name: str
     with pytest.raises(Cancelled):
         monitor = Monitor(is_cancelled=cancelled)
         evaluation = Evaluation(explainable(network, x.shape[1:]), x, CPU, monitor)
-        attribute(evaluation, name, monitor=monitor, regions=regions_of(x))
+        attribute(evaluation, name, monitor=monitor, companions=companions_of(x))
 
 
 def test_unknown_names_and_values_out_of_range(case: tuple[nn.Module, Tensor]) -> None:

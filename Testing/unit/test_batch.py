@@ -393,3 +393,15 @@ def test_options_of_methods_in_one_word() -> None:
     assert parse_method("occlusion:signed=true") == MethodRequest("occlusion", {"signed": True})
     with pytest.raises(UsageError, match="has no value"):
         parse_method("lrp:beta")
+
+
+def test_a_batch_without_the_answers_spread_is_another_question(
+    folder: Path, small_model: Model, tmp_path: Path
+) -> None:
+    scans = find_scans(folder)[:1]
+    quick = replace(OPTIONS, with_spread=False)
+    explain_batch(scans, small_model, quick, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / scans[0].name / "provenance.json").read_text(encoding="utf-8"))
+    assert "answer_spread" not in record
+    with pytest.raises(OutputError, match="with_spread"):
+        explain_batch(scans, small_model, OPTIONS, tmp_path / "out")

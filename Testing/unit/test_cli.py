@@ -49,9 +49,13 @@ def test_explain_writes_everything_and_prints_the_answer(
         "heatmaps/lrp.nii.gz",
         "overview.png",
         "provenance.json",
+        "report.html",
         "scene.mrb",
     ]
-    assert [n for n in names if not n.startswith("tables/")] == expected
+    assert [n for n in names if not n.startswith(("tables/", "checks/"))] == expected
+    checks = ["agreement.tsv", "checks.tsv", "consensus.nii.gz", "curves.tsv", "disagreement.nii.gz"]
+    assert [n for n in names if n.startswith("checks/")] == [f"checks/{name}" for name in checks]
+    assert "checks: " in done.stdout and "Stability" in done.stdout
     assert "P(CN) = " in done.stdout and "explained class: AD" in done.stdout and "unattributed" in done.stdout
     assert str(out / "scene.mrb") in done.stdout
     record = json.loads((out / "provenance.json").read_text(encoding="utf-8"))

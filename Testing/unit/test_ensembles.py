@@ -18,9 +18,11 @@ from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+from ADAttributionLogic.checks.findings import read_checks
 from ADAttributionLogic.ensembles.agreement import agreement_of, intraclass_correlation
 from ADAttributionLogic.errors import Cancelled, UsageError
-from ADAttributionLogic.explain import MethodRequest, explain
+from ADAttributionLogic.explain import CheckRequest, MethodRequest, explain
+from ADAttributionLogic.graph.layer_graph import class_probabilities
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import Network, explainable
 from ADAttributionLogic.networks.output import Output
@@ -326,6 +328,32 @@ def test_full_agreement_and_none_to_measure() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- files and batches
+
+
+@pytest.mark.parametrize("kind", ["score", "distance", "softmax", "sigmoid"])
+def test_the_checks_of_an_ensemble_ask_all_networks_and_take_their_mean(kind: str, scan: Volume, atlas: Atlas) -> None:
+    outputs = {"softmax": Output("softmax"), "sigmoid": Output("sigmoid")}
+    modules = [TwoOutputs(n) if kind == "softmax" else score_network(n) for n in range(3)]
+    model = ensemble(modules, outputs.get(kind, COG))
+    start = kind if kind in ("score", "distance") else "probability"
+    request = CheckRequest(1000.0, "zero")
+    found = explain(
+        scan, model, ["lrp", "gradient-x-input"], atlas=atlas, start=start, with_spread=False, checks=request
+    )
+    checks = {c.name: c for c in found.checks.of("lrp").checks}
+    assert all(c.verdict != "not run" for c in checks.values()) and "recomputation" not in checks
+    answer = found.outcome.values[found.target_class]
+    assert checks["deletion"].details["scan"] == pytest.approx(answer, abs=1e-6)
+    networks = [member.load() for member in model.members]
+    empty = [Evaluation(n, torch.zeros(1, 1, *SHAPE), CPU) for n in networks]
+    each = [
+        e.logits if n.head == "score" else class_probabilities(e.logits, n.head)
+        for e, n in zip(empty, networks, strict=True)
+    ]
+    index = 0 if kind in ("score", "distance") else 1
+    nothing = float(np.mean([float(values[0, index]) for values in each]))
+    assert checks["deletion"].details["reference"] == pytest.approx(nothing, abs=1e-5)
+    assert read_checks(found.provenance["checks"]).describe() == found.checks.describe()
 
 
 def test_an_ensembles_result_as_files(scores: Model, scan: Volume, atlas: Atlas, tmp_path: Path) -> None:

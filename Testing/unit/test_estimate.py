@@ -31,6 +31,8 @@ MEASURED = [
     ("lrp", {"rule": "epsilon-plus-flat"}, 0, 3.7),
     ("lrp", {"rule": "epsilon-gamma-box"}, 0, 7.4),
     ("lrp", {"batch_norm": "pass"}, 0, 5.9),
+    ("deeplift", {}, 0, 4.6),
+    ("deeplift", {"rule": "gamma"}, 0, 10.9),
     ("sensitivity", {}, 0, 1.5),
     ("gradient-x-input", {}, 0, 1.5),
     ("guided-backprop", {}, 0, 1.6),

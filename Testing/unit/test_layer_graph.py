@@ -130,7 +130,7 @@ def test_a_network_is_bit_identical_before_and_after(training: bool) -> None:
     """No hooks, no changed weights, no changed mode, no gradients (trap 8)."""
     from ADAttributionLogic import attribution  # noqa: F401
     from ADAttributionLogic.attribution.evaluation import Evaluation
-    from ADAttributionLogic.attribution.registry import attribute, available_methods
+    from ADAttributionLogic.attribution.registry import Companions, attribute, available_methods
     from ADAttributionLogic.networks.network import explainable
 
     network = make_lively(PublishedStyle(2)).train(training)
@@ -141,7 +141,7 @@ def test_a_network_is_bit_identical_before_and_after(training: bool) -> None:
     regions = torch.zeros(20, 20, dtype=torch.int)
     regions[5:9] = 1
     for method in available_methods():
-        attribute(evaluation, method, regions=regions)
+        attribute(evaluation, method, companions=Companions(regions=regions, reference=x / 2))
     assert fingerprint(network) == before
     assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
     assert all(p.grad is None and p.requires_grad for p in network.parameters())

@@ -17,7 +17,7 @@ from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.pipeline import Options
 from ADAttributionLogic.preprocessing.quality import QualityError
-from ADAttributionLogic.scan_files import write_volume
+from ADAttributionLogic.scan_files import read_scan, write_volume
 from ADAttributionLogic.simulation.native_scan import Acquisition, NativeScan, acquire
 from ADAttributionLogic.volume import Volume
 
@@ -114,6 +114,21 @@ def test_a_scan_that_fails_the_checks_is_refused_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
     assert main([*command, "--accept-qc"]) == 0
     assert "accepted by the user" in capsys.readouterr().err
+
+
+def test_a_result_on_the_scan_is_checked_on_the_networks_grid(
+    native: NativeScan, small_package: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When it is made, and again when it is finished: the map on the scan is what carrying the new one there gives."""
+    scan, out = write_volume(native.scan, tmp_path / "scan.nii.gz"), tmp_path / "out"
+    command = ["explain", str(scan), "--model", str(small_package), "--registration", "affine", "--space", "native"]
+    methods = ["--method", "lrp", "--method", "sensitivity", "--checks", "3", "--no-figure", "--no-scene"]
+    assert main([*command, *methods, "--out", str(out)]) == 0
+    assert read_scan(out / "checks" / "consensus.nii.gz").grid.is_same(native.scan.grid)
+    capsys.readouterr()
+    assert main(["check", str(out), "--model", str(small_package), "--checks", "3"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("✓ Recomputation") == 2 and "carried onto the scan" in printed.err
 
 
 def test_wrong_usage_is_named(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +222,11 @@ def test_what_is_no_reference(tmp_path: Path, small_reference: Reference) -> Non
     with pytest.raises(UnknownNameError, match="no atlas of lrp .* named 'desikan'"):
         small_reference.regions("lrp", "desikan")
     assert read_reference(small_reference.folder / "reference.json").n == 12
+
+
+def test_reading_one_needs_no_torch() -> None:
+    """The panel lists references where torch is not installed yet."""
+    code = "import sys, ADAttributionLogic.reference.package as _; print('torch' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "False"

@@ -45,14 +45,16 @@ ROOMS = {
     "atlas": {"atlas"},
     "relevance": {"relevance", "atlas"},
     "ensembles": {"ensembles", "attribution", "relevance"},
+    "checks": {"checks", "attribution", "graph", "networks", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
     "dicom_export": {"dicom_export", "reading", "atlas", "relevance", "service", "report"},
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
+    "whatif": {"whatif", "attribution", "graph", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
-    "reference": {"reference", "cohort", "relevance", "atlas", "networks", "preprocessing", "report"},
+    "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
 }
 
 
@@ -112,6 +114,7 @@ def test_the_readmes_commands_and_python_run_as_they_stand(tmp_path: Path) -> No
     assert {p.name for p in (tmp_path / "result").iterdir()} == {
         "heatmaps",
         "tables",
+        "checks",
         "overview.png",
         "report.html",
         "scene.mrb",

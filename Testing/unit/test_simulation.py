@@ -28,6 +28,7 @@ from ADAttributionLogic.simulation.deformation import (
     sample,
     smooth_noise,
 )
+from ADAttributionLogic.simulation.population import OLDEST, YOUNGEST, Person, draw_population, simulate_person
 from ADAttributionLogic.simulation.subject import CONTROL, PATIENT, SubjectParameters, draw_parameters, simulate_subject
 from ADAttributionLogic.simulation.subject_files import write_subject
 
@@ -179,3 +180,33 @@ def test_files_of_a_subject(anatomy: Anatomy, tmp_path: Path) -> None:
     np.testing.assert_allclose(nib.load(folder / "scan.nii.gz").affine, anatomy.affine)
     with pytest.raises(OutputError, match="exists"):
         write_subject(simulate_subject(anatomy, PURE), tmp_path / "s")
+
+
+def test_people_differ_by_age_sex_site_and_head_and_both_groups_come_in_turn() -> None:
+    people = draw_population(60, 60)
+    assert [p.diagnosis for p in people[:4]] == ["AD", "HC", "AD", "HC"] and len({p.name for p in people}) == 120
+    assert draw_population(60, 60) == people and draw_population(3, 5)[-1].diagnosis == "HC"
+    age = np.array([p.age for p in people])
+    wide = np.array([p.ventricle_mm for p in people])
+    assert age.min() >= YOUNGEST and age.max() <= OLDEST and np.corrcoef(age, wide)[0, 1] > 0.7
+    controls = [p for p in people if p.diagnosis == "HC"]
+    shrunken = [sum(p.parameters.atrophy_mm) for p in controls]
+    assert np.corrcoef([p.age for p in controls], shrunken)[0, 1] > 0.3, "age shrinks what the disease shrinks"
+    men, women = ([p.head_scale for p in people if p.sex == sex] for sex in "MF")
+    assert np.mean(men) > np.mean(women) + 0.005
+    assert {p.parameters.noise for p in people if p.site == "B"} == {0.018}
+    assert min(min(p.parameters.atrophy_mm) for p in people if p.diagnosis == "AD") < 0.9, "there are mild patients"
+
+
+def test_age_widens_ventricles_and_head_size_scales_everything(anatomy: Anatomy) -> None:
+    plain = dataclasses.replace(PURE, atrophy_mm=(0.0, 0.0))
+    still = Person("a", 55.0, "F", "A", 1.0, 0.0, plain)
+    _, volumes = simulate_person(anatomy, still)
+    template = np.bincount(anatomy.atlas.labels.array.ravel())
+    expected = {r.name: float(template[r.label]) for r in anatomy.atlas.regions}
+    assert volumes == pytest.approx(expected, rel=1e-3)
+    subject, aged = simulate_person(anatomy, dataclasses.replace(still, ventricle_mm=1.5, head_scale=1.03))
+    assert aged["Left_Lateral_Ventricle"] > 1.2 * volumes["Left_Lateral_Ventricle"]
+    for name in ("Right_Cerebellum_Exterior", "Brain_Stem"):
+        assert aged[name] == pytest.approx(volumes[name] * 1.03**3, rel=0.03), name
+    assert float(jacobian_determinant(subject.displacement).min()) > 0

@@ -1,0 +1,256 @@
+"""A whole study, in its order: mean maps, statistics, figures, and the page that leads through them.
+
+The mean maps, which take the time, are kept in a hidden folder beside the output until the study is complete, so that
+one that was interrupted goes on; all else is computed anew. The output appears when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ADAttributionLogic import provenance
+from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.report.placing import Place, check_place, check_replacement, hashes_of, read_marked, writing
+from ADAttributionLogic.scan_files import read_scan, write_volume
+from ADAttributionLogic.study.agreement import Coherence, coherences, families
+from ADAttributionLogic.study.analysis import SetAnalysis, StudyOptions, analyse, members_of
+from ADAttributionLogic.study.cases import require_members
+from ADAttributionLogic.study.distances import map_distances
+from ADAttributionLogic.study.material import MapSet, Material
+from ADAttributionLogic.study.mean_maps import CELLS, sum_cases
+from ADAttributionLogic.study.presentation import Presentation, present
+from ADAttributionLogic.volume import Volume
+
+FloatArray = npt.NDArray[np.float64]
+
+STUDY_FILE, PAGE_FILE = "study.json", "index.html"
+KIND = "ad-attribution/study/1"
+
+#: Fewest subjects of either group.
+FEWEST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """All that was computed.
+
+    Attributes
+    ----------
+    material : Material
+    options : StudyOptions
+    analyses : tuple of SetAnalysis
+    coherences : tuple of Coherence
+    by_sum, by_maximum : ndarray or None
+        Distances (Rieke et al. 2018; Eitel & Ritter 2019) between the mean maps named in `compared`.
+    compared : tuple of (str, str)
+        Key of the set of maps and case, in the order of the rows of both.
+    volumes : ndarray or None, shape (n, R)
+    """
+
+    material: Material
+    options: StudyOptions
+    analyses: tuple[SetAnalysis, ...]
+    coherences: tuple[Coherence, ...]
+    by_sum: FloatArray | None
+    by_maximum: FloatArray | None
+    compared: tuple[tuple[str, str], ...]
+    volumes: FloatArray | None
+
+
+def check_output(folder: str | os.PathLike[str], overwrite: bool) -> Place:
+    """Refuse a folder that is not free, or holds what this program did not write.
+
+    Raises
+    ------
+    OutputError
+    """
+    earlier = read_marked(Path(folder) / STUDY_FILE, KIND)
+    if earlier is None:
+        return check_place(folder, STUDY_FILE)
+    if not overwrite:
+        raise OutputError(f"{folder} holds a study; nothing is overwritten. Choose another folder, or say --overwrite.")
+    return check_replacement(folder, STUDY_FILE, earlier.get("files", {}))
+
+
+def run_study(
+    material: Material,
+    out: str | os.PathLike[str],
+    options: StudyOptions = StudyOptions(),  # noqa: B008 (frozen)
+    *,
+    volumes: FloatArray | None = None,
+    with_maps: bool = True,
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+) -> Path:
+    """Compute a study and write it.
+
+    Parameters
+    ----------
+    material : Material
+        From :func:`~.material.gather`.
+    out : path-like
+        New folder: ``index.html``, ``tables/``, ``figures/``, ``maps/`` and ``study.json``.
+    options : StudyOptions
+    volumes : ndarray, shape (n, R), optional
+        mm³ of each region in each subject (:mod:`.volumes`).
+    with_maps : bool
+        Mean maps, their figures and distances; without, only the region tables are read.
+    overwrite : bool
+        Replace an earlier study.
+    monitor : Monitor, optional
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    UsageError, ScanError, OutputError, Cancelled
+    """
+    monitor = monitor or Monitor()
+    place = check_output(out, overwrite)
+    for maps in material.sets:
+        members = members_of(maps, material, options.threshold)
+        require_members(members, [material.groups.positive, material.groups.negative], FEWEST)
+    kept = _kept_folder(Path(out), material, options)
+    if with_maps:
+        with monitor.stage(0.0, 0.6) as part:
+            _mean_maps(material, options, kept, part)
+    with monitor.stage(0.6, 0.95) as part:
+        study = _computed(material, options, kept if with_maps else None, volumes, part)
+    monitor.report(0.95, "drawing figures and writing")
+    with writing(place) as folder:
+        if with_maps:
+            shutil.copytree(kept, folder / "maps", ignore=shutil.ignore_patterns("*.npy", "counts.json"))
+        _write(study, present(study, kept if with_maps else None), folder)
+    shutil.rmtree(kept, ignore_errors=True)
+    monitor.report(1.0, "done")
+    return Path(out) / PAGE_FILE
+
+
+def cases_of(study: Study, maps: MapSet) -> dict[str, int]:
+    """Number of scans per case."""
+    members = members_of(maps, study.material, study.options.threshold)
+    return {name: int(found.sum()) for name, found in members.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- mean maps
+
+
+def _kept_folder(out: Path, material: Material, options: StudyOptions) -> Path:
+    """Where mean maps wait for the rest: the same study finds them again, another does not."""
+    who = [[s.subject, bool(p)] for s, p in zip(material.subjects, material.is_positive, strict=True)]
+    question = provenance.text_sha256([material.questions, who, options.threshold, [s.key for s in material.sets]])
+    return out.absolute().parent / f".{out.name}-maps-{question[:12]}"
+
+
+def _mean_maps(material: Material, options: StudyOptions, kept: Path, monitor: Monitor) -> None:
+    """Write the mean maps of every set and case; a set's folder appears when it is whole."""
+    for number, maps in enumerate(material.sets):
+        target = kept / maps.key
+        if target.is_dir():
+            continue
+        members = members_of(maps, material, options.threshold)
+        cells = {row: next(cell for cell in CELLS if members[cell][row]) for row in maps.paths}
+        with monitor.stage(number / len(material.sets), (number + 1) / len(material.sets)) as part:
+            sums = sum_cases(maps.paths, cells, part)
+        try:
+            unfinished = kept / f"{maps.key}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True, mode=0o700)
+            for case, parts in _parts(material).items():
+                mean = sums.mean(parts, f"mean of {case}, {maps.title}")
+                if mean is not None:
+                    write_volume(mean, unfinished / f"{case}.nii.gz")
+                    np.save(unfinished / f"{case}.npy", mean.array)
+            os.replace(unfinished, target)
+        except OSError as cause:
+            raise OutputError(f"{kept} cannot be written: {cause}") from cause
+
+
+def _parts(material: Material) -> dict[str, tuple[str, ...]]:
+    """Of which cells each case consists."""
+    groups = material.groups
+    return {groups.positive: ("TP", "FN"), groups.negative: ("TN", "FP"), **{cell: (cell,) for cell in CELLS}}
+
+
+def mean_maps(kept: Path, maps: MapSet, material: Material) -> dict[str, Volume]:
+    """The mean maps of one set, by case."""
+    found = {case: kept / maps.key / f"{case}.nii.gz" for case in _parts(material)}
+    return {case: read_scan(path) for case, path in found.items() if path.is_file()}
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+
+def _computed(
+    material: Material, options: StudyOptions, kept: Path | None, volumes: FloatArray | None, monitor: Monitor
+) -> Study:
+    analyses = []
+    for number, maps in enumerate(material.sets):
+        with monitor.stage(0.8 * number / len(material.sets), 0.8 * (number + 1) / len(material.sets)) as part:
+            analyses.append(analyse(maps, material, options, part))
+    found = [c for family in families(material.sets) for c in coherences(family, material, options.threshold)]
+    by_sum = by_maximum = None
+    compared: list[tuple[str, str]] = []
+    if kept is not None:
+        cases = (material.groups.positive, material.groups.negative, "TP", "TN")
+        compared = [(s.key, case) for case in cases for s in material.sets if (kept / s.key / f"{case}.npy").is_file()]
+        arrays = [np.load(kept / key / f"{case}.npy", mmap_mode="r", allow_pickle=False) for key, case in compared]
+        half = sum(case in cases[:2] for _, case in compared)
+        with monitor.stage(0.8, 0.9) as part:
+            by_sum = _within(map_distances(arrays[:half], "sum", part), len(arrays), 0)
+        with monitor.stage(0.9, 1.0) as part:
+            by_maximum = _within(map_distances(arrays[half:], "maximum", part), len(arrays), half)
+    return Study(material, options, tuple(analyses), tuple(found), by_sum, by_maximum, tuple(compared), volumes)
+
+
+def _within(part: FloatArray, size: int, start: int) -> FloatArray:
+    whole = np.full((size, size), np.nan)
+    whole[start : start + len(part), start : start + len(part)] = part
+    return whole
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def _write(study: Study, presentation: Presentation, folder: Path) -> None:
+    presentation.write(folder)
+    material = study.material
+    document: dict[str, Any] = {
+        "kind": KIND,
+        "notice": provenance.NOTICE,
+        "date": provenance.now(),
+        "software": provenance.software(),
+        "options": asdict(study.options),
+        "groups": asdict(material.groups),
+        "subjects": len(material.subjects),
+        "questions": list(material.questions),
+        "sets": [_described(study, maps) for maps in material.sets],
+        "notes": list(material.notes),
+        "files": hashes_of(folder),
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+    (folder / STUDY_FILE).write_text(text, encoding="utf-8")
+
+
+def _described(study: Study, maps: MapSet) -> Mapping[str, Any]:
+    return {
+        "key": maps.key,
+        "title": maps.title,
+        "network": maps.network,
+        "method": maps.method,
+        "options": dict(maps.options),
+        "cases": cases_of(study, maps),
+    }

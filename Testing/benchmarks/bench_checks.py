@@ -1,0 +1,60 @@
+"""All checks of one map against plain forward passes of the same network, within one run, at 193×229×193."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from figures import Figure
+
+from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.attribution.registry import Companions
+from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.checked_explanation import CheckRequest, checked_map, question_about
+from ADAttributionLogic.checks.budget import DEFAULT_BUDGET, costs_of, map_passes, region_passes
+from ADAttributionLogic.checks.causality import region_drops
+from ADAttributionLogic.checks.running import run_checks
+from ADAttributionLogic.explain import explain
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.networks.loading import load_model
+from ADAttributionLogic.relevance.region_table import index_regions
+from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
+from ADAttributionLogic.simulation.subject import PATIENT, draw_parameters, simulate_subject
+
+
+def checks() -> Iterator[Figure]:
+    model = load_model("simulated-atrophy")
+    scan = simulate_subject(icbm152_anatomy(), draw_parameters(PATIENT, 7)).scan
+    found = explain(scan, model, ["lrp"], atlas=load_atlas("aal"), with_spread=False)
+    index, device = index_regions(found.atlas), torch.device("cpu")
+    question = question_about(found, CheckRequest(), index, Companions(), Target(1), device, Monitor())
+    checked = checked_map(found.heatmaps[0])
+    graph = model.network.layers
+
+    def seconds(work: object) -> float:
+        started = time.perf_counter()
+        work()  # type: ignore[operator]
+        return time.perf_counter() - started
+
+    def forward() -> float:
+        with torch.no_grad():
+            return seconds(lambda: graph.logits(question.image))
+
+    passes = sorted(forward() for _ in range(3))[1]
+    again = seconds(lambda: question.map_of(checked, question.image))
+    yield Figure(
+        "an LRP map of a new image / forward pass", again / passes, map_passes(checked, question, model.network)
+    )
+    covering = seconds(lambda: region_drops(question))
+    yield Figure("covering 120 regions / forward pass", covering / passes)
+    yield Figure("the same, as estimated", region_passes(question, model.network))
+    whole = seconds(lambda: run_checks(question, [checked], DEFAULT_BUDGET))
+    passes = (passes + sorted(forward() for _ in range(3))[1]) / 2
+    costs = costs_of(question, checked, model.network, region_passes(question, model.network))
+    wanted = ("conservation", "stability", "randomisation", "deletion", "causality", "insertion")
+    yield Figure("all checks of one map, forward passes as estimated", sum(costs.of(n, False) for n in wanted), 40)
+    yield Figure("all checks of one map / forward pass", whole / passes, DEFAULT_BUDGET)
+
+
+BENCHMARKS = (checks,)
