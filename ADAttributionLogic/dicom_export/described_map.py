@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ADAttributionLogic import provenance
-from ADAttributionLogic.outcome import Outcome, read_outcome
+from ADAttributionLogic.outcome import Outcome, outcome_in
 from ADAttributionLogic.service.answer import Answer, AnswerMap
 
 #: DICOM's visual explanations (CID 217): code and meaning.
@@ -73,15 +73,13 @@ class DescribedMap:
 def describe_map(answer: Answer, found: AnswerMap) -> DescribedMap:
     """Say what a heatmap of an answer is."""
     record, summary = answer.provenance, found.summary
-    outcome = read_outcome(record["outcome"]) if "outcome" in record else None
-    start = str(summary.get("start", "probability"))
-    quantity = f"{start} of {answer.target_class}" if outcome is None else outcome.quantity(answer.target_class, start)
+    outcome, start = outcome_in(record), str(summary.get("start", "probability"))
+    quantity = outcome.quantity(answer.target_class, start)
     network = _network(record["model"])
     parameters = {"explained": quantity, "network": network, **_options(summary)}
-    said = "" if outcome is None else f" The network said: {outcome.headline()}."
     derivation = (
-        f"{provenance.NOTICE} {found.title} of {network}; explained: {quantity}.{said} Relevance per voxel, Σ "
-        f"{float(summary.get('relevance_sum', 0)):.6g}."
+        f"{provenance.NOTICE} {found.title} of {network}; explained: {quantity}. The network said: "
+        f"{outcome.headline()}. Relevance per voxel, Σ {float(summary.get('relevance_sum', 0)):.6g}."
     )
     return DescribedMap(
         found,
@@ -102,10 +100,10 @@ def _options(summary: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in dict(summary.get("options", {})).items() if value is not None}
 
 
-def _unit(method: str, start: str, outcome: Outcome | None) -> Unit:
+def _unit(method: str, start: str, outcome: Outcome) -> Unit:
     if method not in _IN_UNITS_OF_THE_SCORE:
         return _ARBITRARY
-    if outcome is None or not outcome.output.is_score or start == "unit" or not outcome.output.unit:
+    if not outcome.output.is_score or start == "unit" or not outcome.output.unit:
         return NO_UNITS
     # UCUM's annotations are ASCII without braces.
     name = re.sub(r"[^!-z|~]", "", outcome.output.unit.replace(" ", "_"))[:12]

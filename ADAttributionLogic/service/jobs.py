@@ -177,7 +177,9 @@ def page_job(job: Mapping[str, Any], folder: Path, monitor: Monitor) -> dict[str
 def dicom_job(job: Mapping[str, Any], folder: Path, monitor: Monitor) -> dict[str, Any]:
     """Write an answer as DICOM objects for the study of its scan's series."""
     from ADAttributionLogic.dicom_export.export import check_dicom_folder, export_dicom
+    from ADAttributionLogic.errors import OutputError
     from ADAttributionLogic.reading.dicom_source import read_source
+    from ADAttributionLogic.report.overview import overview_png
     from ADAttributionLogic.service.answer import load_answer
 
     _refuse_strangers(job, ("answer", "source", "path"))
@@ -188,8 +190,13 @@ def dicom_job(job: Mapping[str, Any], folder: Path, monitor: Monitor) -> dict[st
     place = check_dicom_folder(path)
     monitor.report(0.0, "reading the series")
     series = read_source(source)
+    monitor.report(0.1, "drawing the figure")
+    try:
+        figure = overview_png(answer)
+    except OutputError:  # this Python may lack matplotlib; the notes say that there is none
+        figure = None
     with monitor.stage(0.2, 1.0) as part:
-        done = export_dicom(answer, answer.scan, series, path, place=place, monitor=part)
+        done = export_dicom(answer, answer.scan, series, path, figure=figure, place=place, monitor=part)
     return {"path": str(done.folder), "files": list(done.files), "notes": list(done.notes)}
 
 

@@ -111,6 +111,7 @@ def test_a_run_becomes_objects_of_its_series(run, series, tmp_path: Path) -> Non
     job = {"answer": save_answer(answer, exchange, "job-1"), "source": filesOf(run.scanNode, Database(series))}
     done = dicom_job({**job, "path": str(tmp_path / "out")}, exchange, Monitor())
     assert "map-1-lrp.dcm" in done["files"] and "measurements-1-lrp.dcm" in done["files"]
+    assert "figure.dcm" in done["files"] and not done["notes"]
     made = pydicom.dcmread(tmp_path / "out" / "map-1-lrp.dcm")
     assert str(made.PatientName) == NAME and len(made.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 18
     values = np.frombuffer(made.FloatPixelData, "<f4")

@@ -72,6 +72,7 @@ def answer_on(scan: Volume, names: dict[int, str] | None = None, unit: str = "")
     record = {
         "software": {"ad-attribution": "0.9", "code_sha256": "c0de" * 16, "torch": "2.13.0"},
         "model": {"name": "net", "title": "A network", "weights_sha256": "ab" * 32},
+        "probabilities": {"CN": 0.1, "AD": 0.9},
         "notes": [],
     }
     return Answer({"CN": 0.1, "AD": 0.9}, "AD", scan, tuple(maps), atlas, record)
