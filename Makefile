@@ -10,6 +10,8 @@
 #   make sbom    bill of materials (CycloneDX) of what is installed, in dist/
 #   make study-real  what changes the score of the real networks (QIU2022=folder with their authors' files); tables in
 #                    Testing/benchmarks/real_network
+#   make benchmark-truth  every method on simulated patients whose atrophy is known (about two hours on one core; stopped,
+#                    it goes on); results and table in truth/, as published in Testing/benchmarks/truth
 #   make reference  make the reference cohort that ships anew (about 20 minutes; REFERENCE="--start logit" …)
 #   make study-cohort  a simulated cohort through a whole group study (40 minutes on one core); Testing/benchmarks/study_cohort
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
@@ -28,7 +30,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study study-planted study-real study-cohort sbom train reference clean
+.PHONY: demo test fuzz bench lint study study-planted study-real study-cohort benchmark-truth sbom train reference clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -66,6 +68,9 @@ REAL := Testing/benchmarks/real_network
 study-real: $(VENV)/developed
 	for what in preparation atrophy; do \
 	  $(BIN)/python Testing/benchmarks/study_real_network.py $$what > $(REAL)/$$what.tsv || exit 1; done
+
+benchmark-truth: $(VENV)/developed
+	$(BIN)/ad-attribution benchmark-truth --out truth
 
 COHORT ?= study-cohort
 study-cohort: $(VENV)/developed

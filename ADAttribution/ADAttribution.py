@@ -27,7 +27,7 @@ from ADAttributionLib.DicomSource import filesOf
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
-from ADAttributionLib.MethodPresets import Preset, choose, presetOf
+from ADAttributionLib.MethodPresets import Preset, choose, preselect, presetOf
 from ADAttributionLib.NetworksPanel import NetworksPanel
 from ADAttributionLib.OlderScenes import adoptOlderScenes
 from ADAttributionLib.OptionsPanel import OptionsPanel
@@ -315,6 +315,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onModel(self, _index):
         self._question.showModel()
+        with slicer.util.NodeModify(self._parameterNode):
+            preselect(self._parameterNode, self._question.card)
         self._checkCanApply()
 
     def onPreset(self, _index):

@@ -112,10 +112,23 @@ def _seen(answer: Answer, model: Model) -> SeenScan:
     """The scan as the network saw it, with the atlas and what else lay on its grid."""
     record = answer.provenance
     scan = answer.scan if answer.preparation is None else answer.preparation.brain
+    compared = record.get("reference") or {}
+    is_cards = "control_mean_of" in compared
+    if is_cards and compared.get("sha256") != model.card.get("control_mean", {}).get("sha256"):
+        raise NetworkError(
+            f"The control mean of {model.title} is not the one that the scan was compared with any more."
+        )
     used = record.get("atlas")
     atlas = None if used is None else recorded_atlas(used)
-    mask, reference = (_companion(record.get(name), name) for name in ("mask", "reference"))
-    seen = see(scan, model, atlas=atlas, mask=mask, reference=reference, is_prepared=True)
+    seen = see(
+        scan,
+        model,
+        atlas=atlas,
+        mask=_companion(record.get("mask"), "mask"),
+        reference=None if is_cards else _companion(record.get("reference"), "reference"),
+        compares=True,  # the control mean, where there is one, takes the place of tissue
+        is_prepared=True,
+    )
     labels = None if seen.atlas is None else provenance.array_sha256(seen.atlas.labels.array)
     if used is not None and labels != used["labels_sha256"]:
         raise AtlasError(

@@ -17,10 +17,11 @@ from pathlib import Path
 from ADAttributionLogic.cli import main as command_line
 from ADAttributionLogic.errors import ADAttributionError
 
-METHODS = ("lrp", "occlusion", "guided-backprop", "gradient-x-input", "sensitivity")
+#: What the network's card recommends, then those of the publications.
+METHODS = ("deeplift", "lrp", "occlusion", "guided-backprop", "gradient-x-input")
 
-#: Boxes of 8 voxels, half overlapping, over the brain: 40 times as many as in the published maps.
-OPTIONS = ("--occlusion-size", "8", "--occlusion-stride", "4", "--occlusion-mask", "brain")
+#: DeepLIFT as recommended; boxes of 8 voxels, half overlapping, over the brain: 40 times as many as are published.
+OPTIONS = ("--deeplift-rule", "gamma", "--occlusion-size", "8", "--occlusion-stride", "4", "--occlusion-mask", "brain")
 
 #: Published, and installed by the user; and Colin27, a real head in Debian's package mricron-data.
 REAL_NETWORK = "qiu2022-impairment"

@@ -77,8 +77,9 @@ def explain(
     mask : Volume, optional
         Voxels of interest (not 0), for occlusion with the mask ``given``; in the network's space, on any grid.
     reference : Volume, optional
-        A scan to compare with, such as a mean of controls, for occlusion with the fill ``reference``; it is prepared
-        as the scan is.
+        A scan to compare with, such as a mean of controls, for DeepLIFT, integrated gradients with the baseline and
+        occlusion with the fill ``reference``; it is prepared as the scan is. By default the control mean of the
+        model's card, if it has one.
     member_sd : bool
         Of an ensemble, also a map of the standard deviation over its networks, per method.
     is_prepared : bool
@@ -106,6 +107,8 @@ def explain(
     started, date = time.perf_counter(), provenance.now()
     monitor = monitor or Monitor()
     chosen = _chosen(methods, model, atlas, member_sd)
+    # The checks put the control mean in the place of tissue.
+    compares = checks is not None or any("reference" in options.values() for _, options in chosen)
     monitor.report(0.0, "preparing the scan")
     seen = see(
         scan,
@@ -113,6 +116,7 @@ def explain(
         atlas=atlas,
         mask=mask,
         reference=reference,
+        compares=compares,
         replace_non_finite=replace_non_finite,
         is_prepared=is_prepared,
     )
@@ -139,7 +143,7 @@ def explain(
         "date": date,
         "seconds": round(time.perf_counter() - started, 3),
         "mask": None if mask is None else provenance.describe_scan(mask),
-        "reference": None if reference is None else provenance.describe_scan(reference),
+        "reference": _reference_record(model, reference, compares),
         "notes": notes,
         **_found(model, seen, answered, heatmaps),
         **spread,
@@ -160,6 +164,15 @@ def explain(
             )
     (monitor.deaf() if monitor.is_cancelled else monitor).report(1.0, "done")
     return found
+
+
+def _reference_record(model: Model, reference: Volume | None, compares: bool) -> dict[str, Any] | None:
+    """What the scan was compared with."""
+    if reference is not None:
+        return provenance.describe_scan(reference)
+    if not compares or model.control_mean is None:
+        return None
+    return {"control_mean_of": model.name, **model.card["control_mean"]}
 
 
 def _chosen(methods: Sequence[str | MethodRequest], model: Model, atlas: Atlas | None, member_sd: bool) -> Chosen:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ADAttributionLogic.atlas.atlas import Atlas
@@ -65,10 +66,15 @@ def see(
     atlas: Atlas | None = None,
     mask: Volume | None = None,
     reference: Volume | None = None,
+    compares: bool = False,
     replace_non_finite: float | None = None,
     is_prepared: bool = False,
 ) -> SeenScan:
-    """Bring a scan and its companions onto a model's grid; parameters and errors are those of `explain`."""
+    """Bring a scan and its companions onto a model's grid; parameters and errors are those of `explain`.
+
+    With `compares`, a method compares with a reference: without one, it is the control mean of the model's card, if
+    that has one (normalised already, and on the network's grid).
+    """
     model_input = prepare(scan, model.grid, model.normalisation, replace_non_finite=replace_non_finite)
     _require_shape(model, model_input)
     look = None if is_prepared else registered_look(model_input.unnormalised, model.grid)
@@ -76,7 +82,7 @@ def see(
     companions = Companions(
         regions=None if placed is None else torch.from_numpy(placed.labels.array),
         mask=None if mask is None else _on_grid_of(model_input, mask),
-        reference=None if reference is None else _prepared(model, model_input, reference, replace_non_finite),
+        reference=_reference(model, model_input, reference, compares, replace_non_finite),
     )
     return SeenScan(model_input, look, placed, None if placed is None else index_regions(placed), companions)
 
@@ -93,6 +99,17 @@ def moved_images(model: Model, mover: Mover, moves: Sequence[Affine], monitor: M
 def _on_grid_of(model_input: ModelInput, mask: Volume) -> torch.Tensor:
     """A mask on the network's grid."""
     return torch.from_numpy(resample(mask, model_input.volume.grid, "nearest").array != 0)
+
+
+def _reference(
+    model: Model, model_input: ModelInput, reference: Volume | None, compares: bool, replace_non_finite: float | None
+) -> torch.Tensor | None:
+    """The given reference as the network would see it, else that of its card where a method compares."""
+    if reference is not None:
+        return _prepared(model, model_input, reference, replace_non_finite)
+    if not compares or model.control_mean is None:
+        return None
+    return torch.from_numpy(np.ascontiguousarray(model.control_mean().array))[None, None]
 
 
 def _prepared(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 
+from ADAttributionLib.MethodOptions import formatOptions, parseOptions
 from ADAttributionLib.QuestionPanel import METHODS
+from ADAttributionLogic.errors import UsageError
 
 
 class Preset(enum.Enum):
@@ -45,3 +47,23 @@ def choose(methods, preset):
         return
     for field in METHODS:
         setattr(methods, field, field in CHOSEN[preset])
+
+
+def preselect(parameters, card):
+    """Tick what a network's card recommends instead of LRP, as long as nobody has chosen methods: those are still the
+    ones that a new panel has. Returns whether it did."""
+    recommended = (card or {}).get("recommended", {})
+    field = next((field for field, name in METHODS.items() if name == recommended.get("method")), None)
+    if field is None or presetOf(parameters.methods) is not Preset.QUICK:
+        return False
+    try:
+        options = parseOptions(parameters.otherOptions)
+    except UsageError:
+        return False  # what the user is typing is not touched
+    name = METHODS[field]
+    parameters.otherOptions = formatOptions(
+        {**options, name: {**recommended.get("options", {}), **options.get(name, {})}}
+    )
+    parameters.methods.lrp = False
+    setattr(parameters.methods, field, True)
+    return True

@@ -65,12 +65,12 @@ class Change:
     back: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
-def changes(question: Question) -> tuple[Change, ...]:
+def changes(question: Question, noise_sd: float) -> tuple[Change, ...]:
     """Noise twice, one voxel in two directions, and the flip."""
     axis = question.left_right_axis
     other = (axis + 1) % 3
     return (
-        *(Change(name, partial(_noisy, question, n), lambda m: m) for n, name in enumerate(NOISES)),
+        *(Change(name, partial(_noisy, question, noise_sd, n), lambda m: m) for n, name in enumerate(NOISES)),
         Change("one voxel to a side", lambda x: _shifted(x, axis, 1), lambda m: _shifted_map(m, axis, -1)),
         Change("one voxel back", lambda x: _shifted(x, other, -1), lambda m: _shifted_map(m, other, 1)),
         Change(FLIP, lambda x: x.flip(axis + 2), lambda m: np.flip(m, axis)),
@@ -93,8 +93,8 @@ def stability(question: Question, checked: CheckedMap, cost: float) -> Check:
         ``number``: the share of the top ten regions that came back after noise and shifts, on average; without an
         atlas, of the strongest voxels.
     """
-    maps = {}
-    for change in changes(question):
+    maps, noise_sd = {}, noise_level(question)
+    for change in changes(question, noise_sd):
         question.monitor.report(0.0, f"stability of {checked.title}: {change.name}")
         maps[change.name] = change.back(question.map_of(checked, change.forward(question.image)))
     deciding = [name for name in maps if name != FLIP]
@@ -108,7 +108,7 @@ def stability(question: Question, checked: CheckedMap, cost: float) -> Check:
     number = float(np.mean([chosen[name] for name in deciding]))
     verdict: Verdict = "fail" if not belongs or number < LEAST else "unsure" if number < ENOUGH else "pass"
     what = f"top {TOP_REGIONS} regions" if has_regions else f"strongest {TOP_VOXELS:.0%} of voxels"
-    details: dict[str, Any] = {"voxels": voxels, "voxels_among_noisy": among, "noise_sd": noise_level(question)}
+    details: dict[str, Any] = {"voxels": voxels, "voxels_among_noisy": among, "noise_sd": noise_sd}
     if has_regions:
         details["regions"] = regions
     if checked.shared_by_members is not None:
@@ -173,10 +173,10 @@ def noise_level(question: Question) -> float:
     return float(1.4826 * np.median(np.abs(residual)) * np.sqrt(count / (count + 1)))
 
 
-def _noisy(question: Question, number: int, image: Tensor) -> Tensor:
+def _noisy(question: Question, noise_sd: float, number: int, image: Tensor) -> Tensor:
     """With noise of the scan's level in the brain: the same for every map and on every machine."""
     drawn = np.random.default_rng([2024, number]).standard_normal(tuple(image.shape), dtype=np.float32)
-    return image + torch.from_numpy(drawn * np.float32(noise_level(question)) * question.brain).to(image)
+    return image + torch.from_numpy(drawn * np.float32(noise_sd) * question.brain).to(image)
 
 
 def _shifted(image: Tensor, axis: int, step: int) -> Tensor:

@@ -51,7 +51,11 @@ def add(commands: Any, with_method_options: bool = True) -> None:
         help="name, package folder, state dict (.pt) or exported network (.pt2) (default: %(default)s)",
     )
     command.add_argument(
-        "--method", action="append", dest="methods", metavar="METHOD", help="may be repeated (default: lrp)"
+        "--method",
+        action="append",
+        dest="methods",
+        metavar="METHOD",
+        help="may be repeated (default: what the network's card recommends, else lrp)",
     )
     command.add_argument(
         "--atlas", default="aal", help="name or label file; 'none' for no tables (default: %(default)s)"
@@ -76,7 +80,10 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     command.add_argument("--replace-non-finite", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
     command.add_argument("--mask", metavar="FILE", help="voxels of interest, for occlusion with the mask 'given'")
     command.add_argument(
-        "--reference", metavar="FILE", help="scan to compare with, for occlusion with the fill 'reference'"
+        "--reference",
+        metavar="FILE",
+        help="scan to compare with: for deeplift, integrated-gradients with the baseline and occlusion with the fill "
+        "'reference' (default: the control mean of the network's card, if it has one)",
     )
     command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
     command.add_argument(
@@ -225,6 +232,7 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     scan = read_scan(options.scan, options.series_uid)
     monitor.report(0.02, "loading the model")
     model = _load_model(options)
+    requests = requests or _recommended(model)
     atlas = None
     if options.atlas != "none":
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
@@ -255,7 +263,9 @@ def _requests(options: argparse.Namespace) -> list[MethodRequest]:
     from ADAttributionLogic.attribution.registry import get_method
     from ADAttributionLogic.explain import MethodRequest
 
-    names = list(dict.fromkeys(options.methods or ["lrp"]))
+    # Without --method, those whose options were given; none: what the network's card recommends.
+    optioned = [key.split(".")[0] for key, value in vars(options).items() if "." in key and value is not None]
+    names = list(dict.fromkeys(options.methods or optioned))
     requests = []
     for name in names:
         given = {option.name: getattr(options, f"{name}.{option.name}", None) for option in get_method(name).options}
@@ -267,6 +277,15 @@ def _requests(options: argparse.Namespace) -> list[MethodRequest]:
                 f"Option --{key.replace('.', '-').replace('_', '-')} was given, but not --method {method}."
             )
     return requests
+
+
+def _recommended(model: Model) -> list[MethodRequest]:
+    """What the network's card recommends, where no method was chosen; the user is told."""
+    from ADAttributionLogic.recommendation import recommended, sentence
+
+    if said := sentence(model):
+        print(f"note: {said}", file=sys.stderr)
+    return [recommended(model)]
 
 
 def _load_model(options: argparse.Namespace) -> Model:

@@ -36,7 +36,17 @@ def card_parts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     first = [("Made by", texts["Made by"]), ("Answers", output), ("For", texts["For"]), ("Not for", texts["Not for"])]
     second = [("Trained on", trained), ("Preparation", texts["Preparation"]), ("Grid", _grid_text(card))]
     last = [(heading, texts[heading]) for heading in ("Limits", "Licence", "Cite", "Problems")]
-    return [*first, *second, ("Performance", performance), *last]
+    recommended = [("Recommended method", _recommended_text(card["recommended"]))] if "recommended" in card else []
+    return [*first, *second, ("Performance", performance), *recommended, *last]
+
+
+def _recommended_text(entry: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{name} {value}" for name, value in entry.get("options", {}).items())
+    text = f"{entry['method']}{f' ({options})' if options else ''}. {entry['why']}"
+    for figure in entry.get("figures", ()):
+        instead = ", ".join(f"{name} {value:g}" for name, value in figure.get("instead", {}).items())
+        text += f" {figure['measure']}: {figure['value']:g}{f' ({instead})' if instead else ''}, n = {figure['n']}."
+    return text
 
 
 def _output_text(card: Mapping[str, Any]) -> str:

@@ -28,6 +28,8 @@ from ADAttributionLogic.networks.output import Output, OutputKind, check_thresho
 from ADAttributionLogic.networks.state_dicts import flattened_size, require_fit
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.resources import resources_folder
+from ADAttributionLogic.scan_files import read_scan
+from ADAttributionLogic.volume import Volume
 
 MODEL_FILE = "model.json"
 MAX_MODEL_JSON_BYTES = 1_000_000
@@ -79,6 +81,8 @@ class Model:
         What its outputs are.
     members : tuple of Member
         All networks of an ensemble; () for a single network.
+    control_mean : callable or None
+        Reads the mean of controls that the card names: a volume as the network sees scans, normalised.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Model:
     card: Mapping[str, Any]
     output: Output = Output("softmax")  # noqa: RUF009 (frozen)
     members: tuple[Member, ...] = ()
+    control_mean: Callable[[], Volume] | None = field(default=None, repr=False)
 
 
 def available_models() -> tuple[Path, ...]:
@@ -170,6 +175,8 @@ def load_package(folder: str | os.PathLike[str]) -> Model:
     entries = card.get("members") or [card["weights"]]
     for entry in entries:
         _checked(folder, entry["file"], entry["sha256"], entry["bytes"])
+    if mean := card.get("control_mean"):
+        _checked(folder, mean["file"], mean["sha256"], mean["bytes"])
     i, j, k = card["grid"]["shape"]
     shape = (int(i), int(j), int(k))
     affine = card["grid"]["affine"]
@@ -192,7 +199,21 @@ def load_package(folder: str | os.PathLike[str]) -> Model:
         card=card,
         output=output,
         members=members,
+        control_mean=partial(_control_mean, folder, card) if "control_mean" in card else None,
     )
+
+
+def _control_mean(folder: Path, card: Mapping[str, Any]) -> Volume:
+    """The mean of controls of a package, checked when it is read."""
+    entry = card["control_mean"]
+    volume = read_scan(_checked(folder, entry["file"], entry["sha256"], entry["bytes"]))
+    affine = volume.affine if card["grid"]["affine"] is None else np.array(card["grid"]["affine"], dtype=np.float64)
+    needed = Grid(tuple(card["grid"]["shape"]), affine)
+    if not volume.grid.is_same(needed):
+        raise NetworkError(
+            f"{entry['file']} of {card['name']} is on {volume.grid.describe()}, the network on {needed.describe()}."
+        )
+    return Volume(volume.array.astype(np.float32), volume.affine, f"control mean of {card['name']}: {entry['of']}")
 
 
 def _joint_sha256(members: tuple[Member, ...]) -> str:

@@ -16,7 +16,7 @@ import pytest
 from ADAttributionLib import AnswerPanel, Dependencies, ModelCards, PreparationPanel, QuestionPanel, Runs
 from ADAttributionLib.FoldedText import firstSentence
 from ADAttributionLib.MethodOptions import parseOptions
-from ADAttributionLib.MethodPresets import CHOSEN, Preset, choose, presetOf
+from ADAttributionLib.MethodPresets import CHOSEN, Preset, choose, preselect, presetOf
 from ADAttributionLib.QuestionPanel import METHODS, AtlasChoice, LrpRule, atlasOf, methodsOf
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RunDisplay import RunDisplay
@@ -151,7 +151,22 @@ def test_the_presets_are_what_they_say() -> None:
     assert {METHODS[field] for field in CHOSEN[Preset.QUICK]} == {"lrp", "area-occlusion"}
     four = {"lrp", "guided-backprop", "gradient-x-input", "occlusion"}
     assert {METHODS[field] for field in CHOSEN[Preset.PAPERS]} == four, "of Eitel & Ritter 2019"
-    assert CHOSEN[Preset.ALL] == set(METHODS) and len({preset.label() for preset in Preset}) == 4
+    assert CHOSEN[Preset.ALL] == set(METHODS) - {"deeplift"}, "which needs a reference"
+    assert len({preset.label() for preset in Preset}) == 4
+
+
+def test_what_a_card_recommends_is_ticked_as_long_as_nobody_has_chosen() -> None:
+    card = {"recommended": {"method": "deeplift", "options": {"rule": "gamma"}}}
+    new = parameters(methods={"lrp": True, "areaOcclusion": True})
+    assert not preselect(new, {}) and not preselect(new, None) and presetOf(new.methods) is Preset.QUICK
+    assert preselect(new, card) and not preselect(new, card), "once"
+    assert methodsOf(new) == [("deeplift", {"rule": "gamma"}), ("area-occlusion", {})]
+    own = parameters(methods={"lrp": True, "smoothgrad": True})
+    assert not preselect(own, card) and not own.methods.deeplift
+    typed = parameters(methods={"lrp": True, "areaOcclusion": True}, otherOptions="deeplift.rule = rescale")
+    assert preselect(typed, card) and methodsOf(typed)[0] == ("deeplift", {"rule": "rescale"}), "own words count"
+    unknown = parameters(methods={"lrp": True, "areaOcclusion": True})
+    assert not preselect(unknown, {"recommended": {"method": "of-the-future"}})
 
 
 def test_copy_and_export(scene, scanNode, answer, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.explain import Explanation, explain
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model
-from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
+from ADAttributionLogic.recommendation import recommended
+from ADAttributionLogic.simulation.anatomy import affected_labels, icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import CohortPlan, draw_cohort
 from ADAttributionLogic.simulation.subject import PATIENT, draw_parameters, simulate_subject
 from ADAttributionLogic.volume import Volume
@@ -94,3 +96,32 @@ def test_every_map_adds_up(explanations: list[tuple[int, Explanation]]) -> None:
         assert result.relevance_sum + result.unattributed == pytest.approx(result.to_attribute)
         assert 0 <= result.relevance_sum <= result.to_attribute * (1 + 1e-5)
         assert found.heatmaps[0].table.columns["sum"].sum() == pytest.approx(result.relevance_sum, rel=1e-5, abs=1e-9)
+
+
+def test_what_its_card_recommends_puts_the_truth_first(model: Model) -> None:
+    """On patients of none of its splits: the five first regions are affected ones, and without the top 5 % of the
+    voxels (the control mean in their place) it is no patient any more, while any others may go."""
+    recommendation = recommended(model)
+    assert recommendation.name == model.card["recommended"]["method"] and model.control_mean is not None
+    mean, atlas = model.control_mean().array, icbm152_anatomy().atlas
+    for seed in (31, 32, 33):
+        scan = simulate_subject(icbm152_anatomy(), draw_parameters(PATIENT, seed)).scan
+        found = explain(scan, model, [recommendation], atlas=atlas, with_spread=False)
+        assert found.provenance["reference"]["control_mean_of"] == "simulated-atrophy"
+        (heatmap,) = found.heatmaps
+        result = heatmap.attribution
+        assert result.relevance_sum == pytest.approx(result.to_attribute, rel=1e-3)
+        assert heatmap.table is not None
+        first = [row["label"] for row in heatmap.table.ranked("density_rank")[:5]]
+        assert set(first) <= set(affected_labels()), heatmap.table.ranked("density_rank")[:5]
+        seen = found.model_input.array
+        brain = np.flatnonzero(seen)
+        count = brain.size // 20
+        top = brain[np.argsort(-result.heatmap.ravel()[brain], kind="stable")[:count]]
+        other = np.random.default_rng(seed).choice(brain, count, replace=False)
+        left = []
+        for chosen in (top, other):
+            image = seen.copy()
+            image.ravel()[chosen] = mean.ravel()[chosen]
+            left.append(float(torch.softmax(model.network.layers.logits(torch.from_numpy(image)[None, None]), 1)[0, 1]))
+        assert left[0] < 0.2 and left[1] > 0.8, left

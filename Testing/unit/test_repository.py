@@ -51,6 +51,7 @@ ROOMS = {
     "dicom_export": {"dicom_export", "reading", "atlas", "relevance", "service", "report"},
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
+    "truth": {"truth", "simulation", "attribution", "networks", "relevance"},
     "whatif": {"whatif", "attribution", "graph", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
@@ -95,7 +96,7 @@ def test_the_readmes_picture_and_files_exist() -> None:
 
 def test_the_readmes_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"make ([a-z]+)", README):
+    for target in re.findall(r"make ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
 

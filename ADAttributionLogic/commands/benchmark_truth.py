@@ -1,0 +1,82 @@
+"""``ad-attribution benchmark-truth``: maps of simulated patients against the truth."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ADAttributionLogic.errors import OutputError, UsageError
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "benchmark-truth",
+        help="score methods on simulated patients whose atrophy is known",
+        description="Simulate patients by seed, explain each by every method and by what must lose (an edge filter, "
+        "noise, an untrained network), and score the maps against the displacement that made them patients. Started "
+        "again, it goes on where it stopped. Maps of another tool are scored with --map-folder.",
+    )
+    command.add_argument("--out", required=True, metavar="FOLDER", help="results, table.tsv and figure.png")
+    command.add_argument("--data", metavar="FOLDER", help="where the simulated scans are kept (default: in --out)")
+    command.add_argument("--subjects", type=int, default=30, metavar="N", help="patients (default: %(default)s)")
+    command.add_argument("--contestants", default="all", metavar="A,B", help="some only (default: all)")
+    command.add_argument(
+        "--map-folder", metavar="FOLDER", help="score these maps instead: patient-01.nii.gz … on the scans' grid"
+    )
+    command.add_argument("--export", metavar="FOLDER", help="only write the patients' scans as NIfTI, for another tool")
+    command.add_argument("--model", default="simulated-atrophy", help="(default: %(default)s)")
+    command.set_defaults(run=_benchmark)
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.networks.loading import load_model
+    from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
+    from ADAttributionLogic.truth.contestants import choose_contestants
+    from ADAttributionLogic.truth.patients import BenchmarkData
+    from ADAttributionLogic.truth.scoring import prepare_bench, run, run_maps
+    from ADAttributionLogic.truth.summary import summarise, write_figure, write_table
+
+    if options.subjects < 1:
+        raise UsageError(f"--subjects must be 1 or more, but is {options.subjects}.")
+    if options.map_folder and not Path(options.map_folder).is_dir():
+        raise UsageError(f"{options.map_folder} is no folder with maps.")
+    contestants = choose_contestants(options.contestants)
+    numbers = range(1, options.subjects + 1)
+    out = Path(options.out)
+    data = BenchmarkData(icbm152_anatomy(), options.data or out / "data")
+    if options.export:
+        data.export(numbers, options.export)
+        print(f"The scans of {options.subjects} patients: {options.export}")
+        return 0
+    bench = prepare_bench(data, load_model(options.model))
+    results = out / "results"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise OutputError(f"{results} cannot be made: {cause.strerror}.") from cause
+    done = (
+        run_maps(bench, numbers, Path(options.map_folder), results)
+        if options.map_folder
+        else run(bench, numbers, contestants, results)
+    )
+    for patient, contestant, was_kept in done:
+        print(f"{patient} {contestant}{' (kept)' if was_kept else ''}", file=sys.stderr)
+    rows = summarise(results, numbers)
+    write_table(rows, out / "table.tsv")
+    write_figure(rows, out / "figure.png")
+    _print(rows)
+    print(f"\nTable: {out / 'table.tsv'}\nFigure: {out / 'figure.png'}")
+    return 0
+
+
+def _print(rows: Any) -> None:
+    print(f"{'':32} {'n':>3}  first five  precision  average  EMD mm  P after")
+    for row in rows:
+        f = {name: values[0] for name, values in row.figures.items()}
+        print(
+            f"{row.contestant:32} {row.patients:>3}  {f['top_five_regions']:>10.2f}  {f['precision_at_1000']:>9.2f}  "
+            f"{f['average_precision']:>7.2f}  {f['region_distance_mm']:>6.1f}  {f['deletion_5']:>7.2f}"
+        )

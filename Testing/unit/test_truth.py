@@ -1,0 +1,170 @@
+"""The benchmark with known truth: every metric against an independent computation, and the bench itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.stats import wasserstein_distance
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from ADAttributionLogic.errors import GridMismatchError, ScanError, UnknownNameError
+from ADAttributionLogic.truth import metrics
+from ADAttributionLogic.truth.contestants import CONTESTANTS, choose_contestants
+from ADAttributionLogic.truth.scoring import read_result, run_maps
+from ADAttributionLogic.truth.summary import METRICS, summarise, table_text, write_figure
+from ADAttributionLogic.volume import Volume
+
+
+@pytest.fixture
+def case() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    relevance = generator.normal(size=5000).round(2)  # with many equal values
+    return relevance, (relevance + generator.normal(size=5000) * 2 > 3)
+
+
+# ------------------------------------------------------------------------------------------------------------ metrics
+
+
+def test_average_precision_is_sklearns(case: tuple[np.ndarray, np.ndarray]) -> None:
+    relevance, truth = case
+    found = metrics.average_precision(relevance, metrics.order_of(relevance), truth)
+    assert found == pytest.approx(average_precision_score(truth, relevance), abs=1e-12)
+    flat = np.zeros(5000)
+    assert metrics.average_precision(flat, metrics.order_of(flat), truth) == pytest.approx(truth.mean())
+
+
+def test_precision_is_that_of_the_curve() -> None:
+    relevance = np.random.default_rng(1).permutation(400).astype(float)
+    truth = np.random.default_rng(2).random(400) < 0.2
+    order = metrics.order_of(relevance)
+    precision, _, thresholds = precision_recall_curve(truth, relevance)
+    for count in (1, 7, 80):
+        at = np.searchsorted(thresholds, np.sort(relevance)[-count])
+        assert metrics.precision_at(order, truth, count) == pytest.approx(precision[at])
+    with pytest.raises(ValueError, match="precision at 0 of 400"):
+        metrics.precision_at(order, truth, 0)
+
+
+def test_mass_accuracy_counts_what_speaks_for_the_class() -> None:
+    relevance, truth = np.array([3.0, 1.0, -5.0, 0.0]), np.array([True, False, True, True])
+    assert metrics.mass_accuracy(relevance, truth) == 0.75
+    assert metrics.mass_accuracy(-np.ones(4), truth) == 0
+
+
+def test_equal_values_are_taken_in_their_order() -> None:
+    assert metrics.order_of(np.array([1.0, 2.0, 2.0, 1.0])).tolist() == [1, 2, 0, 3]
+
+
+def test_small_regions_are_not_ranked() -> None:
+    densities, is_ranked = np.array([9.0, 5.0, 4.0, 3.0]), np.array([False, True, True, True])
+    is_affected = np.array([False, True, False, True])
+    assert metrics.top_regions(densities, is_ranked, is_affected, 1) == 1
+    assert metrics.top_regions(densities, is_ranked, is_affected, 2) == 0.5
+
+
+def test_the_earth_movers_distance_on_a_line_is_scipys() -> None:
+    generator = np.random.default_rng(3)
+    places, first, second = generator.normal(size=12), generator.random(12), generator.random(12)
+    first[[2, 5]] = 0
+    expected = wasserstein_distance(places, places, first, second)
+    assert metrics.earth_movers_distance(first, second, places[:, None]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_earth_movers_distance_in_space_by_hand() -> None:
+    places = np.array([[0.0, 0, 0], [3, 4, 0], [0, 0, 12]])
+    assert metrics.earth_movers_distance(np.array([2.0, 0, 0]), np.array([0, 1.0, 0]), places) == pytest.approx(5)
+    assert metrics.earth_movers_distance(np.array([1.0, 1, 0]), np.array([0, 1.0, 1]), places) == pytest.approx(6)
+    assert metrics.earth_movers_distance(np.ones(3), np.ones(3), places) == pytest.approx(0, abs=1e-12)
+    assert np.isnan(metrics.earth_movers_distance(np.zeros(3), np.ones(3), places))
+    with pytest.raises(ValueError, match="negative"):
+        metrics.earth_movers_distance(np.array([-1.0, 1, 1]), np.ones(3), places)
+
+
+def test_the_area_under_a_curve_is_its_mean_height() -> None:
+    assert metrics.area_under([0, 0.05, 0.2], [1, 1, 1]) == 1
+    assert metrics.area_under([0, 0.1, 0.2], [1, 0.5, 0]) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="rise"):
+        metrics.area_under([0, 0], [1, 1])
+
+
+def test_the_bootstrap_repeats_and_covers_as_it_says() -> None:
+    generator = np.random.default_rng(4)
+    assert metrics.bootstrap_interval(np.arange(9.0)) == metrics.bootstrap_interval(np.arange(9.0))
+    covered = 0
+    for _ in range(200):
+        low, high = metrics.bootstrap_interval(generator.normal(5, 1, size=30), resamples=500)
+        covered += low <= 5 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+# ------------------------------------------------------------------------------------------------- table and results
+
+
+def results(folder: Path, name: str, values: list[float], probability: float = 0.9) -> None:
+    (folder / name).mkdir(parents=True)
+    for number, value in enumerate(values, start=1):
+        document = {"key": "k", "patient": "p", "probability": probability, "metrics": dict.fromkeys(METRICS, value)}
+        (folder / name / f"patient-{number:02d}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_the_table_holds_the_true_positives_and_repeats(tmp_path: Path) -> None:
+    results(tmp_path, "noise", [0.25, 0.75])
+    results(tmp_path, "deeplift", [1.0])
+    results(tmp_path, "another tool", [0.5])
+    results(tmp_path, "missed", [0.5], probability=0.4)
+    rows = summarise(tmp_path, range(1, 31))
+    assert [(row.contestant, row.patients) for row in rows] == [("deeplift", 1), ("noise", 2), ("another tool", 1)]
+    assert rows[1].figures["deletion_5"] == (0.5, 0.25, 0.75)
+    assert table_text(rows) == table_text(summarise(tmp_path, range(1, 31)))
+    assert table_text(rows).splitlines()[2].startswith("noise\t2\t0.500\t0.250\t0.750\t")
+    for name in ("first.png", "second.png"):
+        write_figure(rows, tmp_path / name)
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+
+
+def test_a_result_of_another_question_is_not_taken(tmp_path: Path) -> None:
+    results(tmp_path, "noise", [0.25])
+    path = tmp_path / "noise" / "patient-01.json"
+    assert read_result(path, "k") is not None and read_result(path, "other") is None
+    path.write_text("{", encoding="utf-8")
+    assert read_result(path) is None
+
+
+def test_contestants_are_chosen_by_name_and_differ() -> None:
+    assert choose_contestants("all") == CONTESTANTS
+    assert [c.name for c in choose_contestants("noise, lrp")] == ["noise", "lrp"]
+    with pytest.raises(UnknownNameError, match="edge-filter"):
+        choose_contestants("edge-filtr")
+    assert len({c.name for c in CONTESTANTS}) == len({c.fingerprint for c in CONTESTANTS}) == len(CONTESTANTS)
+
+
+# -------------------------------------------------------------------------------------------------- another tool's maps
+
+
+def test_maps_of_another_tool_must_lie_on_the_scans_grid(tmp_path: Path) -> None:
+    template = Volume(np.ones((6, 7, 8), dtype=np.float32), np.diag([1.0, 1, 1, 1]))
+    bench = SimpleNamespace(data=SimpleNamespace(anatomy=SimpleNamespace(template=template)), key="k")
+    maps, kept = tmp_path / "my-tool", tmp_path / "results"
+    maps.mkdir()
+
+    def run_them() -> None:
+        list(run_maps(bench, range(1, 2), maps, kept))  # type: ignore[arg-type]
+
+    with pytest.raises(ScanError, match="no map patient-01.nii.gz.*--export"):
+        run_them()
+    shifted = np.diag([1.0, 1, 1, 1])
+    shifted[0, 3] = 2
+    nib.save(nib.Nifti1Image(np.ones((6, 7, 8), dtype=np.float32), shifted), maps / "patient-01.nii.gz")
+    with pytest.raises(GridMismatchError, match="Resample the map"):
+        run_them()
+    holes = np.ones((6, 7, 8), dtype=np.float32)
+    holes[2, 2, 2] = np.nan
+    nib.save(nib.Nifti1Image(holes, template.affine), maps / "patient-01.nii.gz")
+    with pytest.raises(ScanError, match="not numbers"):
+        run_them()
+    assert not kept.exists()
