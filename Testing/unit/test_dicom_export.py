@@ -73,6 +73,8 @@ def answer_on(scan: Volume, names: dict[int, str] | None = None, unit: str = "")
         "software": {"ad-attribution": "0.9", "code_sha256": "c0de" * 16, "torch": "2.13.0"},
         "model": {"name": "net", "title": "A network", "weights_sha256": "ab" * 32},
         "probabilities": {"CN": 0.1, "AD": 0.9},
+        "atlas": {"name": "mine", "regions": 3},
+        "methods": {found.name: dict(found.summary) for found in maps},
         "notes": [],
     }
     return Answer({"CN": 0.1, "AD": 0.9}, "AD", scan, tuple(maps), atlas, record)
