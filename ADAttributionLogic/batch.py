@@ -29,7 +29,14 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.page.index import write_index
 from ADAttributionLogic.preparation import Preparation
-from ADAttributionLogic.private_results import hide_in_question, hide_paths, private_name, without_names
+from ADAttributionLogic.private_results import (
+    hide_in_question,
+    hide_paths,
+    hide_uids,
+    private_name,
+    with_identifiers,
+    without_names,
+)
 from ADAttributionLogic.provenance import source_sha256
 from ADAttributionLogic.report.placing import damaged, tidy_up
 from ADAttributionLogic.report.result_folder import (
@@ -238,6 +245,7 @@ def _computed(scan: BatchScan, sha256: str, asked: _Asked, because: str, monitor
     if _hash_of(scan) != sha256:
         raise ScanError(f"{scan.path} was changed while it was read; start again.")
     found = without_names(found) if asked.options.private else found
+    found = with_identifiers(found) if asked.options.keep_identifiers else found
     notes = [*filter(None, (because,)), *found.provenance["notes"]]
     stamp = {"question": dict(asked.question), "scan_sha256": sha256}
     found = replace(found, provenance={**found.provenance, "notes": notes, "batch": stamp})
@@ -260,6 +268,8 @@ def _computed(scan: BatchScan, sha256: str, asked: _Asked, because: str, monitor
 def _write_log(scan: BatchScan, asked: _Asked, error: BaseException) -> None:
     """The whole story of a failure, for those who mend it."""
     story = "".join(traceback.format_exception(error))
+    if not asked.options.keep_identifiers:
+        story = hide_uids(story)
     if asked.options.private:
         story = hide_paths(story, str(scan.path), scan.name)
     path = asked.folder / LOG_FILE
@@ -273,6 +283,8 @@ def _write_log(scan: BatchScan, asked: _Asked, error: BaseException) -> None:
 
 def _shown(row: dict[str, Any], asked: _Asked) -> dict[str, Any]:
     """Without the path, where results are private."""
+    if not asked.options.keep_identifiers:
+        row = {**row, "message": hide_uids(row["message"])}
     if not asked.options.private:
         return row
     return {**row, "scan": "", "message": hide_paths(row["message"], row["scan"], row["name"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,7 +117,15 @@ def question_about(
     """What the checks ask the networks of an explanation."""
     start = "score" if explanation.outcome.output.is_score else "probability"
     name = explanation.outcome.quantity(explanation.target_class, start)
-    return ask(explanation.model, explanation.model_input, name, request, index, companions, target, device, monitor)
+    called = reference_name(explanation.provenance.get("reference"))
+    seen, model = explanation.model_input, explanation.model
+    return ask(model, seen, name, request, index, companions, target, device, monitor, called)
+
+
+def reference_name(record: Mapping[str, Any] | None) -> str:
+    """What to call the image that came with the scan, by what the provenance says of it."""
+    is_control_mean = record is not None and "control_mean_of" in record
+    return "the network's mean control" if is_control_mean else "the reference scan"
 
 
 def ask(
@@ -129,12 +138,13 @@ def ask(
     target: Target,
     device: torch.device,
     monitor: Monitor,
+    called: str = "the reference scan",
 ) -> Question:
     """What the checks ask the networks of a model about a scan; `name` is what is explained, e.g. ``P(AD)``."""
     grid = seen.volume.grid
     image = torch.from_numpy(seen.array)[None, None].to(device)
     brain = seen.unnormalised.array != 0
-    reference, called = companions.reference, "the reference scan"
+    reference = companions.reference
     if request.mean_scan is not None:
         if not request.mean_scan.grid.is_same(grid):
             raise UsageError(

@@ -19,7 +19,7 @@ import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import provenance
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.checked_explanation import CheckRequest, ask
+from ADAttributionLogic.checked_explanation import CheckRequest, ask, reference_name
 from ADAttributionLogic.checks.findings import Checks, MapChecks
 from ADAttributionLogic.checks.question import CheckedMap, Question
 from ADAttributionLogic.checks.recomputation import judged
@@ -140,7 +140,7 @@ def _seen(answer: Answer, model: Model) -> SeenScan:
 
 def _companion(record: Mapping[str, Any] | None, what: str) -> Volume | None:
     """The mask or the scan to compare with that methods were given; it must be the same."""
-    if record is None:
+    if record is None or "control_mean_of" in record:  # the latter comes with the network
         return None
     path = Path(record["source"])
     if not record["source"] or not path.exists():
@@ -166,7 +166,8 @@ def _question(
     reference = outcome.score - summary["score"] if is_score and summary["start"] == "distance" else None
     target = Target(0 if is_score else int(summary["class_index"]), summary["start"], reference)
     name = outcome.quantity(answer.target_class, "score" if is_score else "probability")
-    return ask(model, seen.model_input, name, request, seen.index, seen.companions, target, device, monitor)
+    called = reference_name(record.get("reference") or {"control_mean_of": model.name})
+    return ask(model, seen.model_input, name, request, seen.index, seen.companions, target, device, monitor, called)
 
 
 def _claimed(found: AnswerMap) -> CheckedMap:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,8 @@ from ADAttributionLogic.volume import Volume
 _HIDDEN = "(path)"
 #: What an atlas that is the user's own file is called.
 _OWN_ATLAS = "own-regions"
+#: At least five numbers with points between them; versions and addresses of computers have four at most.
+_UID = re.compile(r"(?<![\w.])[0-2](?:\.(?:0|[1-9]\d*)){4,}(?![\w])")
 _ABSOLUTE = re.compile(r"""file:\S+|(?<![\w:/\\.)])(?:[A-Za-z]:[\\/]|[/\\])[^\s'",;]*[\w)]""")
 
 
@@ -58,9 +61,23 @@ def without_names(found: Explanation) -> Explanation:
     )
 
 
-def private_name(sha256: str) -> str:
+def with_identifiers(found: Explanation) -> Explanation:
+    """An explanation whose record holds the UID of the DICOM series, beside its hash: only where the user asks."""
+    uid = found.model_input.scan.series_uid
+    if not uid:
+        return found
+    scan = {**found.provenance["scan"], "series_uid": uid}
+    return replace(found, provenance={**found.provenance, "scan": scan})
+
+
+def hide_uids(text: str) -> str:
+    """A text with a hash in place of every DICOM UID."""
+    return _UID.sub(lambda match: f"UID-{sha256(match.group().encode()).hexdigest()[:12]}", text)
+
+
+def private_name(digest: str) -> str:
     """What a scan is called by."""
-    return f"scan-{sha256[:12]}"
+    return f"scan-{digest[:12]}"
 
 
 def hide_paths(text: str, source: str = "", name: str = _HIDDEN) -> str:

@@ -113,10 +113,13 @@ def now() -> str:
 
 
 def describe_scan(scan: Volume) -> dict[str, Any]:
-    """Path, hashes and geometry of a scan."""
+    """Path, hashes and geometry of a scan; of the series that it came from a hash of its UID."""
     path = Path(scan.source)
+    uid = scan.series_uid
+    series = {"series_uid_sha256": hashlib.sha256(uid.encode()).hexdigest()} if uid else {}
     return {
         "source": scan.source,
+        **series,
         "file_sha256": source_sha256(path) if scan.source and path.exists() else None,
         "voxels_sha256": array_sha256(scan.array),
         "shape": list(scan.grid.shape),

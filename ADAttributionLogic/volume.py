@@ -35,12 +35,15 @@ class Volume:
         Where it came from: a path, or a description such as ``"simulated subject 7"``.
     notes : tuple of str
         What a user should know about how it was read.
+    series_uid : str
+        Of the DICOM series that it was read from; results hold a hash of it, unless the user asks for itself.
     """
 
     array: npt.NDArray[Any]
     affine: Affine
     source: str = ""
     notes: tuple[str, ...] = ()
+    series_uid: str = ""
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)

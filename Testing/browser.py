@@ -81,6 +81,7 @@ def chromium(graphics: tuple[str, ...] = SOFTWARE_GL, size: str = "1100,800") ->
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     started = webdriver.Chrome(options=options, service=Service(driver))
+    started.set_script_timeout(120)  # software drawing on a busy machine
     try:
         yield Browser(started)
     finally:

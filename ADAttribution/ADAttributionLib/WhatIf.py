@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from ADAttributionLib.WorkerClient import WorkerError
 from ADAttributionLogic.atlas.library import available_atlases
 from ADAttributionLogic.errors import ADAttributionError, UsageError
 from ADAttributionLogic.outcome import read_outcome
+from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.service.answer import save_atlas, save_volume
 from ADAttributionLogic.whatif.covers import Box, Cover, Drawn, Regions, read_cover
 
@@ -70,6 +72,16 @@ def coverOf(run, given):
     rest = {key: value for key, value in given.items() if key not in ("segmentation", "segment")}
     mask = maskFromSegment(given["segmentation"], given.get("segment"), volumeFromNode(run.backgroundNode).grid)
     return read_cover({"title": mask.source, **rest, "mask": {}}, lambda _entry: mask)
+
+
+def shippedReference(run):
+    """Folder of the reference cohort that ships for a run's network; None where there is none."""
+    weights = run.provenance["model"].get("weights_sha256")
+    for path in sorted((resources_folder() / "References").glob("*/reference.json")):
+        built = json.loads(path.read_text(encoding="utf-8"))["question"]["model"]["weights_sha256"]
+        if weights and built == weights:
+            return path.parent
+    return None
 
 
 class WhatIf:

@@ -8,7 +8,7 @@ from ADAttributionLib.RegionRows import Cell
 from ADAttributionLib.Runs import tableRows
 from ADAttributionLib.Signals import connect
 from ADAttributionLib.TrialTable import TITLES, addTrial, answersOfRows, trialRows, trialText
-from ADAttributionLib.WhatIf import coverOf
+from ADAttributionLib.WhatIf import coverOf, shippedReference
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.relevance.region_table import OUTSIDE_LABEL
 from ADAttributionLogic.whatif.covers import Box, Cover
@@ -19,7 +19,7 @@ _PUTS = (
     ("blurred", "Blurred scan"),
     ("mirrored", "Mirrored other side"),
     ("zero", "Nothing (0)"),
-    ("reference", "Mean of controls…"),
+    ("reference", "Mean of controls"),
 )
 _SETTING = "whatIfReference"
 
@@ -104,9 +104,9 @@ class WhatIfPanel:
         self._show()
 
     def onPut(self, _index):
-        """The mean of controls is that of a reference cohort: which one is asked for each time that it is chosen."""
+        """The mean of controls is that of the reference cohort that ships for this network, or of a chosen one."""
         combo = self.ui.whatIfPutComboBox
-        if combo.currentData != "reference":
+        if combo.currentData != "reference" or (self.run is not None and shippedReference(self.run)):
             return
         folder = self._seam.chooseFolder("Folder of a reference cohort of this network")
         if folder:
@@ -115,8 +115,9 @@ class WhatIfPanel:
             combo.setCurrentIndex(0)
 
     def _reference(self):
-        """The reference cohort that was chosen; None before."""
-        return self._seam.setting(_SETTING) or None
+        """The reference cohort that ships for this network, or was chosen; None before."""
+        shipped = None if self.run is None else shippedReference(self.run)
+        return shipped or self._seam.setting(_SETTING) or None
 
     def onSegmentation(self, node):
         combo = self.ui.whatIfSegmentComboBox

@@ -73,6 +73,8 @@ def _batch(options: argparse.Namespace) -> int:
     from ADAttributionLogic.networks.loading import load_model
     from ADAttributionLogic.preparation import Preparation
 
+    if options.private and options.keep_identifiers:
+        raise UsageError("--private leaves out what --keep-identifiers keeps. Say one of them.")
     preparation = None
     if wants_preprocessing(options):
         preparation = Preparation(preprocessing_options(options), options.space, options.accept_qc)

@@ -160,7 +160,8 @@ def _add_method_option(group: Any, method: str, option: Option) -> None:
 
 def _explain(options: argparse.Namespace) -> int:
     from ADAttributionLogic.page.animation import check_animation, write_animation
-    from ADAttributionLogic.private_results import without_names
+    from ADAttributionLogic.page.assembly import can_make_pages
+    from ADAttributionLogic.private_results import with_identifiers, without_names
     from ADAttributionLogic.report.result_folder import check_output_folder, write_explanation
     from ADAttributionLogic.report.result_places import FIGURE_FILE, REPORT_FILE, SCENE_FILE
     from ADAttributionLogic.service.answer import answer_of
@@ -176,12 +177,17 @@ def _explain(options: argparse.Namespace) -> int:
         explanation = _compute(options, requests, monitor)
         if options.private:
             explanation = without_names(explanation)
+        if options.keep_identifiers:
+            explanation = with_identifiers(explanation)
         for note in _notes(explanation):
             print(f"note: {note}", file=sys.stderr)
         # What was finished before the user cancelled is written all the same.
         is_cancelled = bool(explanation.provenance["is_cancelled"])
         with (monitor.deaf() if is_cancelled else monitor).stage(0.8, 1.0) as part:
             scene_writer = None if options.no_scene else _scene_writer()
+            missing = "" if options.no_report else can_make_pages()
+            if missing:
+                print(f"note: no report is written ({missing})", file=sys.stderr)
             folder = write_explanation(
                 explanation,
                 options.out,

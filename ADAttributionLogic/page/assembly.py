@@ -44,7 +44,11 @@ if TYPE_CHECKING:
 #: A page can be mailed: this is what most mail servers take, base64 of the mail itself included.
 MOST_BYTES = 15_000_000
 
-_ADVICE = "pip install 'ad-attribution[report]'"
+#: nilearn is only needed for the file that it carries, so that 3D Slicer's Python takes it without what it requires.
+_ADVICE = (
+    "pip install 'ad-attribution[report]'; in 3D Slicer's Python console slicer.util.pip_install('--no-deps nilearn "
+    "jinja2 markupsafe')"
+)
 
 
 @dataclass(frozen=True, eq=False)

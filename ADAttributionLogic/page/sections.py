@@ -24,7 +24,6 @@ _LAST = ("asymmetry", "peak", "volume_mm3", "hemisphere")
 _HIDDEN = ("label", "rank", "absolute_sum", "positive_sum", "voxels", "peak_r", "peak_a", "peak_s")
 #: Of the chart against a reference: the regions that are farthest from its controls.
 MOST_DEVIATING = 15
-_HASHED = ("file_sha256", "voxels_sha256", "series_uid_sha256")
 
 
 @dataclass(frozen=True)
@@ -200,22 +199,40 @@ def _numbers(value: Any) -> bool:
 def comparison_of(answer: Answer) -> dict[str, Any] | None:
     """The comparison with a reference: what it is, and a chart per map; None where there is none."""
     record = answer.provenance.get("comparison")
-    if not record:
+    if not isinstance(record, Mapping):
         return None
-    about = record.get("reference", record) if isinstance(record, Mapping) else {}
-    about = about if isinstance(about, Mapping) else {"name": str(about)}
-    name = str(about.get("title") or about.get("name") or "the reference")
+    name = str(record.get("title") or record.get("reference") or "the reference")
+    maps = record.get("maps") or {}
     charts = []
     for found in answer.maps:
-        if found.table is None or "z" not in found.table.columns:
+        columns = {} if found.table is None else found.table.columns
+        column = next((c for c in ("z_adjusted", "z") if c in columns), None)
+        if found.table is None or column is None:
             continue
-        rows = [r for r in found.table.rows() if math.isfinite(r["z"]) and r["density_rank"]]
-        rows = sorted(rows, key=lambda r: -abs(r["z"]))[:MOST_DEVIATING]
-        drawing = deviation_drawing([_named(r["name"]) for r in rows], [float(r["z"]) for r in rows], name)
-        charts.append({"title": found.title, "drawing": Markup(drawing)})  # noqa: S704 (escaped where it is drawn)
-    facts = [(_named(key), _value(value)) for key, value in about.items() if isinstance(value, str | int | float)]
-    notes = record.get("notes", ()) if isinstance(record, Mapping) else ()
-    return {"name": name, "charts": charts, "facts": facts, "notes": [str(n) for n in notes]}
+        rows = [r for r in found.table.rows() if math.isfinite(r[column]) and r["density_rank"]]
+        rows = sorted(rows, key=lambda r: -abs(r[column]))[:MOST_DEVIATING]
+        drawing = deviation_drawing([_named(r["name"]) for r in rows], [float(r[column]) for r in rows], name)
+        entry = maps.get(found.name) or {}
+        charts.append(
+            {
+                "title": found.title,
+                "column": "z, adjusted for covariates" if column == "z_adjusted" else "z",
+                "beyond": _beyond(entry),
+                "drawing": Markup(drawing),  # noqa: S704 (escaped where it is drawn)
+            }
+        )
+    covariates = record.get("covariates") or {}
+    facts = [(_named(key), _value(value)) for key, value in record.items() if isinstance(value, str | int | float)]
+    facts += [(_named(key), _value(value)) for key, value in covariates.items()]
+    return {"name": name, "charts": charts, "facts": facts, "notes": [str(n) for n in record.get("notices", ())]}
+
+
+def _beyond(entry: Mapping[str, Any]) -> str:
+    beyond, limit = entry.get("beyond"), entry.get("limit")
+    if not isinstance(beyond, Mapping) or not isinstance(limit, int | float):
+        return ""
+    regions, expected = f"{beyond['regions']} of {beyond['of']} regions", f"by chance {beyond['expected']:.1f} would"
+    return f"{regions} lie beyond ±{limit:.2g}; {expected}."
 
 
 def _value(value: Any) -> str:

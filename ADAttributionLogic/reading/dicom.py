@@ -192,7 +192,8 @@ def _volume(stack: Stack, files: Mapping[Path, Dataset], folder: Path, purpose: 
         for path, decoded in decode(packed, sizes, (stack.rows, stack.columns), str(folder)):
             for place, frame in by_file[path]:
                 array[place] = stored_values(decoded[frame.number], 1.0, 0.0, purpose, str(folder))
-    return Volume(array.T, affine, str(folder), stack.notes)
+    series_uid = str(next(iter(files.values())).get("SeriesInstanceUID", ""))
+    return Volume(array.T, affine, str(folder), stack.notes, series_uid)
 
 
 def _require_one_scale(frames: Sequence[Frame], folder: Path) -> None:

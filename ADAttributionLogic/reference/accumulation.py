@@ -58,9 +58,8 @@ class Accumulation:
         Name of each map with how it was made (:func:`~.question.method_of_record`).
     atlases : sequence of Atlas
         In the network's space.
-    region_atlas : str
-        The atlas by whose regions maps were made, where a method covers regions: only its regions are summarised of
-        such maps.
+    region_atlas : mapping of str to str, optional
+        By map, the atlas by whose regions it was made, where a method covers regions: only those are summarised.
 
     Attributes
     ----------

@@ -135,6 +135,8 @@ def build_reference(
     unusable = _incomplete(chosen, options.covariates)
     _refuse(unusable, chosen, options.leave_out, f"Complete {cohort.source}")
     usable = chosen.where(lambda scan: scan not in unusable)
+    if not usable.scans:
+        raise ReferenceCohortError(f"None of the {len(chosen)} controls of {cohort.source} can be used.")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with monitor.stage(0.0, 0.8) as part:
         batch = explain_batch(

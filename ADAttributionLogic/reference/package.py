@@ -23,8 +23,13 @@ from ADAttributionLogic.errors import NetworkError, ReferenceCohortError, Unknow
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.json_document import read_document
 from ADAttributionLogic.reference.covariates import CovariateModel, read_covariates
-from ADAttributionLogic.reference.question import differences, grid_of, method_differences, method_of_record
-from ADAttributionLogic.reference.question import question_of_record as question_of_record
+from ADAttributionLogic.reference.question import (
+    differences,
+    grid_of,
+    method_differences,
+    method_of_record,
+    question_of_record,
+)
 from ADAttributionLogic.reference.statistics import QUANTITIES, RegionStatistics, read_statistics
 from ADAttributionLogic.report.placing import damaged
 from ADAttributionLogic.resources import resources_folder

@@ -145,13 +145,12 @@ def _spread_out(values: FloatArray, known: npt.NDArray[np.bool_]) -> FloatArray:
 def performance_table(sets: Sequence[MapSet], material: Material, threshold: float) -> Table:
     """How well each network tells the groups apart, one row per network."""
     rows = []
-    for network, maps in {s.network: s for s in reversed(sets)}.items():
+    for network, maps in _most_complete(sets).items():
         members = members_of(maps, material, threshold)
         known = maps.has_result
         found = performance(members, material.groups)
         area = area_under_curve(material.is_positive[known], maps.probability[known])
         rows.append({"network": network, **found, "auc": area})
-    rows.reverse()
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     return Table("performance", "How well the network tells the groups apart", columns)
 
@@ -162,7 +161,7 @@ def subjects_table(sets: Sequence[MapSet], material: Material, threshold: float)
         "subject": [s.subject for s in material.subjects],
         "diagnosis": [s.diagnosis for s in material.subjects],
     }
-    for network, maps in {s.network: s for s in sets}.items():
+    for network, maps in _most_complete(sets).items():
         members = members_of(maps, material, threshold)
         names = ("TP", "TN", "FP", "FN")
         columns[f"answer ({network})"] = maps.probability
@@ -281,6 +280,15 @@ def pair_table(found: SetAnalysis, material: Material) -> Table | None:
         columns[f"z {name}"] = found.scores["z"][row]
     title = f"Most distant pair, {found.maps.title}: {names[0]} and {names[1]}, cosine {found.pair.cosine:.3f}"
     return Table(f"distant-pair-{found.maps.key}", title, columns)
+
+
+def _most_complete(sets: Sequence[MapSet]) -> dict[str, MapSet]:
+    """Of each network, the set of maps that most subjects have: all of its sets have the same answers."""
+    found: dict[str, MapSet] = {}
+    for one in sets:
+        if one.network not in found or one.has_result.sum() > found[one.network].has_result.sum():
+            found[one.network] = one
+    return found
 
 
 def _largest(values: FloatArray, members: npt.NDArray[np.bool_]) -> FloatArray:

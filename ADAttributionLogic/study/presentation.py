@@ -207,8 +207,8 @@ def _volumes(study: Study) -> Section | None:
         names = [name for name, u in zip(material.regions.name, usable, strict=True) if u]
         columns: dict[str, Any] = {"region": names}
         subjects = [s.subject for s, m in zip(material.subjects, members, strict=True) if m]
-        for how, relevance, volumes in _with_and_without(study, found, design):
-            chosen = relevance[members][:, usable], volumes[members][:, usable]
+        for how, relevance, volumes in _with_and_without(study, found, design, usable):
+            chosen = relevance[members], volumes[members]
             tested = volume_correlation(*chosen, permutations=1000, seed=study.options.seed)
             columns |= {f"r{how}": tested.r, f"p{how}": tested.p, f"q{how}": tested.q}
             if not how:
@@ -225,12 +225,16 @@ def _volumes(study: Study) -> Section | None:
     return Section("Relevance and volume", about.strip(), tuple(tables), tuple(figures))
 
 
-def _with_and_without(study: Study, found: SetAnalysis, design: Any) -> Iterable[tuple[str, FloatArray, FloatArray]]:
+def _with_and_without(
+    study: Study, found: SetAnalysis, design: Any, usable: npt.NDArray[np.bool_]
+) -> Iterable[tuple[str, FloatArray, FloatArray]]:
+    """Relevance and volumes of the usable regions as they are, and without what the covariates explain in controls."""
     assert study.volumes is not None
-    yield "", found.maps.sums, study.volumes
-    controls = found.members[study.material.groups.negative] & np.isfinite(study.volumes).all(axis=1)
+    sums, volumes = found.maps.sums[:, usable], study.volumes[:, usable]
+    yield "", sums, volumes
+    controls = found.members[study.material.groups.negative] & np.isfinite(volumes).all(axis=1)
     if design is not None and controls.sum() > design.columns.shape[1] + 2:
-        adjusted = (residualised(v, design, controls) for v in (found.maps.sums, study.volumes))
+        adjusted = (residualised(v, design, controls) for v in (sums, volumes))
         yield " adjusted", next(adjusted), next(adjusted)
 
 

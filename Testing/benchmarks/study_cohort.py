@@ -214,19 +214,20 @@ def _age_rows(
 
 
 def keep(folder: Path, target: Path) -> None:
-    """Copy what is worth keeping: no maps, no SVG, and of the scores of single subjects only LRP's z."""
+    """Copy what is worth keeping: no maps, no pictures beside the page, of single subjects only LRP's z."""
     shutil.rmtree(target, ignore_errors=True)
-    left_out = (
+    left_out = [
         "maps",
         "*.svg",
-        "gain-lrp*",
-        "gain-guided*",
+        "*.png",
         "gain-gradient*",
+        "gain-guided*",
+        "gain-lrp*",
         "z_adjusted-*",
-        "z-guided*",
-        "z-gradient*",
+        "z-g*",
         "z-lrp-*",
-    )
+    ]
+    left_out += [f"{kind}-lrp-?*" for kind in ("gains", "violins", "scatter", "gain-intervals", "maps", "maps-cases")]
     shutil.copytree(folder / "study", target, ignore=shutil.ignore_patterns(*left_out))
     for name in ("participants.tsv", "truth.tsv"):
         shutil.copy(folder / name, target / name)

@@ -14,11 +14,13 @@ from stand_in import panel
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ADAttributionLib import Runs, ViewPictures
+from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
 from ADAttributionLib.RunAnswer import answerOf
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.VolumeNodes import volumeFromNode
-from ADAttributionLogic.errors import UsageError
+from ADAttributionLib.WorkerClient import WorkerClient
+from ADAttributionLogic.errors import ADAttributionError, UsageError
 
 
 @pytest.fixture
@@ -47,6 +49,24 @@ def test_a_run_without_its_scan_says_so(scene, scanNode, display) -> None:
     scene.RemoveNode(scanNode)
     with pytest.raises(UsageError, match="scan of .* was removed"):
         answerOf(display.run)
+
+
+def test_the_worker_writes_the_report_of_a_run(scene, display, tmp_path: Path) -> None:
+    logic = ExplainLogic(scene, WorkerClient(arguments=("--threads", "1")))
+    try:
+        path = tmp_path / "report.html"
+        assert logic.exportReport(answerOf(display.run), path) == {"path": str(path)}
+        page = path.read_text(encoding="utf-8")
+        assert (
+            "Layer-wise relevance propagation" in page
+            and 'id="volume-map-2"' in page
+            and path.stat().st_mode & 0o77 == 0
+        )
+        with pytest.raises(ADAttributionError, match="exists; nothing is overwritten"):
+            logic.exportReport(answerOf(display.run), path)
+        logic.exportReport(answerOf(display.run), path, overwrite=True)
+    finally:
+        logic.close()
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

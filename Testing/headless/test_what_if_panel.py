@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -23,11 +24,12 @@ from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import tableRows
 from ADAttributionLib.TrialTable import signed, trialRows, trialsNode, trialText
-from ADAttributionLib.WhatIf import Trial, WhatIf
+from ADAttributionLib.WhatIf import Trial, WhatIf, shippedReference
 from ADAttributionLib.WhatIfPanel import WhatIfPanel
 from ADAttributionLib.WorkerClient import WorkerClient
 from ADAttributionLogic.networks.output import Output
 from ADAttributionLogic.outcome import outcome_of
+from ADAttributionLogic.resources import resources_folder
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +221,14 @@ def test_one_question_at_a_time_and_the_newest_wins() -> None:
     now[0] += FAST_ENOUGH * 2
     ends.pop()()
     assert not pace.isFast and "when you let the box go" in pace.text and asked == ["a", "d"]
+
+
+def test_the_mean_of_controls_that_ships_for_a_network_is_found() -> None:
+    card = json.loads((resources_folder() / "Models" / "simulated-atrophy" / "model.json").read_text(encoding="utf-8"))
+    run = SimpleNamespace(provenance={"model": {"weights_sha256": card["weights"]["sha256"]}})
+    found = shippedReference(run)
+    assert found is not None and (found / "mean-scan.nii.gz").is_file()
+    assert shippedReference(SimpleNamespace(provenance={"model": {"weights_sha256": None}})) is None
 
 
 def test_how_a_trial_reads() -> None:

@@ -175,6 +175,27 @@ def test_checks_are_found_however_they_are_grouped() -> None:
     assert second["kind"] == "unsure" and "polyline" in second["curve"] and checks_of({}) == []
 
 
+def test_a_comparison_has_a_chart_per_map(answer: Answer) -> None:
+    first = answer.maps[0]
+    assert first.table is not None
+    z = np.linspace(-3, 3, len(first.table))
+    table = replace(first.table, columns={**first.table.columns, "z": z})
+    beyond = {"limit": 1.96, "beyond": {"regions": 9, "of": 116, "expected": 5.8}}
+    against = {"title": "Healthy people", "controls": 40, "covariates": {"age": "71"}, "notices": ["few"]}
+    record = {**answer.provenance, "comparison": {**against, "maps": {first.name: beyond}}}
+    compared = replace(answer, provenance=record, maps=(replace(first, table=table), *answer.maps[1:]))
+    text = html.unescape(build_page(compared))
+    for expected in (
+        "Against Healthy people",
+        "9 of 116 regions lie beyond ±2; by chance 5.8",
+        "+3.0",
+        "<dt>age</dt>",
+        "few",
+    ):
+        assert expected in text, expected
+    assert "Against" not in build_page(answer).split("<main>")[1].split("<script")[0]
+
+
 def test_drawings_say_in_words_what_they_show(answer: Answer) -> None:
     from ADAttributionLogic.outcome import outcome_in
 

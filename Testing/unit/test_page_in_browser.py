@@ -219,7 +219,7 @@ def hostile(answer: Answer) -> Answer:
     record["scan"] = {**record["scan"], "source": f"/data/{EVIL}/T1.nii", "geometry": EVIL}
     record["model"] = {**record["model"], "title": EVIL, "licence": EVIL, "citation": EVIL, "authors": EVIL}
     record["atlas"] = {**record["atlas"], "title": EVIL, "licence": EVIL}
-    record["comparison"] = {"reference": {"name": EVIL, EVIL: EVIL}, "notes": [EVIL]}
+    record["comparison"] = {"reference": EVIL, EVIL: EVIL, "notices": [EVIL], "covariates": {EVIL: EVIL}}
     check = {"name": EVIL, "verdict": EVIL, "sentence": EVIL, "number": EVIL}
     record["checks"] = {EVIL: [{**check, "curve": {"x": [0, 1], EVIL: [1.0, 0.5]}, "verdict": "fail"}, check]}
     outcome = record["outcome"]

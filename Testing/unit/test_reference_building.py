@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,18 @@ from ADAttributionLogic.batch import BatchOptions
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.cohort.table import read_cohort
 from ADAttributionLogic.errors import OutputError, ReferenceCohortError, UsageError
+from ADAttributionLogic.explain import explain
 from ADAttributionLogic.explanation import MethodRequest
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.preparation import Preparation
+from ADAttributionLogic.preprocessing.pipeline import Options
 from ADAttributionLogic.reference.accumulation import Accumulation, Control
 from ADAttributionLogic.reference.building import BuildOptions, Built, build_reference
 from ADAttributionLogic.reference.covariates import design_of
 from ADAttributionLogic.reference.moments import VoxelMoments
 from ADAttributionLogic.reference.package import Reference, read_reference
 from ADAttributionLogic.reference.writing import About, check_reference_folder, write_reference
-from ADAttributionLogic.scan_files import write_volume
+from ADAttributionLogic.scan_files import read_scan, write_volume
 from ADAttributionLogic.volume import Volume
 
 ASKED = BatchOptions([MethodRequest("gradient-x-input")])
@@ -319,6 +323,28 @@ def test_the_scan_as_the_network_saw_it_is_kept(scans: Path, small_model: Model,
     mean = read_reference(tmp_path / "ref").mean_scan()
     np.testing.assert_allclose(mean.array, np.mean(seen, axis=0, dtype=np.float64), rtol=1e-6, atol=1e-7)
     assert isinstance(mean, Volume)
+
+
+def test_controls_that_are_prepared_first(scans: Path, small_model: Model, tmp_path: Path) -> None:
+    """The mean scan is that of the brains that the preparation has kept; the card says how they were registered."""
+    asked = replace(
+        ASKED,
+        preparation=Preparation(Options(registration="affine", registered=True), "model", accept_quality=True),
+        cache=tmp_path / "cache",
+    )
+    cohort = read_cohort(write_table(tmp_path / "t.tsv", scans, range(2)))
+    build_reference(cohort, small_model, asked, [load_atlas("aal")], tmp_path / "ref")
+    reference = read_reference(tmp_path / "ref")
+    assert reference.question["registration"] == "affine"
+    seen = []
+    for folder in sorted(p for p in (tmp_path / "ref.work" / "maps").iterdir() if p.is_dir()):
+        brain = read_scan(folder / "preprocessing" / "brain.nii.gz")
+        found = explain(brain, small_model, ["gradient-x-input"], with_spread=False)
+        np.testing.assert_allclose(
+            found.heatmaps[0].volume.array, read_scan(folder / "heatmaps" / "gradient-x-input.nii.gz").array, rtol=1e-5
+        )
+        seen.append(found.model_input.array)
+    np.testing.assert_allclose(reference.mean_scan().array, np.mean(seen, axis=0, dtype=float), rtol=1e-6, atol=1e-7)
 
 
 def test_the_readmes_commands_run(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.errors import GridMismatchError, UsageError
+from ADAttributionLogic.errors import GridMismatchError, ReferenceCohortError, UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model, model_from_module
@@ -29,7 +29,7 @@ from ADAttributionLogic.whatif import warm
 from ADAttributionLogic.whatif.covers import PUTS, Box, Cover, Drawn, Regions, read_cover
 from ADAttributionLogic.whatif.filling import Subject
 from ADAttributionLogic.whatif.mirroring import has_mirror_image, mirrored, symmetry_of
-from ADAttributionLogic.whatif.opening import open_session, warm_session
+from ADAttributionLogic.whatif.opening import mean_scan_for, open_session, warm_session
 from ADAttributionLogic.whatif.placing import Placing
 from ADAttributionLogic.whatif.session import MEMORY_BYTES, Session
 from ADAttributionLogic.whatif.warm import Composition
@@ -433,3 +433,14 @@ def test_the_command_line_covers_and_asks(small_scan_file, small_package, capsys
     assert "needs --reference NAME" in capsys.readouterr().err
     assert main([*common, "--region", "Hypocampus_L"]) == 2
     assert "Did you mean Hippocampus_L" in capsys.readouterr().err
+
+
+def test_the_mean_of_controls_is_that_of_this_network(small_model) -> None:
+    from ADAttributionLogic.reference.package import available_references
+
+    model = load_model("simulated-atrophy")
+    (name,) = (folder.name for folder in available_references())
+    mean = mean_scan_for(name, model)
+    assert model.grid is not None and mean.grid.is_same(model.grid)
+    with pytest.raises(ReferenceCohortError, match="whose weights are not those of Untrained network"):
+        mean_scan_for(name, small_model)
