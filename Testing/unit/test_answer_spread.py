@@ -196,7 +196,7 @@ def test_it_stands_beside_the_probability_everywhere(
     spread = found.spread["AD"]
     command = ["explain", str(small_scan_file), "--model", str(small_package), "--method", "sensitivity"]
     headlines: list[str] = []
-    monkeypatch.setattr("ADAttributionLogic.report.result_folder.write_figure", headline_keeper(headlines))
+    monkeypatch.setattr("ADAttributionLogic.report.overview.write_figure", headline_keeper(headlines))
     assert main([*command, "--atlas", "none", "--no-scene", "--out", str(tmp_path / "one")]) == 0
     printed = capsys.readouterr().out
     assert f"P(AD) = {found.probabilities['AD']:.3f} ± {spread:.3f}" in printed and "mm elsewhere" in printed
