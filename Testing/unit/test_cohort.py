@@ -53,7 +53,8 @@ def test_names_are_those_that_a_batch_of_the_same_table_gives(tmp_path: Path) ->
     )
     scan(tmp_path, "x.nii")
     cohort = read_cohort(path)
-    assert cohort.batch_scans() == find_scans(path) and cohort.scans[2].subject == "sub-3"
+    names = [[(b.name, b.path) for b in scans] for scans in (cohort.batch_scans(), find_scans(path))]
+    assert names[0] == names[1] and len(names[0]) == 4 and cohort.scans[2].subject == "sub-3"
 
 
 @pytest.mark.parametrize("name", ["participants.tsv", "de.csv"])

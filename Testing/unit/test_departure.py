@@ -90,14 +90,14 @@ def test_memory_that_runs_out_is_a_sentence(small_scan_file: Path, small_package
         import resource, sys
         import torch, ADAttributionLogic.explain, ADAttributionLogic.report.result_folder
         import ADAttributionLogic.attribution
-        from ADAttributionLogic import explain
+        from ADAttributionLogic import seen_scan
         from ADAttributionLogic.cli import main
-        prepare = explain.prepare
+        prepare = seen_scan.prepare
         def limited(*given, **options):
             used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), used + (4 << 20)))
             return prepare(*given, **options)
-        explain.prepare = limited
+        seen_scan.prepare = limited
         sys.exit(main(sys.argv[1:]))
         """
     )
