@@ -21,6 +21,7 @@ from ADAttributionLogic.comparison.comparing import Against, compare
 from ADAttributionLogic.device import choose_device, describe_device
 from ADAttributionLogic.errors import UnknownNameError, UsageError
 from ADAttributionLogic.explanation import Explanation, Heatmap, MethodRequest
+from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.heatmaps import heatmaps_of
 from ADAttributionLogic.member_runs import Answered, Chosen, Question, moving_share, run
 from ADAttributionLogic.monitor import Monitor
@@ -29,7 +30,7 @@ from ADAttributionLogic.preprocessing.moved_scans import move_registered
 from ADAttributionLogic.seen_scan import Mover, SeenScan, moved_images, see
 from ADAttributionLogic.volume import Volume
 
-__all__ = ["CheckRequest", "Explanation", "Heatmap", "MethodRequest", "Mover", "explain"]
+__all__ = ["CheckRequest", "Explanation", "Heatmap", "MethodRequest", "Mover", "explain", "require_comparable"]
 
 
 def explain(
@@ -174,6 +175,34 @@ def explain(
     return found if against is None else compare(found, against, is_prepared)
 
 
+def require_comparable(
+    model: Model,
+    methods: Sequence[str | MethodRequest],
+    against: Against,
+    grid: Grid,
+    *,
+    atlas: Atlas | None = None,
+    target: str | int = "positive",
+    start: Start | None = None,
+    start_reference: float | None = None,
+) -> None:
+    """Refuse what :func:`explain` would refuse to compare, as long as there is no scan on the network's grid yet.
+
+    Parameters
+    ----------
+    grid : Grid
+        The network's.
+    atlas : Atlas, optional
+        On any grid in the network's space; left out where it is drawn on a scan that is not registered yet.
+
+    Other parameters, and errors, are those of :func:`explain`.
+    """
+    chosen = [(get_method(r.name), get_method(r.name).complete(r.options)) for r in map(_request, methods)]
+    distance_from = model.output.reference if start_reference is None else start_reference
+    asked = _asked(model, chosen, Target(_class_index(model, target), start, distance_from), against)
+    against.require(asked, grid, None if atlas is None else provenance.describe_atlas(atlas.on_grid(grid)))
+
+
 def _compared_companions(against: Against, asked: Mapping[str, Any], seen: SeenScan) -> Companions:
     """What occlusion and checks take from beside the scan, once it is known that the maps can be compared."""
     placed = None if seen.atlas is None else provenance.describe_atlas(seen.atlas)
@@ -215,7 +244,7 @@ def _reference_record(model: Model, reference: Volume | None, compares: bool) ->
 
 def _chosen(methods: Sequence[str | MethodRequest], model: Model, atlas: Atlas | None, member_sd: bool) -> Chosen:
     """The methods with all their options; what cannot be asked of this network is refused before any computing."""
-    requests = [m if isinstance(m, MethodRequest) else MethodRequest(m) for m in methods]
+    requests = [_request(method) for method in methods]
     if not requests:
         raise UsageError("Choose at least one method.")
     if member_sd and not model.members:
@@ -224,6 +253,10 @@ def _chosen(methods: Sequence[str | MethodRequest], model: Model, atlas: Atlas |
     if atlas is None and any(m.needs_regions for m, _ in chosen):
         raise UsageError(f"{next(m.title for m, _ in chosen if m.needs_regions)} needs an atlas.")
     return chosen
+
+
+def _request(method: str | MethodRequest) -> MethodRequest:
+    return method if isinstance(method, MethodRequest) else MethodRequest(method)
 
 
 def _answered(

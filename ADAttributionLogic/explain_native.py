@@ -12,7 +12,7 @@ from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.comparison.comparing import registration_notices, with_notices
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.explain import Explanation, Heatmap, MethodRequest, explain
+from ADAttributionLogic.explain import Explanation, Heatmap, MethodRequest, explain, require_comparable
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preparation import Space, registration_advice
@@ -106,6 +106,7 @@ def explain_native(
         As :func:`~.explain.explain`.
     """
     monitor = monitor or Monitor()
+    _require_comparable(model, methods, atlas if atlas_space == "model" else None, explain_options)
     with monitor.stage(0.0, 0.5) as part:
         prepared, cached = preprocess_for(scan, model, options, mask=mask, cache=cache, monitor=part)
     accepted = prepared.quality.require(accept_quality)
@@ -140,6 +141,17 @@ def explain_native(
         return explanation
     monitor.report(0.95, "carrying the heatmaps back onto the scan")
     return in_native_space(explanation, prepared, drawn)
+
+
+def _require_comparable(
+    model: Model, methods: Sequence[str | MethodRequest], atlas: Atlas | None, explain_options: Mapping[str, Any]
+) -> None:
+    """Controls that were asked otherwise are refused before a registration is paid for."""
+    against = explain_options.get("against")
+    if against is None or model.grid is None:
+        return
+    asked = {name: explain_options[name] for name in ("target", "start", "start_reference") if name in explain_options}
+    require_comparable(model, methods, against, model.grid, atlas=atlas, **asked)
 
 
 def _advice(model: Model, prepared: Preprocessed) -> list[str]:

@@ -18,7 +18,7 @@ from ADAttributionLogic.commands.preparation_options import (
     wants_preprocessing,
 )
 from ADAttributionLogic.commands.progress import Progress
-from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
+from ADAttributionLogic.commands.reference_options import add_reference_options, asked_by_reference, asked_comparison
 from ADAttributionLogic.commands.report import add_identifiers
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
@@ -55,7 +55,8 @@ def add(commands: Any, with_method_options: bool = True) -> None:
         action="append",
         dest="methods",
         metavar="METHOD",
-        help="may be repeated (default: what the network's card recommends, else lrp)",
+        help="may be repeated (default: those of the reference of controls, else what the network's card recommends, "
+        "else lrp)",
     )
     command.add_argument(
         "--atlas", default="aal", help="name or label file; 'none' for no tables (default: %(default)s)"
@@ -226,12 +227,15 @@ def _compute(options: argparse.Namespace, requests: Sequence[MethodRequest], mon
     scan = read_scan(options.scan, options.series_uid)
     monitor.report(0.02, "loading the model")
     model = _load_model(options)
+    start, start_reference = options.start, options.start_reference
+    if not requests and against is not None:
+        requests, start, start_reference = asked_by_reference(against.reference, start, start_reference)
     requests = requests or _recommended(model)
     atlas = None
     if options.atlas != "none":
         atlas = load_atlas(options.atlas, names_file=options.atlas_names, grouping=options.grouping)
-    common: dict[str, Any] = {"atlas": atlas, "target": options.target, "start": options.start}
-    common |= {"device": options.device, "start_reference": options.start_reference, "member_sd": options.member_sd}
+    common: dict[str, Any] = {"atlas": atlas, "target": options.target, "start": start}
+    common |= {"device": options.device, "start_reference": start_reference, "member_sd": options.member_sd}
     common["against"] = against
     common["checks"] = checks
     with monitor.stage(0.05, 0.8) as part:
@@ -258,7 +262,7 @@ def _requests(options: argparse.Namespace) -> list[MethodRequest]:
     from ADAttributionLogic.attribution.registry import get_method
     from ADAttributionLogic.explain import MethodRequest
 
-    # Without --method, those whose options were given; none: what the network's card recommends.
+    # Without --method, those whose options were given; none: what the reference or the network's card says.
     optioned = [key.split(".")[0] for key, value in vars(options).items() if "." in key and value is not None]
     names = list(dict.fromkeys(options.methods or optioned))
     requests = []

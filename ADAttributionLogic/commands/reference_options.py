@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
+    from ADAttributionLogic.attribution.target import Start
     from ADAttributionLogic.comparison.comparing import Against
+    from ADAttributionLogic.explanation import MethodRequest
+    from ADAttributionLogic.reference.package import Reference
 
 
 def add_reference_options(command: Any, many_scans: bool = False) -> None:
@@ -91,3 +95,24 @@ def asked_comparison(options: argparse.Namespace) -> Against | None:
         return None
     smoothing = SMOOTHING_MM if options.smoothing is None else options.smoothing
     return Against(read_reference(options.reference), parse_covariates(covariates), smoothing, options.compare_by)
+
+
+def asked_by_reference(
+    reference: Reference, start: Start | None, start_reference: float | None
+) -> tuple[list[MethodRequest], Start | None, float | None]:
+    """Where no method was chosen: those of the reference with their options, and its start unless one is given.
+
+    The user is told.
+    """
+    from ADAttributionLogic.explanation import MethodRequest
+
+    requests = [MethodRequest(entry["method"], dict(entry["options"])) for entry in reference.card["methods"].values()]
+    if start is None:
+        start = reference.question["start"]
+        start_reference = reference.question["start_reference"] if start_reference is None else start_reference
+    told = ", ".join(f"{entry['title']} ({name})" for name, entry in reference.card["methods"].items())
+    print(
+        f"note: No method was chosen: {told}, as the maps of the reference {reference.name}, from the {start}.",
+        file=sys.stderr,
+    )
+    return requests, start, start_reference

@@ -16,10 +16,12 @@ from small_reference import covariates_of, small_control
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.batch import BatchOptions, BatchScan, explain_batch
 from ADAttributionLogic.cli import main
+from ADAttributionLogic.commands.reference_options import asked_by_reference
 from ADAttributionLogic.comparison.comparing import Against, compare
 from ADAttributionLogic.comparison.covariate_text import parse_covariates
 from ADAttributionLogic.errors import ReferenceCohortError, ScanError, UnknownNameError, UsageError
 from ADAttributionLogic.explain import explain
+from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.explanation import Explanation, MethodRequest
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.reference.package import Reference
@@ -208,6 +210,21 @@ def test_what_was_asked_otherwise_is_refused(case: str, small_reference: Referen
     refused(small_reference, small_model, match, kind, **given)
 
 
+@pytest.mark.parametrize(
+    "case", ["another atlas", "another start", "another class", "other options", "no method of it", "no number"]
+)
+def test_it_is_refused_before_a_registration_is_paid_for(
+    case: str, small_reference: Reference, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match, kind, options = REFUSED[case]
+    given = {"atlas": "aal", "methods": ["lrp"], "covariates": {}} | options
+    against = Against(small_reference, given.pop("covariates"))  # type: ignore[arg-type]
+    atlas, methods = load_atlas(str(given.pop("atlas"))), given.pop("methods")
+    monkeypatch.delattr("ADAttributionLogic.explain_native.preprocess_for")
+    with pytest.raises(kind, match=match):
+        explain_native(small_control(40), small_model, methods, atlas=atlas, against=against, **given)  # type: ignore[arg-type]
+
+
 def test_another_network_is_refused(small_reference: Reference, small_model: Model) -> None:
     other = replace(small_model, name="other", weights_sha256="0" * 64)
     refused(small_reference, other, "its network is other, not")
@@ -297,6 +314,22 @@ def test_the_command_line_compares(command: Callable[..., int], capsys: pytest.C
     said = capsys.readouterr()
     assert "lrp against 12 controls (Twelve small controls)" in said.out and "z adjusted" in said.out
     assert "only 12 controls" in said.err
+    assert "No method was chosen" in said.err and "gradient-x-input against 12 controls" in said.out
+
+
+def test_without_a_method_it_is_asked_as_the_reference_was(
+    small_reference: Reference, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its options and its start; a start that the user gives stays, and is refused by name afterwards."""
+    card = json.loads(json.dumps(dict(small_reference.card)))
+    card["methods"]["lrp"]["options"]["beta"] = 0.5
+    card["question"] |= {"start": "distance", "start_reference": 2.5}
+    otherwise = replace(small_reference, card=card)
+    (lrp, plain), start, measured_from = asked_by_reference(otherwise, None, None)
+    assert (lrp.name, lrp.options["beta"], plain.name) == ("lrp", 0.5, "gradient-x-input")
+    assert (start, measured_from) == ("distance", 2.5)
+    assert "of the reference small-controls, from the distance" in capsys.readouterr().err
+    assert asked_by_reference(otherwise, "logit", None)[1:] == ("logit", None)
 
 
 def test_covariates_without_a_reference_are_refused(
