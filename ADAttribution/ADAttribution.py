@@ -23,6 +23,7 @@ from ADAttributionLib import QtSeam, SelfTest
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ChartPanel import ChartPanel
 from ADAttributionLib.ChecksPanel import ChecksPanel
+from ADAttributionLib.ConsoleCalls import ConsoleCalls
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
@@ -47,7 +48,6 @@ from ADAttributionLib.ReferencePanel import ReferencePanel
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.ResultOpening import ResultOpening
-from ADAttributionLib.RunAnswer import answerOf
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import findRuns
 from ADAttributionLib.SampleScans import sampleSources
@@ -447,7 +447,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 # --------------------------------------------------------------------------------------------------------------- logic
 
 
-class ADAttributionLogic(ScriptedLoadableModuleLogic):
+class ADAttributionLogic(ConsoleCalls, ScriptedLoadableModuleLogic):
     """Explains scans, from the panel and from the console.
 
     Example::
@@ -489,18 +489,6 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
             QtSeam.onQuit(self.close)
         return self._explainer
 
-    def explain(self, volumeNode, **options):
-        """Explain a volume node; see ADAttributionLib.ExplainLogic. Returns the Run, or with wait=False a Request."""
-        return self.explainer.explain(volumeNode, **options)
-
-    def prepare(self, volumeNode, *arguments, **options):
-        """Register and check a scan, without explaining it; returns the PreparationReport, or a Request."""
-        return self.explainer.prepare(volumeNode, *arguments, **options)
-
-    def openResult(self, path, *arguments, **options):
-        """Put a result of the command line, or a row of a batch, into the scene; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.openResult(path, *arguments, **options)
-
     @property
     def trials(self):
         """What if parts of a scan were not there: see ADAttributionLib.WhatIf."""
@@ -521,34 +509,6 @@ class ADAttributionLogic(ScriptedLoadableModuleLogic):
         if self._explainer is None or volumeNode is None or preparation.get("registration", "none") == "none":
             return False
         return self._explainer.registrationToDo(volumeNode, model, **preparation) == "none"
-
-    def exportReport(self, run, path, **options):
-        """Write a run as one HTML file; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.exportReport(answerOf(run), path, **options)
-
-    def resultsIn(self, path):
-        """Names of the scans of a batch, and how each ended; empty for a single result."""
-        return self.explainer.resultsIn(path)
-
-    def explainFolder(self, inputFolder, outputFolder, **options):
-        """Explain all scans of a folder or CSV; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.explainFolder(inputFolder, outputFolder, **options)
-
-    def buildReference(self, tables, outputFolder, **options):
-        """Build a reference cohort of the controls of a table; see ADAttributionLib.ReferenceJob."""
-        return self.explainer.buildReference(tables, outputFolder, **options)
-
-    def addSimulatedSubject(self, label="AD"):
-        """Add a simulated patient ("AD") or control ("CN") to the scene."""
-        return self.explainer.addSimulatedSubject(label)
-
-    def installNetwork(self, name, source=None, **options):
-        """Install a registered network (it downloads: ask before); see ADAttributionLib.ExplainLogic."""
-        return self.explainer.installNetwork(name, source, **options)
-
-    def createPackage(self, source, answers, **options):
-        """Make a model package of a network of the user's; see ADAttributionLib.ExplainLogic."""
-        return self.explainer.createPackage(source, answers, **options)
 
     def restartWorker(self):
         """Use another Python, or one in which something was installed, from now on."""
