@@ -36,9 +36,9 @@ class OverlayPanel:
         for name in PALETTES:
             ui.paletteComboBox.addItem(name, name)
         ui.chartComboBox.addItem("top regions", "regions")
-        ui.chartComboBox.addItem("regions among controls", Violins.KIND)
         for letter, direction in AXES:
             ui.chartComboBox.addItem(f"per slice, {direction}", letter)
+        ui.chartComboBox.addItem("regions among controls", Violins.KIND)
         self.comparison = ComparePanel(ui)
         self._connectWidgets()
 
