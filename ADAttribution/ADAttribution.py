@@ -161,6 +161,7 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._display = None
+        self._card = None
 
     # Life cycle.
 
@@ -321,7 +322,8 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onModel(self, _index):
         self._question.showModel()
         with slicer.util.NodeModify(self._parameterNode):
-            preselect(self._parameterNode, self._question.card)
+            preselect(self._parameterNode, self._question.card, self._card)
+        self._card = self._question.card
         self._checkCanApply()
 
     def onPreset(self, _index):

@@ -37,7 +37,7 @@ CHOSEN = {
 
 def presetOf(methods):
     """The preset that these methods are; OWN when they are none."""
-    chosen = frozenset(field for field in METHODS if getattr(methods, field))
+    chosen = _chosen(methods)
     return next((preset for preset, fields in CHOSEN.items() if fields == chosen), Preset.OWN)
 
 
@@ -49,21 +49,44 @@ def choose(methods, preset):
         setattr(methods, field, field in CHOSEN[preset])
 
 
-def preselect(parameters, card):
+def preselect(parameters, card, earlier=None):
     """Tick what a network's card recommends instead of LRP, as long as nobody has chosen methods: those are still the
-    ones that a new panel has. Returns whether it did."""
-    recommended = (card or {}).get("recommended", {})
-    field = next((field for field, name in METHODS.items() if name == recommended.get("method")), None)
-    if field is None or presetOf(parameters.methods) is not Preset.QUICK:
-        return False
+    ones that a new panel has, or those that the card of the `earlier` network put there. Returns whether it did."""
     try:
         options = parseOptions(parameters.otherOptions)
     except UsageError:
         return False  # what the user is typing is not touched
+    _withdraw(parameters, options, earlier)
+    field, wanted = _recommended(card)
+    if field is None or presetOf(parameters.methods) is not Preset.QUICK:
+        return False
     name = METHODS[field]
-    parameters.otherOptions = formatOptions(
-        {**options, name: {**recommended.get("options", {}), **options.get(name, {})}}
-    )
+    parameters.otherOptions = formatOptions({**options, name: {**wanted, **options.get(name, {})}})
     parameters.methods.lrp = False
     setattr(parameters.methods, field, True)
     return True
+
+
+def _withdraw(parameters, options, card):
+    """Take back what a card put there: another network may have no reference that its method compares with."""
+    field, wanted = _recommended(card)
+    if field is None or _chosen(parameters.methods) != CHOSEN[Preset.QUICK] - {"lrp"} | {field}:
+        return
+    setattr(parameters.methods, field, False)
+    parameters.methods.lrp = True
+    own = options.pop(METHODS[field], {})
+    kept = {option: value for option, value in own.items() if wanted.get(option) != value}
+    if kept:
+        options[METHODS[field]] = kept
+    parameters.otherOptions = formatOptions(options)
+
+
+def _recommended(card):
+    """The field of the method that a card recommends, None without, and its options."""
+    entry = (card or {}).get("recommended", {})
+    field = next((field for field, name in METHODS.items() if name == entry.get("method")), None)
+    return field, entry.get("options", {})
+
+
+def _chosen(methods):
+    return frozenset(field for field in METHODS if getattr(methods, field))

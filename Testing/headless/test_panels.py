@@ -169,6 +169,20 @@ def test_what_a_card_recommends_is_ticked_as_long_as_nobody_has_chosen() -> None
     assert not preselect(unknown, {"recommended": {"method": "of-the-future"}})
 
 
+def test_what_a_card_recommended_is_taken_back_for_a_network_that_does_not() -> None:
+    """It compares with the controls of the one network; of another there may be none."""
+    card = {"recommended": {"method": "deeplift", "options": {"rule": "gamma"}}}
+    shown = parameters(methods={"lrp": True, "areaOcclusion": True}, otherOptions="lrp.epsilon = 0.01")
+    assert preselect(shown, card)
+    assert not preselect(shown, {}, card) and presetOf(shown.methods) is Preset.QUICK
+    assert shown.otherOptions == "lrp.epsilon = 0.01"
+    assert preselect(shown, card, None) and preselect(shown, card, card), "the same network, listed again"
+    shown.otherOptions = "deeplift.rule = gamma; deeplift.baseline = blur"
+    assert not preselect(shown, None, card) and shown.otherOptions == "deeplift.baseline = blur", "own words stay"
+    own = parameters(methods={"deeplift": True})
+    assert not preselect(own, {}, card) and own.methods.deeplift, "it was ticked by the user"
+
+
 def test_copy_and_export(scene, scanNode, answer, tmp_path: Path) -> None:
     panel = RegionsPanel.__new__(RegionsPanel)  # without widgets: the text and the files alone
     panel.display = RunDisplay(Runs.createRun(scene, answer, scanNode))
