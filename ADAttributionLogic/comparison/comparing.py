@@ -36,6 +36,9 @@ QUANTITIES = ("auto", "sum", "share", "absolute_sum")
 
 _EVERY = "sum"
 
+#: An option of methods whose maps are of the difference from another image.
+_BASELINE = "baseline"
+
 
 @dataclass(frozen=True, eq=False)
 class Against:
@@ -51,7 +54,9 @@ class Against:
     quantity : {"auto", "sum", "share", "absolute_sum"}
         What z and percentile are of. ``auto`` takes the share of a map that starts from the probability and adds up to
         it: its sums repeat P, which is skewed among controls and saturated in patients, so that every region of a
-        patient would be beyond all limits (and 7 instead of 5 % of a control's). Of all others it takes the sum.
+        patient would be beyond all limits (and 7 instead of 5 % of a control's). Of all others it takes the sum: a map
+        of the difference from a baseline adds up to a difference of probabilities, which among controls is about 0, of
+        either sign, so that shares of it say nothing.
     """
 
     reference: Reference
@@ -68,7 +73,8 @@ class Against:
         if self.quantity != "auto":
             return self.quantity
         repeats = heatmap.attribution.start == "probability" and heatmap.method.is_conserving
-        return "share" if repeats else "sum"
+        is_difference = any(option.name == _BASELINE for option in heatmap.method.options)
+        return "share" if repeats and not is_difference else "sum"
 
     def describe(self) -> dict[str, Any]:
         """What a batch asks of every scan: covariates differ from scan to scan."""

@@ -14,6 +14,7 @@ from scipy import stats
 from small_reference import covariates_of, small_control
 
 from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.batch import BatchOptions, BatchScan, explain_batch
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.commands.reference_options import asked_by_reference
@@ -78,6 +79,17 @@ def test_a_map_that_repeats_the_probability_is_compared_by_its_shares(
     np.testing.assert_allclose(once.heatmaps[1].volume.array, again.heatmaps[1].volume.array, atol=1e-4)
     controls = np.array([c.heatmaps[0].table.columns["share"][:-1] for c in small_controls])  # type: ignore[union-attr]
     np.testing.assert_allclose(first.columns["z"][:-1], stats.zmap(controls[:1], controls, 0, 1)[0], rtol=1e-5)
+
+
+def test_a_map_of_a_difference_is_compared_by_its_sums(
+    small_reference: Reference, small_controls: list[Explanation]
+) -> None:
+    """DeepLIFT adds up to P less that of the controls' mean: among controls about 0, of either sign."""
+    lrp, against = small_controls[0].heatmaps[0], Against(small_reference)
+    assert against.quantity_of(lrp) == "share"
+    for name in ("deeplift", "integrated-gradients"):
+        assert against.quantity_of(replace(lrp, method=get_method(name))) == "sum", name
+    assert Against(small_reference, quantity="share").quantity_of(replace(lrp, method=get_method("deeplift"))) == "share"
 
 
 def test_regions_are_ranked_by_z_beside_density_and_small_ones_are_not(compared: Explanation) -> None:
