@@ -89,7 +89,9 @@ def test_a_map_of_a_difference_is_compared_by_its_sums(
     assert against.quantity_of(lrp) == "share"
     for name in ("deeplift", "integrated-gradients"):
         assert against.quantity_of(replace(lrp, method=get_method(name))) == "sum", name
-    assert Against(small_reference, quantity="share").quantity_of(replace(lrp, method=get_method("deeplift"))) == "share"
+    assert (
+        Against(small_reference, quantity="share").quantity_of(replace(lrp, method=get_method("deeplift"))) == "share"
+    )
 
 
 def test_regions_are_ranked_by_z_beside_density_and_small_ones_are_not(compared: Explanation) -> None:
