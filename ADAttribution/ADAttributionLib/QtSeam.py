@@ -264,6 +264,19 @@ def openScreenCapture(sliceNode, start, end):
     widget.numberOfStepsSliderWidget.value = max(round(abs(end - start)) + 1, 2)
 
 
+def dicomDatabase():
+    """Slicer's DICOM database; None when it was not opened in this session."""
+    return getattr(slicer, "dicomDatabase", None)
+
+
+def importDicom(folder):
+    """Add the DICOM objects of a folder to Slicer's database, as copies."""
+    from DICOMLib import DICOMUtils
+
+    if not DICOMUtils.importDicom(os.fspath(folder), copyFiles=True):
+        raise RuntimeError(f"Slicer's DICOM database did not take {folder}.")
+
+
 def onQuit(callback):
     """Call back when the application ends."""
     connected(slicer.app.connect("aboutToQuit()", callback), "aboutToQuit()")

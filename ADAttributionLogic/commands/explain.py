@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.commands.check_options import add_check_options, check_lines, check_request
+from ADAttributionLogic.commands.dicom import CARRIES_NAMES, wanted_export
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     cache_folder,
@@ -82,6 +83,12 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     command.add_argument("--mask", metavar="FILE", help="voxels of interest, for occlusion with the mask 'given'")
     add_reference_options(command)
     command.add_argument("--series-uid", metavar="UID", help="which series of a DICOM folder")
+    command.add_argument(
+        "--dicom",
+        metavar="DIR",
+        help="also write DICOM objects for the study of SCAN, a DICOM series, into this new folder; "
+        f"{CARRIES_NAMES}",
+    )
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
     command.add_argument("--no-report", action="store_true", help="write no report.html")
@@ -162,6 +169,7 @@ def _explain(options: argparse.Namespace) -> int:
     if options.animation:
         check_animation(options.animation)
     requests = _requests(options)
+    export = wanted_export(options)
     with Progress() as monitor:
         explanation = _compute(options, requests, monitor)
         if options.private:
@@ -205,6 +213,8 @@ def _explain(options: argparse.Namespace) -> int:
     for name, what in parts:
         if (folder / name).exists():
             print(f"  {what}: {folder / name}")
+    if export is not None and not is_cancelled:
+        export.write(explanation, folder)
     return Cancelled.exit_code if is_cancelled else 0
 
 

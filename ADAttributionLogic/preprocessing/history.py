@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ADAttributionLogic.geometry import Grid, exact_reorientation, nearest_ras
+from ADAttributionLogic.geometry import Grid, exact_reorientation, in_round_numbers, nearest_ras
 from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
 from ADAttributionLogic.volume import Interpolation, Volume, resample
 
@@ -62,6 +62,13 @@ class Reorientation:
 
     def describe(self) -> dict[str, Any]:
         return {"from": self.before.orientation(), "to": self.after.orientation(), "interpolation": "none"}
+
+
+def turned_grid(scan: Grid, model: Grid) -> Grid:
+    """Where a scan's voxels are while it is prepared: along the anatomical axes, and, unless it needs no registration
+    to the model's grid, in round numbers."""
+    turned = nearest_ras(scan)
+    return turned if exact_reorientation(turned, model) is not None else in_round_numbers(turned)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.geometry import Grid, exact_reorientation, in_round_numbers, nearest_ras
+from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.bias_field import fit_bias_field
 from ADAttributionLogic.preprocessing.brain_extraction import (
@@ -35,6 +35,7 @@ from ADAttributionLogic.preprocessing.history import (
     apply_all,
     describe_all,
     take_back_all,
+    turned_grid,
 )
 from ADAttributionLogic.preprocessing.linear_registration import distance_from_identity, register_linear
 from ADAttributionLogic.preprocessing.quality import QualityReport, check_after, check_before, correlation
@@ -302,9 +303,7 @@ class _Run:
         return found
 
     def _reorient(self) -> Grid:
-        after = nearest_ras(self.scan.grid)
-        if exact_reorientation(after, self.grid) is None:
-            after = in_round_numbers(after)
+        after = turned_grid(self.scan.grid, self.grid)
         self.steps: list[Step] = [Reorientation(self.scan.grid, after)]
         return after
 

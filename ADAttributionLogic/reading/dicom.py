@@ -55,7 +55,7 @@ def list_series(folder: Path) -> tuple[DicomSeries, ...]:
     ScanError
         The folder cannot be read.
     """
-    return tuple(_describe(uid, files) for uid, files in _headers(folder).items())
+    return tuple(_describe(uid, files) for uid, files in _headers(files_in(folder)).items())
 
 
 def read_series(folder: Path, series_uid: str | None, purpose: Purpose) -> Volume:
@@ -65,14 +65,32 @@ def read_series(folder: Path, series_uid: str | None, purpose: Purpose) -> Volum
     ------
     ScanError, GeometryError, UnknownNameError
     """
-    by_uid = _headers(folder)
+    return read_stack(files_in(folder), f"The folder {folder}", series_uid, purpose)[1]
+
+
+def read_stack(
+    paths: Sequence[Path], place: str, series_uid: str | None = None, purpose: Purpose = "scan"
+) -> tuple[Stack, Volume]:
+    """Read the one series, or the one of a UID, that is in some files; with where each slice came from.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    place : str
+        Where the files are, for messages: ``"The folder x"``.
+
+    Raises
+    ------
+    ScanError, GeometryError, UnknownNameError
+    """
+    by_uid = _headers(paths)
     if not by_uid:
         raise ScanError(
-            f"The folder {folder} holds no DICOM series (subfolders, and files without the mark DICM, are passed over)."
+            f"{place} holds no DICOM series (subfolders, and files without the mark DICM, are passed over)."
         )
     if series_uid is None and len(by_uid) > 1:
         listing = "\n  ".join(str(_describe(uid, files)) for uid, files in by_uid.items())
-        raise ScanError(f"The folder {folder} holds {len(by_uid)} DICOM series; choose one by its UID:\n  {listing}")
+        raise ScanError(f"{place} holds {len(by_uid)} DICOM series; choose one by its UID:\n  {listing}")
     if series_uid is not None and series_uid not in by_uid:
         raise UnknownNameError("DICOM series", series_uid, by_uid)
     uid = next(iter(by_uid)) if series_uid is None else series_uid
@@ -81,15 +99,25 @@ def read_series(folder: Path, series_uid: str | None, purpose: Purpose) -> Volum
         _require_plain_numbers(header, path)
     series = str(_describe(uid, files))
     stack = stack_of([frame for path, header in files.items() for frame in frames_of(header, path)], series)
-    return _volume(stack, files, folder, purpose)
+    return stack, _volume(stack, files, next(iter(files)).parent, purpose)
 
 
-def _headers(folder: Path) -> dict[str, dict[Path, Dataset]]:
-    """Headers of all image files, by series."""
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder (not of its subfolders) by name.
+
+    Raises
+    ------
+    ScanError
+        It cannot be read.
+    """
     try:
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
+        return sorted(path for path in folder.iterdir() if path.is_file())
     except OSError as cause:
         raise ScanError(f"The folder {folder} cannot be read: {cause.strerror or cause}.") from cause
+
+
+def _headers(paths: Sequence[Path]) -> dict[str, dict[Path, Dataset]]:
+    """Headers of all image files, by series."""
     found: dict[str, dict[Path, Dataset]] = {}
     for path in paths:
         header = _header(path)

@@ -21,7 +21,8 @@ from ADAttributionLogic.atlas.library import available_atlases, load_atlas
 from ADAttributionLogic.errors import ADAttributionError, ScanError, UnknownNameError, UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preparation import PreparationReport, read_quality
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, read_transform, resample_to_scan
+from ADAttributionLogic.preprocessing.history import Registration, Reorientation, take_back_all, turned_grid
+from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, read_transform
 from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, COLUMNS, RANKS, RegionTable, rank_columns
 from ADAttributionLogic.report.preprocessing_files import QUALITY_FIGURE
 from ADAttributionLogic.report.result_places import KIND, PREPROCESSING_FOLDER, PROVENANCE_FILE
@@ -199,7 +200,10 @@ def _atlas(
 
 
 def _on_scan(labels: Volume, transform: SpaceTransform, grid: Grid) -> Volume:
-    carried = resample_to_scan(labels, transform, grid, "nearest")
+    """By the same steps as when the result was computed, so that not one voxel differs."""
+    turned = turned_grid(grid, labels.grid)
+    steps = (Reorientation(grid, turned), Registration(transform, turned, labels.grid, {}))
+    carried = take_back_all(steps, labels, "nearest")
     return replace(carried, array=carried.array.astype(np.int32))
 
 

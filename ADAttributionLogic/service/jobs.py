@@ -176,6 +176,32 @@ def page_job(job: Mapping[str, Any], folder: Path, monitor: Monitor) -> dict[str
     return {"path": str(write_page(answer, path, keep_identifiers=keep, overwrite=overwrite))}
 
 
+def dicom_job(job: Mapping[str, Any], folder: Path, monitor: Monitor) -> dict[str, Any]:
+    """Write an answer as DICOM objects for the study of its scan's series."""
+    from ADAttributionLogic.dicom_export.export import check_dicom_folder, export_dicom
+    from ADAttributionLogic.errors import OutputError
+    from ADAttributionLogic.reading.dicom_source import read_source
+    from ADAttributionLogic.report.overview import overview_png
+    from ADAttributionLogic.service.answer import load_answer
+
+    _refuse_strangers(job, ("answer", "source", "path"))
+    answer = load_answer(_required(job, "answer"), folder)
+    source, path = _required(job, "source"), _required(job, "path")
+    if not isinstance(source, list) or not all(isinstance(file, str) for file in source):
+        raise UsageError(f"The source is a list of files, not {source!r:.200}.")
+    place = check_dicom_folder(path)
+    monitor.report(0.0, "reading the series")
+    series = read_source(source)
+    monitor.report(0.1, "drawing the figure")
+    try:
+        figure = overview_png(answer)
+    except OutputError:  # this Python may lack matplotlib; the notes say that there is none
+        figure = None
+    with monitor.stage(0.2, 1.0) as part:
+        done = export_dicom(answer, answer.scan, series, path, figure=figure, place=place, monitor=part)
+    return {"path": str(done.folder), "files": list(done.files), "notes": list(done.notes)}
+
+
 def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """How long a question will take."""
     from ADAttributionLogic.device import choose_device, describe_device

@@ -3,8 +3,8 @@
 One JSON object per line. Requests come in on stdin, events go out on stdout; whatever anything else prints lands on
 stderr. Arrays travel as ``.npy`` files in the folder, which belongs to this connection alone and is removed with it.
 
-Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``chart``, ``page``, ``batch``,
-``reference``, ``simulate``, ``estimate``, ``what-if``, ``install``, ``known``, ``create``, ``describe`` and
+Requests: ``{"id": 1, "command": "explain", "job": {…}}``, ``prepare``, ``open``, ``chart``, ``page``, ``dicom``,
+``batch``, ``reference``, ``simulate``, ``estimate``, ``what-if``, ``install``, ``known``, ``create``, ``describe`` and
 ``cancel``.
 Events: ``hello`` (protocol, version, pid), ``ready`` (torch, devices) or ``unusable``, ``heartbeat`` (memory), and per
 request ``started``, ``progress``, then one of ``result``, ``cancelled`` or ``error`` (that of a scan whose quality
@@ -40,6 +40,7 @@ from ADAttributionLogic.service.jobs import (
     chart_job,
     create_job,
     describe,
+    dicom_job,
     estimate_job,
     explain_job,
     install_job,
@@ -206,6 +207,7 @@ class Worker:
             "prepare": lambda job, monitor: prepare_job(job, self._folder, self._store, monitor, prefix),
             "open": lambda job, monitor: open_job(job, self._folder, monitor, prefix),
             "chart": lambda job, monitor: chart_job(job, self._folder, prefix),
+            "dicom": lambda job, monitor: dicom_job(job, self._folder, monitor),
             "page": lambda job, monitor: page_job(job, self._folder, monitor),
             "estimate": lambda job, monitor: estimate_job(job, self._store),
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),

@@ -32,7 +32,7 @@ from ADAttributionLogic.training.demonstration import LICENCE, NAME
 FIRST_SEED = 52_000_000
 COUNT = 64
 ATLASES = ("aal", "neuromorphometrics")
-METHODS = ("lrp",)
+METHODS = ("lrp", "deeplift:rule=gamma")
 
 _KEPT_EVERY = 8
 

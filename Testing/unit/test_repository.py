@@ -48,6 +48,7 @@ ROOMS = {
     "checks": {"checks", "attribution", "graph", "networks", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
+    "dicom_export": {"dicom_export", "reading", "atlas", "relevance", "service", "report"},
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
     "truth": {"truth", "simulation", "attribution", "networks", "relevance"},
