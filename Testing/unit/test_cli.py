@@ -76,7 +76,7 @@ def test_exit_codes(
 
     check(2, "Did you mean lrp", "--method", "lpr")
     check(2, "between 0 and 100", "--lrp-beta", "-1")
-    check(2, "--occlusion-size was given, but not --method occlusion", "--occlusion-size", "8")
+    check(2, "--occlusion-size was given, but not --method occlusion", "--occlusion-size", "8", "--method", "lrp")
     check(2, "Did you mean neuromorphometrics", "--atlas", "neuromorphometric")
     check(2, "CN, positive, predicted", "--target", "MCI")
     check(2, "three whole numbers", "--shape", "193")

@@ -295,7 +295,9 @@ def test_an_empty_field_of_view_is_an_error() -> None:
 
 def test_a_result_folder(explanation: Explanation, tmp_path: Path) -> None:
     folder = write_explanation(explanation, tmp_path / "out")
-    assert sorted(p.name for p in folder.iterdir()) == ["heatmaps", "overview.png", "provenance.json", "tables"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "heatmaps", "overview.png", "provenance.json", "report.html", "tables",
+    ]  # fmt: skip
     image = nib.load(folder / "heatmaps" / "lrp.nii.gz")
     np.testing.assert_array_equal(np.asanyarray(image.dataobj), explanation.heatmaps[0].volume.array)
     np.testing.assert_allclose(image.affine, SMALL_AFFINE)
