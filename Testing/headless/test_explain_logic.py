@@ -185,7 +185,7 @@ def test_a_study_from_the_console(logic, scene, small_package, tmp_path: Path) -
     assert found["subjects"] == 8 and Path(found["page"]).is_file() and Path(found["folder"]) == out
     study = openStudy(scene, found["folder"])
     assert "gradient-x-input/AD" in study.mapNodes and study.tableNodes
-    with pytest.raises(WorkerError, match="exists"):
+    with pytest.raises(WorkerError, match="nothing is overwritten"):
         logic.study(table, {"once more": results}, out)
     with pytest.raises(UnknownNameError, match="permutation"):
         logic.study(table, results, tmp_path / "other", permutation=99)
