@@ -86,8 +86,7 @@ def add(commands: Any, with_method_options: bool = True) -> None:
     command.add_argument(
         "--dicom",
         metavar="DIR",
-        help="also write DICOM objects for the study of SCAN, a DICOM series, into this new folder; "
-        f"{CARRIES_NAMES}",
+        help=f"also write DICOM objects for the study of SCAN, a DICOM series, into this new folder; {CARRIES_NAMES}",
     )
     command.add_argument("--no-figure", action="store_true", help="write no figure")
     command.add_argument("--no-scene", action="store_true", help="write no Slicer scene")
