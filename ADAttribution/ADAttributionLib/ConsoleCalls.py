@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ADAttributionLib.RunAnswer import answerOf
+from ADAttributionLib.StudyNodes import openStudy
 
 
 class ConsoleCalls:
@@ -35,6 +36,14 @@ class ConsoleCalls:
     def buildReference(self, tables, outputFolder, **options):
         """Build a reference cohort of the controls of a table; see ADAttributionLib.ReferenceJob."""
         return self.explainer.buildReference(tables, outputFolder, **options)
+
+    def study(self, table, results, outputFolder, **options):
+        """Compare two groups of a table, from results of explainFolder(); see ADAttributionLib.CohortCalls."""
+        return self.explainer.study(table, results, outputFolder, **options)
+
+    def openStudy(self, path):
+        """Put a study's maps and tables, or a reference's, into one folder of the scene; returns its StudyNodes."""
+        return openStudy(self.explainer.scene, path)
 
     def addSimulatedSubject(self, label="AD"):
         """Add a simulated patient ("AD") or control ("CN") to the scene."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import slicer
 
 from ADAttributionLib.AtlasNodes import atlasFromSegmentation
+from ADAttributionLib.CohortCalls import DEFAULT_MODEL, CohortCalls
 from ADAttributionLib.MethodOptions import methodRequest
 from ADAttributionLib.Overlays import forgetStatistics
 from ADAttributionLib.Preparation import Preparation
-from ADAttributionLib.ReferenceJob import referenceJob
 from ADAttributionLib.References import comparisonJob
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.Runs import createRun, removeNode
@@ -23,8 +23,6 @@ from ADAttributionLib.VolumeNodes import nodeOfVolume, scanName, volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
 from ADAttributionLogic.errors import ADAttributionError, GeometryError, UsageError
 from ADAttributionLogic.report.result_places import batch_rows, find_result
-
-DEFAULT_MODEL = "simulated-atrophy"
 
 
 class Request:
@@ -71,7 +69,7 @@ class Request:
             callback(self)
 
 
-class ExplainLogic:
+class ExplainLogic(CohortCalls):
     """Explains volume nodes of a scene.
 
     Parameters
@@ -241,57 +239,6 @@ class ExplainLogic:
         except GeometryError:  # explain() says it
             isDone = False
         return "none" if isDone else wanted.registration
-
-    def explainFolder(
-        self,
-        inputFolder,
-        outputFolder,
-        model=DEFAULT_MODEL,
-        methods=("lrp",),
-        atlas="aal",
-        target="positive",
-        start=None,
-        device="auto",
-        reference=None,
-        adjusted=False,
-        wait=True,
-        onProgress=None,
-        onDone=None,
-        onError=None,
-        **preparation,
-    ):
-        """Explain all scans of a folder, or of a CSV with a column ``scan``; see ADAttributionLogic.batch.
-
-        `preparation` is as for explain(), without a brain mask; a scan whose quality checks fail is a failed scan with
-        the numbers in its row, unless acceptQuality is True. `reference` is as for explain(); `adjusted` takes the
-        covariates from columns of the CSV.
-
-        Returns a dict with ``summary`` (path), ``rows``, ``done``, ``failed`` and ``kept``; or a Request.
-        """
-        wanted = Preparation(**preparation)
-        if wanted.brainMask is not None:
-            raise UsageError("One brain mask does not fit many scans: leave it out, and the brain is searched for.")
-        job = {
-            "preparation": wanted.asked() if wanted.isWanted else None,
-            "input": os.fspath(inputFolder),
-            "output": os.fspath(outputFolder),
-            "model": os.fspath(model),
-            "methods": [dict(zip(("name", "options"), methodRequest(m), strict=True)) for m in methods],
-            "atlas": atlas and {"name": os.fspath(atlas)},
-            "target": target,
-            "start": start,
-            "device": device,
-            "adjusted": adjusted,
-            **comparisonJob(reference),
-        }
-        return self._ask("batch", job, wait, onProgress, onDone, onError)
-
-    def buildReference(self, tables, outputFolder, wait=True, onProgress=None, onDone=None, onError=None, **options):
-        """Build a reference cohort of the controls of a table, or let it grow; see ADAttributionLib.ReferenceJob.
-
-        Returns a dict with ``folder``, ``n`` (controls in it), ``taken`` (of them now) and ``notes``; or a Request.
-        """
-        return self._ask("reference", referenceJob(tables, outputFolder, **options), wait, onProgress, onDone, onError)
 
     def installNetwork(self, name, source=None, registry=None, wait=True, onProgress=None, onDone=None, onError=None):
         """Install a registered network into the user's folder of networks. Downloads it: ask the user before.

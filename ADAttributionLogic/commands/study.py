@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ADAttributionLogic.errors import UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from ADAttributionLogic.monitor import Monitor
-    from ADAttributionLogic.study.material import Material
-
-#: Values of --volumes that are no file.
-_PROPAGATED = "propagated"
 
 
 def add(commands: Any) -> None:
@@ -87,6 +77,7 @@ def _study(options: argparse.Namespace) -> int:
     from ADAttributionLogic.study.analysis import StudyOptions
     from ADAttributionLogic.study.material import gather
     from ADAttributionLogic.study.running import check_output, run_study
+    from ADAttributionLogic.study.volumes import asked_volumes
 
     for name, least in (("permutations", 99), ("resamples", 100), ("seed", 0)):
         if getattr(options, name) < least:
@@ -104,7 +95,7 @@ def _study(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     with Progress() as monitor:
-        volumes = _volumes(options, material, monitor)
+        volumes = asked_volumes(options.volumes, options.table, material, monitor)
         page = run_study(
             material,
             options.out,
@@ -139,16 +130,3 @@ def _results(given: list[str]) -> list[tuple[str, Path]]:
         if places.count(place) > 1:
             raise UsageError(f"--results names {place} twice; give each folder once.")
     return found
-
-
-def _volumes(options: argparse.Namespace, material: Material, monitor: Monitor) -> npt.NDArray[np.float64] | None:
-    from ADAttributionLogic.study.volumes import propagated_volumes, volumes_from_table, volumes_of_segmentations
-
-    if options.volumes is None:
-        return None
-    if options.volumes == _PROPAGATED:
-        return propagated_volumes(material, monitor)
-    kind, colon, name = options.volumes.partition(":")
-    if colon and kind == "column":
-        return volumes_of_segmentations(name, options.table, material, monitor)
-    return volumes_from_table(options.volumes, material)

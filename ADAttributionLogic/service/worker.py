@@ -52,6 +52,7 @@ from ADAttributionLogic.service.jobs import (
 )
 from ADAttributionLogic.service.reference_job import reference_job
 from ADAttributionLogic.service.store import Store
+from ADAttributionLogic.service.study_job import study_job
 from ADAttributionLogic.service.what_if import what_if_job
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ class Worker:
             "estimate": lambda job, monitor: estimate_job(job, self._store),
             "batch": lambda job, monitor: batch_job(job, self._folder, self._store, monitor),
             "reference": lambda job, monitor: reference_job(job, self._store, monitor),
+            "study": lambda job, monitor: study_job(job, monitor),
             "simulate": lambda job, monitor: simulate_job(job, self._folder, prefix),
             "what-if": lambda job, monitor: what_if_job(job, self._folder, self._store, monitor),
             "install": lambda job, monitor: install_job(job, monitor),

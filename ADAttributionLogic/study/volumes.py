@@ -18,6 +18,42 @@ from ADAttributionLogic.study.material import Material
 
 FloatArray = npt.NDArray[np.float64]
 
+#: What is asked for instead of a file, where the atlas is to be carried onto each scan.
+PROPAGATED = "propagated"
+
+
+def asked_volumes(
+    what: str | None, table: str | os.PathLike[str], material: Material, monitor: Monitor
+) -> FloatArray | None:
+    """Volumes as the command line asks for them.
+
+    Parameters
+    ----------
+    what : str, optional
+        A table's file, ``column:NAME`` of the cohort's table with own segmentations, or ``propagated``; None for none.
+    table : path-like
+        Of the cohort.
+    material : Material
+    monitor : Monitor
+
+    Returns
+    -------
+    ndarray, shape (n, R), or None
+        mm³.
+
+    Raises
+    ------
+    CohortError, UsageError
+    """
+    if what is None:
+        return None
+    if what == PROPAGATED:
+        return propagated_volumes(material, monitor)
+    kind, colon, name = what.partition(":")
+    if colon and kind == "column":
+        return volumes_of_segmentations(name, table, material, monitor)
+    return volumes_from_table(what, material)
+
 
 def volumes_from_table(path: str | os.PathLike[str], material: Material) -> FloatArray:
     """Read volumes (mm³): one row per subject, one column per region, called as in the atlas.

@@ -16,9 +16,10 @@ from ADAttributionLib import ModelCards, Runs
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.MethodOptions import methodRequest
 from ADAttributionLib.Overlays import shownMap
+from ADAttributionLib.StudyNodes import openStudy
 from ADAttributionLib.VolumeNodes import nodesOfClass
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
-from ADAttributionLogic.errors import NetworkError, UsageError
+from ADAttributionLogic.errors import NetworkError, UnknownNameError, UsageError
 from ADAttributionLogic.reference.package import read_reference
 from ADAttributionLogic.scan_files import write_volume
 
@@ -169,6 +170,25 @@ def test_a_reference_cohort_from_the_console(logic, small_package, tmp_path: Pat
         logic.buildReference(tmp_path / "table.csv", tmp_path / "other", **options, covariates=["age"])
     with pytest.raises(UsageError, match="One brain mask does not fit many scans"):
         logic.buildReference(tmp_path / "table.csv", tmp_path / "ref", registration="affine", brainMask=object())
+
+
+def test_a_study_from_the_console(logic, scene, small_package, tmp_path: Path) -> None:
+    """A batch, two groups compared in the worker, and its maps and tables in the scene."""
+    lines = ["scan,subject,diagnosis,age"]
+    for seed in range(8):
+        write_volume(small_control(seed), tmp_path / f"p{seed}.nii.gz")
+        lines.append(f"p{seed}.nii.gz,s{seed},{'AD' if seed % 2 else 'HC'},{60 + seed}")
+    (tmp_path / "people.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    table, results, out = (tmp_path / name for name in ("people.csv", "results", "study"))
+    assert logic.explainFolder(table, results, model=small_package, methods=["gradient-x-input"])["done"] == 8
+    found = logic.study(table, results, out, covariates=("age",), permutations=99, resamples=100)
+    assert found["subjects"] == 8 and Path(found["page"]).is_file() and Path(found["folder"]) == out
+    study = openStudy(scene, found["folder"])
+    assert "gradient-x-input/AD" in study.mapNodes and study.tableNodes
+    with pytest.raises(WorkerError, match="nothing is overwritten"):
+        logic.study(table, {"once more": results}, out)
+    with pytest.raises(UnknownNameError, match="permutation"):
+        logic.study(table, results, tmp_path / "other", permutation=99)
 
 
 # --------------------------------------------------------------------------------------------------------- model cards
