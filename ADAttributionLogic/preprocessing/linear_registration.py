@@ -7,6 +7,8 @@ scan has the same transform to the last bit (see :mod:`~.threads`).
 
 from __future__ import annotations
 
+import copy
+import threading
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,7 +76,7 @@ def register_linear(
 
     def fit(start: Start, part: Monitor) -> tuple[Affine, float]:
         matrix = _without_size(start.matrix, fixed) if kind == "rigid" else start.matrix
-        return _optimise(coarse, fixed, matrix, first, 40, 4.0, part)
+        return _optimise(coarse.own(), fixed.own(), matrix, first, 40, 4.0, part)
 
     with monitor.stage(0.4, 0.7) as part:
         fits = side_by_side(fit, starts, part, "registering")
@@ -111,12 +113,24 @@ def distance_from_identity(scan: Volume, target: RegistrationTarget, monitor: Mo
     return float(np.linalg.norm(moved - points, axis=1).mean())
 
 
+_COPYING = threading.Lock()
+
+
 @dataclass(frozen=True, eq=False)
 class _Images:
     """ITK images at one resolution."""
 
     image: Any
     mask: Any
+
+    def own(self) -> _Images:
+        """The same for one thread alone.
+
+        SimpleITK copies an image that somebody else holds as soon as its voxels are asked for, and exchanges what is
+        behind the Python object meanwhile: two threads that share one now and then read freed memory.
+        """
+        with _COPYING:
+            return _Images(copy.deepcopy(self.image), copy.deepcopy(self.mask))
 
     @staticmethod
     def of(scan: Volume, target: RegistrationTarget, millimetres: float) -> tuple[_Images, _Images]:

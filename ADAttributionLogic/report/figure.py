@@ -326,6 +326,7 @@ def _list_regions(cell: Axes, table: RegionTable, top: int, row: FigureRow) -> N
     if row.by == "z":  # a number says more than a bar's length
         for place, value in enumerate(values):
             bars.annotate(f" {value:.1f}", (max(value, 0), place), color=TEXT, fontsize=7, va="center")
+        bars.margins(x=0.12)  # the number of the longest bar has room
     bars.set_yticks(np.arange(len(names)))
     bars.set_yticklabels([n if len(n) < 40 else n[:38] + "…" for n in names], color=TEXT, fontsize=8)
     bars.invert_yaxis()

@@ -73,7 +73,7 @@ def write_violins(
     axes.set_xlim(-edge, edge)
     axes.invert_yaxis()
     what = {"share": "share of the relevance", "absolute_sum": "sum of magnitudes"}.get(entry["quantity"], "relevance")
-    axes.set_xlabel(f"z of the region's {what}: standard deviations of the controls from their mean")
+    axes.set_xlabel(f"z of the region's {what} (standard deviations from the controls' mean)", fontsize=9)
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
