@@ -76,7 +76,7 @@ def register_linear(
 
     def fit(start: Start, part: Monitor) -> tuple[Affine, float]:
         matrix = _without_size(start.matrix, fixed) if kind == "rigid" else start.matrix
-        return _optimise(coarse.own(), fixed.own(), matrix, first, 40, 4.0, part)
+        return _optimise(coarse, fixed, matrix, first, 40, 4.0, part)
 
     with monitor.stage(0.4, 0.7) as part:
         fits = side_by_side(fit, starts, part, "registering")
@@ -124,10 +124,10 @@ class _Images:
     mask: Any
 
     def own(self) -> _Images:
-        """The same for one thread alone.
+        """The same for one optimisation alone.
 
         SimpleITK copies an image that somebody else holds as soon as its voxels are asked for, and exchanges what is
-        behind the Python object meanwhile: two threads that share one now and then read freed memory.
+        behind the Python object meanwhile: threads that share one crash within seconds to hours.
         """
         with _COPYING:
             return _Images(copy.deepcopy(self.image), copy.deepcopy(self.mask))
@@ -169,6 +169,7 @@ def _optimise(
     """Run one optimisation; returns the matrix and the mutual information, −inf when the images do not overlap."""
     import SimpleITK as sitk
 
+    moving, fixed = moving.own(), fixed.own()
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricFixedMask(fixed.mask)

@@ -134,6 +134,29 @@ def test_itk_has_its_threads_back() -> None:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
+#: Many short optimisations of the same images side by side; a crash is the process's.
+SIDE_BY_SIDE = """
+import numpy as np, SimpleITK
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.preprocessing.linear_registration import _Images, _optimise
+from ADAttributionLogic.preprocessing.threads import side_by_side
+
+SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(4)
+brain = np.random.default_rng(0).random((32, 40, 32), np.float32)
+image, mask = SimpleITK.GetImageFromArray(brain), SimpleITK.GetImageFromArray((brain > 0.5).astype(np.uint8))
+fixed, moving = _Images(image, mask), _Images(image, None)
+fit = lambda _, monitor: _optimise(moving, fixed, np.eye(4), "rigid", 1, 1.0, monitor)[1]
+found = side_by_side(fit, range(400), Monitor(), "registering")
+assert len(set(found)) == 1
+"""
+
+
+def test_registrations_side_by_side_do_not_share_what_itk_exchanges() -> None:
+    """SimpleITK's images are not made for several threads: shared by them, the process died within seconds."""
+    done = subprocess.run([sys.executable, "-c", SIDE_BY_SIDE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_runs_side_by_side_keeps_its_order_and_reports_here() -> None:
     heard: list[tuple[float, str, int]] = []
     monitor = Monitor(lambda fraction, text: heard.append((fraction, text, threading.get_ident())))
