@@ -15,8 +15,28 @@ from ADAttributionLogic.graph.operations import Operation
 #: Operations one after the other, each with the shape of its output (without the batch axis).
 Steps = tuple[tuple[Operation, tuple[int, ...]], ...]
 
-#: What a call becomes: an operation, several in a row, or None where the call changes nothing.
-Conversion = Operation | Steps | None
+
+@dataclass(frozen=True, eq=False)
+class Wired:
+    """One of several operations that a call becomes, where they are not simply one after the other.
+
+    Attributes
+    ----------
+    operation : Operation
+    inputs : tuple of int
+        Numbers of what it takes: the call's inputs come first (0, 1, …), then the operations before this one.
+    shape : tuple of int
+        Of its output, without the batch axis.
+    """
+
+    operation: Operation
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+#: What a call becomes: an operation, several in a row, a small graph of them (the last one gives the result), or None
+#: where the call changes nothing.
+Conversion = Operation | Steps | tuple[Wired, ...] | None
 
 
 @dataclass(frozen=True)

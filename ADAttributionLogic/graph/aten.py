@@ -21,6 +21,7 @@ from ADAttributionLogic.graph import operations as ops
 from ADAttributionLogic.graph.activations import ELU, Clamp, Curve, LeakyReLU, PReLU, ReLU, Sigmoid, Tanh
 from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, Quotient, SumOver
+from ADAttributionLogic.graph.aten_attention import ATTENTION_CONVERTERS
 from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm, Variance
@@ -60,16 +61,6 @@ def _convolution(a: Arguments) -> ops.Operation:
         _spatial(a["dilation"], n),
         int(a["groups"]),
     )
-
-
-def _addmm(a: Arguments) -> ops.Operation:
-    if a["beta"] != 1 or a["alpha"] != 1:
-        raise a.unsupported("Its factors beta and alpha must be 1.")
-    return ops.Dense(a.constant("mat2").T, a.constant("self"))
-
-
-def _mm(a: Arguments) -> ops.Operation:
-    return ops.Dense(a.constant("mat2").T, None)
 
 
 def _batch_norm(a: Arguments) -> ops.Operation:
@@ -288,6 +279,10 @@ def _softmax(logarithm: bool) -> Converter:
     return convert
 
 
+def _safe_softmax(a: Arguments) -> ops.Operation:
+    return ops.Softmax(a.axis(a["dim"], "It normalises"), is_zero_where_all_is_masked=True)
+
+
 def _celu(a: Arguments) -> ops.Operation:
     return ELU(float(a["alpha"]), 1.0, 1 / float(a["alpha"]))
 
@@ -338,9 +333,8 @@ def _same_type(a: Arguments) -> None:
 
 CONVERTERS: Mapping[str, Converter] = {
     **SHAPE_CONVERTERS,
+    **ATTENTION_CONVERTERS,
     "aten.convolution": _convolution,
-    "aten.addmm": _addmm,
-    "aten.mm": _mm,
     "aten._native_batch_norm_legit_no_training": _batch_norm,
     "aten.native_group_norm": _group_norm,
     "aten.instance_norm": _instance_norm,
@@ -376,6 +370,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.sigmoid": lambda a: Sigmoid(),
     "aten.tanh": lambda a: Tanh(),
     "aten._softmax": _softmax(False),
+    "aten._safe_softmax": _safe_softmax,
     "aten._log_softmax": _softmax(True),
     "aten.max_pool2d_with_indices": _max_pool(2),
     "aten.max_pool3d_with_indices": _max_pool(3),
@@ -383,6 +378,8 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.avg_pool2d": _average_pool(2),
     "aten.avg_pool3d": _average_pool(3),
     "aten.adaptive_avg_pool1d": _adaptive_average_pool,
+    "aten.adaptive_avg_pool2d": _adaptive_average_pool,
+    "aten.adaptive_avg_pool3d": _adaptive_average_pool,
     "aten._adaptive_avg_pool2d": _adaptive_average_pool,
     "aten._adaptive_avg_pool3d": _adaptive_average_pool,
     "aten.mean": _mean,

@@ -10,14 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ADAttributionLogic.graph import operations as ops
-from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, Steps, coefficient
+from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, Steps, Wired, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine
 from ADAttributionLogic.graph.rearranging import Take
-
-
-def _reshape(a: Arguments) -> ops.Operation:
-    # One image's elements keep their order, so that the shape without the batch axis says everything.
-    return ops.Reshape(a.output_shape[1:])
 
 
 def _permute(a: Arguments) -> ops.Operation:
@@ -50,6 +45,17 @@ def _concatenate(a: Arguments) -> Conversion:
     added = [part[:1] if isinstance(part, Tensor) else torch.zeros(part, dtype=constants[0].dtype) for part in parts]
     shape = a.output_shape[1:]
     return ((padding, shape), (PlacewiseAffine(coefficient(1.0), torch.cat(added, axis)), shape))
+
+
+def _stack(a: Arguments) -> Conversion:
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else part for part in a["tensors"]]
+    axis = int(a["dim"]) % (len(shapes[0]) + 1)
+    if axis == 0 or any(isinstance(part, Tensor) for part in a["tensors"]):
+        raise a.unsupported("It stacks a constant, or along the batch axis.")
+    inner = [(*shape[1:axis], 1, *shape[axis:]) for shape in shapes]
+    made = [Wired(ops.Reshape(shape), (number,), shape) for number, shape in enumerate(inner)]
+    count = len(shapes)
+    return (*made, Wired(ops.Concatenate(axis), tuple(range(count, 2 * count)), a.output_shape[1:]))
 
 
 def _pad(a: Arguments) -> Conversion:
@@ -120,6 +126,37 @@ def _select(a: Arguments) -> Conversion:
         return reshape
     kept = tuple(1 if i == axis else n for i, n in enumerate(a["self"]))[1:]
     return ((Take(axis, torch.tensor([place])), kept), *reshape)
+
+
+def _slice_scatter(a: Arguments) -> Conversion:
+    """A layer of which a slice is written anew (assignment to a slice in place)."""
+    axis = a.axis(a["dim"], "It writes into images")
+    if a.dynamic != {"self", "src"}:
+        raise a.unsupported("What is written, and into what, must both depend on the image.")
+    shape, written = tuple(a["self"]), tuple(a["src"])
+    start, stop, step = slice(a["start"], a["end"], a["step"]).indices(shape[axis])
+    if step != 1:
+        raise a.unsupported(f"It writes every {step}th element; write them all.")
+    if (start, stop) == (0, shape[axis]):
+        return (Wired(ops.Reshape(written[1:]), (1,), written[1:]),)
+    made: list[Wired] = []
+    parts: list[int] = []
+    for begin, end in ((0, start), (stop, shape[axis])):
+        if begin < end:
+            size = (*shape[1:axis], end - begin, *shape[axis + 1 :])
+            made.append(Wired(Take(axis, torch.arange(begin, end)), (0,), size))
+            parts.append(len(made) + 1)
+        if begin == 0:
+            parts.append(1)
+    return (*made, Wired(ops.Concatenate(axis), tuple(parts), shape[1:]))
+
+
+def _copy(a: Arguments) -> Conversion:
+    """A layer written over another one."""
+    if "src" not in a.dynamic or tuple(a["src"]) != a.output_shape:
+        raise a.unsupported("What is written must be a layer of the same shape.")
+    number = int("self" in a.dynamic)
+    return (Wired(ops.Reshape(a.output_shape[1:]), (number,), a.output_shape[1:]),)
 
 
 def split_part(a: Arguments, number: int) -> Conversion:
@@ -210,17 +247,14 @@ SPLITS = frozenset({"aten.split_with_sizes", "aten.split.Tensor"})
 
 SHAPE_CONVERTERS: Mapping[str, Converter] = {
     "aten.cat": _concatenate,
+    "aten.stack": _stack,
     "aten.constant_pad_nd": _pad,
     "aten.pad": _pad_mode,
-    "aten.view": _reshape,
-    "aten._unsafe_view": _reshape,
-    "aten.reshape": _reshape,
-    "aten.squeeze.dim": _reshape,
-    "aten.squeeze.dims": _reshape,
-    "aten.unsqueeze": _reshape,
     "aten.permute": _permute,
     "aten.slice.Tensor": _slice,
     "aten.select.int": _select,
+    "aten.slice_scatter": _slice_scatter,
+    "aten.copy": _copy,
     "aten.index_select": _index_select,
     "aten.index.Tensor": _index,
     "aten.flip": _flip,

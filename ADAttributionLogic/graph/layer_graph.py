@@ -173,7 +173,9 @@ def fold_batch_norm(graph: LayerGraph) -> LayerGraph:
             path.append(layers[source].inputs[0])
             source = removed.get(path[-1], path[-1])
         before = layers[source].operation
-        if isinstance(before, (Convolution, Dense)) and all(len(consumers[place]) == 1 for place in path):
+        # Of a dense layer on tokens (places, features), the channels are places.
+        by_output = layer.operation.weight.ndim == 0 or isinstance(before, Convolution) or len(layer.shape) == 1
+        if isinstance(before, (Convolution, Dense)) and by_output and all(len(consumers[place]) == 1 for place in path):
             layers[source] = replace(layers[source], operation=_absorb(before, layer.operation))
             removed[index] = replacement
     return replace(graph, layers=_without(layers, removed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -47,11 +47,21 @@ class Normalisation(Operation):
 
 @dataclass(frozen=True, eq=False)
 class GroupNorm(Normalisation):
-    """By groups of channels; each channel alone is instance normalisation."""
+    """By groups of channels; each channel alone is instance normalisation.
+
+    Attributes
+    ----------
+    groups : int
+    is_by_map : bool
+        Whether the first axis behind the batch axis is one of several maps, each of which is normalised on its own.
+    """
 
     groups: int
+    is_by_map: bool = False
 
     def normalise(self, x: Tensor) -> Tensor:
+        if self.is_by_map:
+            return replace(self, is_by_map=False).normalise(x.flatten(0, 1)).view_as(x)
         return F.group_norm(x, self.groups, self.weight, self.bias, self.epsilon)
 
 

@@ -142,7 +142,8 @@ class Add(WeightedOperation):
     def map(self, inputs: tuple[Tensor, ...], weight: Tensor) -> Tensor:
         total = inputs[0] * weight[0]
         for number, x in enumerate(inputs[1:], start=1):
-            total = total + x * weight[number] if total.numel() < x.numel() else total.add_(x * weight[number])
+            fits = torch.broadcast_shapes(total.shape, x.shape) == total.shape
+            total = total.add_(x * weight[number]) if fits else total + x * weight[number]
         return total
 
     def transpose(self, output: Tensor, weight: Tensor, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
@@ -235,13 +236,24 @@ class Activation(Operation):
 
 @dataclass(frozen=True, eq=False)
 class Softmax(Operation):
-    """Softmax or its logarithm along one axis. LRP passes relevance through, as in the published code."""
+    """Softmax or its logarithm along one axis.
+
+    Attributes
+    ----------
+    axis : int
+    logarithm : bool
+    is_zero_where_all_is_masked : bool
+        Whether −∞ at all elements gives 0 for all, as in PyTorch's attention, instead of NaN.
+    """
 
     axis: int
     logarithm: bool = False
+    is_zero_where_all_is_masked: bool = False
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
+        if self.is_zero_where_all_is_masked:
+            return torch.softmax(x, self.axis).nan_to_num(nan=0.0)
         return torch.log_softmax(x, self.axis) if self.logarithm else torch.softmax(x, self.axis)
 
     def gradient(self, gradient: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:

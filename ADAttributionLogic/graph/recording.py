@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.graph.arithmetic import Product
+from ADAttributionLogic.graph.attention import MatrixProduct
 from ADAttributionLogic.graph.chains import Block, Chain, split_into_blocks
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.normalisations import Normalisation
@@ -46,7 +47,7 @@ class BackwardRule(Protocol):
         """From the output of a weighted sum to each of its inputs."""
 
     def through_product(
-        self, layer: int, operation: Product, inputs: tuple[Tensor, ...], relevance: Tensor
+        self, layer: int, operation: Product | MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """From the product of two layers to each of them."""
 
@@ -225,7 +226,7 @@ def _through_layer(
         return rule.through_weighted(index, operation, inputs, relevance)
     if isinstance(operation, Normalisation):
         return rule.through_normalisation(operation, inputs, relevance)
-    if isinstance(operation, Product):
+    if isinstance(operation, (Product, MatrixProduct)):
         return rule.through_product(index, operation, inputs, relevance)
     if isinstance(operation, MaxPool) and winners is not None:
         return (scatter_to_winners(relevance, winners[0], inputs[0].shape),)

@@ -22,12 +22,25 @@ import torch
 from torch import Tensor, nn
 
 from ADAttributionLogic.errors import ADAttributionError, GridMismatchError, NetworkError, UnsupportedOperationError
-from ADAttributionLogic.graph.arguments import Arguments, Conversion
+from ADAttributionLogic.graph import batch_axis
+from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, Wired
 from ADAttributionLogic.graph.aten import CONVERTERS
 from ADAttributionLogic.graph.aten_shapes import SPLITS, split_part
 from ADAttributionLogic.graph.heads import strip_head
 from ADAttributionLogic.graph.layer_graph import Head, Layer, LayerGraph
+from ADAttributionLogic.graph.nodes import (
+    is_check,
+    module_path,
+    nodes_in,
+    operation_name,
+    place_of,
+    refuse_huge,
+    refuse_random,
+    tensor_arguments,
+    why_unknown,
+)
 from ADAttributionLogic.graph.operations import Input, MaxPool, Reshape
+from ADAttributionLogic.graph.slices import over_slices
 
 
 def trace(
@@ -69,7 +82,7 @@ def trace(
         dtype=floating[0].dtype if floating else torch.float32,
         device=floating[0].device if floating else "cpu",
     )
-    with _quiet():
+    with _quiet(), _unfused():
         try:
             program = torch.export.export(shell, (example,), strict=False)
         except ADAttributionError:
@@ -105,8 +118,7 @@ def from_exported_program(program: Any, output: Head | None = None, gives_probab
     return strip_head(_Conversion(program).layers(), output, gives_probabilities)
 
 
-#: Numbers in one result that no network for images of the head needs; it would not fit the memory.
-MAX_ELEMENTS = 2**32
+#: Numbers in a constant that no network for images of the head needs.
 MAX_CONSTANT = 2**29
 
 #: Calls whose results depend on the shape of what they take, not on its values.
@@ -119,7 +131,9 @@ def _decompositions() -> Any:
     aten = torch.ops.aten
     for whole in (
         *(aten.silu, aten.hardswish, aten.hardsigmoid, aten.mish, aten.softplus, aten.prelu, aten.celu),
-        *(aten.instance_norm, aten.pad, aten._pad_circular),
+        *(aten.instance_norm, aten.pad, aten._pad_circular, aten.linear, aten.matmul, aten.stack),
+        *(aten.scaled_dot_product_attention, aten._safe_softmax),
+        *(aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten.adaptive_avg_pool3d),
     ):
         table.pop(whole.default, None)
     return table
@@ -132,6 +146,7 @@ class _Conversion:
         self.program = program
         self.constants: dict[Any, Any] = {}  # nodes that do not depend on the image → their values
         self.layer_of: dict[Any, int] = {}  # nodes that do → index of the layer that computes them
+        self.batched: set[Any] = set()  # nodes of which the first axis is the batch axis
         self.converted: list[Layer] = []
         self.names: dict[str, int] = {}
 
@@ -144,10 +159,10 @@ class _Conversion:
             )
         image = self._bind_placeholders()
         output = None
-        calls = {n: None for n in self.program.graph.nodes if n.op == "call_function" and not _is_check(n)}
+        calls = {n: None for n in self.program.graph.nodes if n.op == "call_function" and not is_check(n)}
         for node in calls:
-            _refuse_random(node)
-            _refuse_huge(node)
+            refuse_random(node)
+            refuse_huge(node)
         for node in self.program.graph.nodes:
             if node in calls:
                 self._convert(node)
@@ -155,6 +170,7 @@ class _Conversion:
                 output = self._single_output(node)
         if output is None or output not in self.layer_of:
             raise NetworkError(f"The network's output does not depend on its input {image.name!r}.")
+        self._require_batch_axis(output)
         return _needed_for(_restore_1d_pools(self.converted), self.layer_of[output])
 
     def _bind_placeholders(self) -> Any:
@@ -177,6 +193,7 @@ class _Conversion:
         if len(images) != 1:
             raise NetworkError(f"The network must take one image, but takes {len(images)} inputs.")
         self.layer_of[images[0]] = 0
+        self.batched.add(images[0])
         self.converted.append(Layer("input", Input(), (), tuple(images[0].meta["val"].shape[1:]), "the input"))
         return images[0]
 
@@ -193,46 +210,81 @@ class _Conversion:
 
     def _convert(self, node: Any) -> None:
         sources = [n for n in node.all_input_nodes if n in self.layer_of]
-        if _operation_name(node) in _OF_SHAPE:
+        if operation_name(node) in _OF_SHAPE:
             self.constants[node] = torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype)
-            if _operation_name(node) != "aten.zeros_like":
-                self.constants[node].fill_(1 if _operation_name(node) == "aten.ones_like" else node.args[1])
+            if operation_name(node) != "aten.zeros_like":
+                self.constants[node].fill_(1 if operation_name(node) == "aten.ones_like" else node.args[1])
             return
         if not sources:
             self.constants[node] = self._evaluate(node)
             return
-        name, location = _operation_name(node), _location(node)
+        name, location = operation_name(node), place_of(node)
         if name == "getitem":
             self._take_item(node, sources[0])
             return
         if name in SPLITS:  # its parts are layers
             self.layer_of[node] = self.layer_of[sources[0]]
+            if sources[0] in self.batched:
+                self.batched.add(node)
             return
-        converter = CONVERTERS.get(name)
+        converter = CONVERTERS.get(name, _changes_nothing if name in batch_axis.RESHAPES else None)
         if converter is None:
-            raise UnsupportedOperationError(name, location, _why_unknown(name))
+            raise UnsupportedOperationError(name, location, why_unknown(name))
         value = node.meta["val"]
         shape = tuple((value[0] if isinstance(value, (tuple, list)) else value).shape)
+        self._call(node, self._arguments(node, name, location, shape), tensor_arguments(node), converter)
+
+    def _call(self, node: Any, arguments: Arguments, sources: Sequence[Any], converter: Converter) -> None:
+        """Add what a call is converted to, with the batch axis where the layers have it."""
+        sources = [n for n in sources if n in self.layer_of]
+        inputs = tuple(self.layer_of[n] for n in sources)
+        name, shape = arguments.operation, arguments.output_shape
+        batched = all(n in self.batched for n in sources)
         if self._is_result_without_batch(node, name, shape):
-            shape = (1, *shape)
-        if not shape or shape[0] != 1:
-            raise UnsupportedOperationError(
-                name,
-                location,
-                f"It mixes or drops the batch axis: its result has shape {shape} for one image. Name the axes that it "
-                "is for, and leave the first one out: squeeze(1), flatten(1), mean((1, 2, 3, 4)).",
-            )
-        inputs = tuple(self.layer_of[n] for n in _tensor_arguments(node) if n in self.layer_of)
-        self._append(node, name, location, converter(self._arguments(node, name, location, shape)), inputs, shape[1:])
+            arguments = replace(arguments, output_shape=(1, *shape))
+        elif batched:
+            batch_axis.refuse_mixing(arguments)
+        if batch_axis.begins_with_batch(arguments, batched):
+            self.batched.add(node)
+        if name in batch_axis.RESHAPES:
+            size = batch_axis.of_one_image(arguments.output_shape)
+            made: Conversion = None if size == self.converted[inputs[0]].shape else Reshape(size)
+            self._append(node, arguments, made, inputs, size)
+        elif batch_axis.is_for_one_image(arguments, batched):
+            lifted = batch_axis.written_for_one_image(arguments)
+            shapes = batch_axis.dynamic_shapes(lifted)
+            inputs = tuple(self._shaped(node, lifted, i, s[1:]) for i, s in zip(inputs, shapes, strict=True))
+            self._append(node, lifted, converter(lifted), inputs, lifted.output_shape[1:])
+            size = batch_axis.of_one_image(shape)
+            self.layer_of[node] = self._shaped(node, lifted, self.layer_of[node], size)
+        elif name in batch_axis.OF_MAPS and shape[:1] != (1,):
+            self._append(node, arguments, over_slices(arguments, converter), inputs, shape)
+        else:
+            self._append(node, arguments, converter(arguments), inputs, arguments.output_shape[1:])
+
+    def _shaped(self, node: Any, arguments: Arguments, layer: int, shape: tuple[int, ...]) -> int:
+        """A layer in another shape of the same elements."""
+        if self.converted[layer].shape == shape:
+            return layer
+        name = self._unique(node, arguments.operation)
+        self.converted.append(Layer(name, Reshape(shape), (layer,), shape, arguments.location))
+        return len(self.converted) - 1
 
     def _append(
-        self, node: Any, name: str, location: str, made: Conversion, inputs: tuple[int, ...], shape: tuple[int, ...]
+        self, node: Any, arguments: Arguments, made: Conversion, inputs: tuple[int, ...], shape: tuple[int, ...]
     ) -> None:
         """Add what a call became to the layers."""
         steps = () if made is None else made if isinstance(made, tuple) else ((made, shape),)
-        for operation, size in steps:
-            self.converted.append(Layer(self._unique(node, name), operation, inputs, size, location))
+        layers = list(inputs)
+        for step in steps:
+            if isinstance(step, Wired):
+                operation, size, taken = step.operation, step.shape, tuple(layers[i] for i in step.inputs)
+            else:
+                (operation, size), taken = step, inputs
+            name = self._unique(node, arguments.operation)
+            self.converted.append(Layer(name, operation, taken, size, arguments.location))
             inputs = (len(self.converted) - 1,)
+            layers.append(inputs[0])
         self.layer_of[node] = inputs[0]
 
     def _is_result_without_batch(self, node: Any, name: str, shape: tuple[int, ...]) -> bool:
@@ -240,18 +292,26 @@ class _Conversion:
         is_last = all(user.op == "output" for user in node.users)
         return is_last and name.startswith("aten.squeeze") and len(shape) < 2 and shape != (1,)
 
+    def _require_batch_axis(self, output: Any) -> None:
+        shape, name = tuple(output.meta["val"].shape), operation_name(output)
+        if shape[:1] != (1,) and not self._is_result_without_batch(output, name, shape):
+            batch_axis.refuse_output(name, place_of(output), shape)
+
     def _take_item(self, node: Any, source: Any) -> None:
-        name, location = _operation_name(source), _location(source)
+        name, location = operation_name(source), place_of(source)
         if name in SPLITS:
             shape = tuple(node.meta["val"].shape)
-            made = split_part(self._arguments(source, name, location, shape), int(node.args[1]))
-            self._append(node, name, location, made, (self.layer_of[source],), shape[1:])
+            number = int(node.args[1])
+            arguments = self._arguments(source, name, location, shape)
+            self._call(node, arguments, [source], lambda a: split_part(a, number))
             return
         if node.args[1] != 0:
             raise UnsupportedOperationError(
                 f"{name} (result {node.args[1]})", location, "Only its first result is supported."
             )
         self.layer_of[node] = self.layer_of[source]
+        if source in self.batched:
+            self.batched.add(node)
 
     def _evaluate(self, node: Any) -> Any:
         """Compute what does not depend on the image (e.g. a transposed weight) once and for all."""
@@ -262,7 +322,7 @@ class _Conversion:
         if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].numel() > MAX_CONSTANT:
             raise NetworkError(
                 f"The network makes a constant of {node.meta['val'].numel()} numbers, more than {MAX_CONSTANT}: "
-                f"{_operation_name(node)} at {_location(node)}. It is refused."
+                f"{operation_name(node)} at {place_of(node)}. It is refused."
             )
         args = torch.fx.node.map_arg(node.args, value)
         kwargs = torch.fx.node.map_arg(node.kwargs, value)
@@ -282,12 +342,12 @@ class _Conversion:
         for argument in schema:
             raw = given.get(argument.name, argument.default_value)
             values[argument.name] = torch.fx.node.map_arg(raw, value)
-            if any(n in self.layer_of for n in _nodes_in(raw)):
+            if any(n in self.layer_of for n in nodes_in(raw)):
                 dynamic.add(argument.name)
         return Arguments(name, location, values, frozenset(dynamic), shape)
 
     def _unique(self, node: Any, operation: str) -> str:
-        name = _module_path(node) or operation.split(".")[1].removesuffix("_with_indices").strip("_")
+        name = module_path(node) or operation.split(".")[1].removesuffix("_with_indices").strip("_")
         self.names[name] = self.names.get(name, 0) + 1
         return name if self.names[name] == 1 else f"{name}#{self.names[name]}"
 
@@ -345,79 +405,8 @@ def _needed_for(layers: Sequence[Layer], output: int) -> tuple[Layer, ...]:
     )
 
 
-def _is_check(node: Any) -> bool:
-    """Whether a call only checks its arguments (export adds these, e.g. for x.to(…))."""
-    return _operation_name(node).startswith(("aten._assert", "aten.sym_constrain"))
-
-
-def _refuse_random(node: Any) -> None:
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return
-    if _operation_name(node) == "aten.dropout" and not node.args[2]:
-        return
-    raise NetworkError(
-        f"The network draws random numbers although it is in evaluation mode: {_operation_name(node)} at "
-        f"{_location(node)}. No map explains an answer that changes from run to run; make it deterministic "
-        "(dropout: F.dropout(x, p, self.training))."
-    )
-
-
-def _refuse_huge(node: Any) -> None:
-    values = node.meta.get("val")
-    for value in values if isinstance(values, (list, tuple)) else [values]:
-        if isinstance(value, Tensor) and value.numel() > MAX_ELEMENTS:
-            raise NetworkError(
-                f"The network computes {value.numel()} numbers for one image, more than {MAX_ELEMENTS}: "
-                f"{_operation_name(node)} at {_location(node)}. It is refused."
-            )
-
-
-def _why_unknown(name: str) -> str:
-    if "_native_batch_norm" in name:
-        return (
-            "It normalises by the statistics of the image itself (batch normalisation in training mode or without "
-            "running statistics)."
-        )
-    return "No rule says how relevance passes through it."
-
-
-def _nodes_in(argument: Any) -> Iterator[Any]:
-    if isinstance(argument, torch.fx.Node):
-        yield argument
-    elif isinstance(argument, (list, tuple)):
-        for item in argument:
-            yield from _nodes_in(item)
-
-
-def _tensor_arguments(node: Any) -> list[Any]:
-    """Nodes among the arguments, with repetitions (x + x has two inputs)."""
-    return [n for argument in (*node.args, *node.kwargs.values()) for n in _nodes_in(argument)]
-
-
-def _operation_name(node: Any) -> str:
-    target = node.target
-    if getattr(target, "__name__", "") == "getitem":
-        return "getitem"
-    return str(target).removesuffix(".default")
-
-
-def _module_path(node: Any) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values() if path]
-    # A module called again is written with a counter ("relu@1"), which is not part of its path.
-    return re.sub(r"@\d+", "", paths[-1]) if paths else ""
-
-
-def _location(node: Any) -> str:
-    """Module path and the user's source line."""
-    path = _module_path(node)
-    place = f"module {path!r}" if path else "the top level"
-    frames = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]+)', node.meta.get("stack_trace") or "")
-    own = [f for f in frames if "/torch/" not in f[0].replace("\\", "/")]
-    if own:
-        file, line, code = own[-1]
-        place += f" ({PurePath(file).name}:{line}: {code.strip()})"
-    return place
+def _changes_nothing(arguments: Arguments) -> Conversion:
+    return None
 
 
 def _first_line(cause: BaseException) -> str:
@@ -449,6 +438,17 @@ def _own_line(cause: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(cause.__traceback__) if "/torch/" not in f.filename.replace("\\", "/")]
     frames = [f for f in frames if f.filename not in (__file__, "<string>")]
     return f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Let PyTorch's transformer layers be made of the operations that they document, not of one fused call."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 _LOUD = ("torch.export", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
