@@ -28,13 +28,13 @@ from ADAttributionLogic.graph.boxes import (
     spread,
     without_padding,
 )
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.incremental_steps import Plan, Range, Step, fractions_of_a_pass, plan_within
 from ADAttributionLogic.graph.known_activations import KnownActivations
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import (
     AveragePool,
     Concatenate,
-    Convolution,
     Dense,
     MaxPool,
     Operation,
