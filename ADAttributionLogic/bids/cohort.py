@@ -67,7 +67,7 @@ def cohort_from_bids(
     for image in chosen.images:
         by_subject.setdefault(image.subject, []).append(image.path)
     # Who is on the table and was not asked for is no row; who was, but has no image, is one without.
-    others = None if selection.participants else []
+    others: list[Path] | None = None if selection.participants else []
     found = read_cohorts([table], root, images=lambda s: by_subject.get(s, others), diagnosis=diagnosis)
     listed = {scan.subject if scan.subject.startswith("sub-") else f"sub-{scan.subject}" for scan in found.scans}
     unlisted = [subject for subject in by_subject if subject not in listed and by_subject[subject]]
