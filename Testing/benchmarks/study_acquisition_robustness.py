@@ -351,7 +351,7 @@ def write_package(plan: Plan, candidate: Candidate, test: list[CohortScan]) -> N
 
 
 def quality(found: dict[str, Any]) -> tuple[float, ...]:
-    """By validation subjects only: how many are told right and change little, of the worse class first; then how much they change."""
+    """By validation subjects only: how many are right and change little (worse class first); how much they change."""
     below = [found["validation_AD_below"], found["validation_CN_below"]]
     return (min(below), sum(below), -found["validation_AD_mean"] - found["validation_CN_mean"])
 
