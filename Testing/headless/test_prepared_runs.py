@@ -228,7 +228,7 @@ def test_the_answer_tells_what_was_done(run) -> None:
 
 def test_a_saved_run_is_picked_up_with_its_transforms(scene, run, scan, tmp_path: Path) -> None:
     expected = volumeFromNode(RunMaps.addModelMap(run, "lrp")).array
-    Runs._removeAll(scene, {run.modelNodes["lrp"].GetID()})
+    Runs.removeAll(scene, {run.modelNodes["lrp"].GetID()})
     toScan = matrixOf(run.transformNodes["model-to-scan"])
     assert scene.WriteToMRB(str(tmp_path / "run.mrb"))
     again = SceneFile.readScene(tmp_path / "run.mrb")
