@@ -294,7 +294,7 @@ def test_a_map_is_carried_from_where_the_scan_was(run, scan) -> None:
     """The user may have moved the scan since, with the very transform that the run offers."""
     before = volumeFromNode(run.mapNodes["lrp"]).grid
     scan.SetAndObserveTransformNodeID(run.transformNodes["scan-to-model"].GetID())
-    assert Runs._scanGridOf(run).is_same(before) and not volumeFromNode(scan).grid.is_same(before)
+    assert RunMaps._scanGridOf(run).is_same(before) and not volumeFromNode(scan).grid.is_same(before)
 
 
 def test_a_removed_transform_is_said_to_be_missing(scene, run) -> None:
