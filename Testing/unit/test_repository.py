@@ -54,6 +54,8 @@ ROOMS = {
     "truth": {"truth", "simulation", "attribution", "networks", "relevance"},
     "whatif": {"whatif", "attribution", "graph", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
+    "engines": {"engines"},
+    "runs": {"runs"},
     "page": {"page", "checks", "networks", "relevance", "report", "service"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
     "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
