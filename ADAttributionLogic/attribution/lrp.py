@@ -26,12 +26,12 @@ from ADAttributionLogic.attribution.lrp_rules import (
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.graph.activations import Sigmoid
 from ADAttributionLogic.graph.arithmetic import Product, Quotient
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import (
     Activation,
-    Convolution,
     Dense,
     Input,
     Permute,

@@ -22,6 +22,7 @@ from ADAttributionLogic.graph.activations import ELU, Clamp, Curve, LeakyReLU, P
 from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, Quotient, SumOver
 from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm, Variance
 from ADAttributionLogic.graph.rearranging import MaxOver
 from ADAttributionLogic.graph.upsampling import LinearUpsampling, TransposedConvolution
@@ -51,7 +52,7 @@ def _convolution(a: Arguments) -> ops.Operation:
         stride, padding = _spatial(a["stride"], n), _spatial(a["padding"], n)
         extra, dilation = _spatial(a["output_padding"], n), _spatial(a["dilation"], n)
         return TransposedConvolution(weight, bias, stride, padding, extra, dilation, int(a["groups"]))
-    return ops.Convolution(
+    return Convolution(
         weight,
         bias,
         _spatial(a["stride"], n),

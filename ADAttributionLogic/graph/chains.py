@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import LayerGraph
-from ADAttributionLogic.graph.operations import Activation, Affine, Convolution, MaxPool, Operation, scatter_to_winners
+from ADAttributionLogic.graph.operations import Activation, Affine, MaxPool, Operation, scatter_to_winners
 
 #: Size of a slab of convolution output. On a CPU it should fit the second-level caches; on a GPU it bounds memory.
 SLAB_BYTES = {"cpu": 4_000_000, "cuda": 512_000_000, "mps": 512_000_000}

@@ -18,12 +18,12 @@ from torch import Tensor
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.activations import Sigmoid, Tanh
 from ADAttributionLogic.graph.arithmetic import Product
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import Head, Layer, LayerGraph
 from ADAttributionLogic.graph.operations import (
     Activation,
     Affine,
     Concatenate,
-    Convolution,
     Dense,
     Input,
     Operation,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError
-from ADAttributionLogic.graph.operations import Affine, Convolution, Dense, MaxPool, Operation
+from ADAttributionLogic.graph.convolution import Convolution
+from ADAttributionLogic.graph.operations import Affine, Dense, MaxPool, Operation
 
 Head = Literal["softmax", "sigmoid", "score"]
 

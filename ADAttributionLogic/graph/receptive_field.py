@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOver
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import (
     Activation,
@@ -16,7 +17,6 @@ from ADAttributionLogic.graph.operations import (
     Affine,
     AveragePool,
     Concatenate,
-    Convolution,
     Input,
     MaxPool,
     Operation,

@@ -13,17 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ADAttributionLogic.training.augmentation import augment_batch
 from ADAttributionLogic.training.head_start import StandardisedFeatures, start_head
 from ADAttributionLogic.training.recipe import Recipe
 from ADAttributionLogic.training.scans import (
     TrainingScan,
-    augment,
+    augmented,
     batch,
     batches,
     fast_arithmetic,
     keep_freed_memory,
     require_disjoint_subjects,
 )
+
+#: Of the variations that an epoch is chosen on.
+_VALIDATION_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def fit(
     recipe: Recipe,
     device: torch.device | None = None,
     report: Callable[[Epoch], None] | None = None,
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> Fit:
     """Train `network` (in place) with Adam and early stopping on the validation loss.
 
@@ -75,6 +80,8 @@ def fit(
         CPU by default.
     report : callable, optional
         Called after each epoch.
+    may_go_on : callable
+        Asked after each epoch; False ends the training, with the best epoch so far.
 
     Returns
     -------
@@ -90,7 +97,7 @@ def fit(
 
     def finish_epoch(number: int, training_loss: float, started: float) -> None:
         nonlocal best, best_loss, best_epoch
-        validation_loss, accuracy = _validate(learner, validation, device)
+        validation_loss, accuracy = _validate(learner, validation, recipe, device)
         history.append(Epoch(number, training_loss, validation_loss, accuracy, time.perf_counter() - started))
         # The head start is an initialisation, not an epoch: what is kept has been trained as a whole.
         if number > 0 and validation_loss < best_loss:
@@ -109,7 +116,7 @@ def fit(
         started = time.perf_counter()
         loss = _train_one_epoch(learner, training, recipe, optimiser, generator, device)
         finish_epoch(number, loss, started)
-        if number - best_epoch >= recipe.patience:
+        if number - best_epoch >= recipe.patience or not may_go_on():
             break
     network.load_state_dict(best)
     if isinstance(learner, StandardisedFeatures):
@@ -144,7 +151,7 @@ def _train_one_epoch(
     torch.manual_seed(int(generator.integers(2**31)))  # dropout
     total = 0.0
     for chosen in batches(scans, recipe.batch_size, generator):
-        images = batch([augment(scan.load(), recipe, generator) for scan in chosen]).to(device)
+        images = augmented(chosen, recipe, generator, device)
         labels = torch.tensor([scan.label for scan in chosen], device=device)
         optimiser.zero_grad(set_to_none=True)
         with fast_arithmetic(device):
@@ -158,13 +165,21 @@ def _train_one_epoch(
     return total / len(scans)
 
 
-def _validate(network: nn.Module, scans: Sequence[TrainingScan], device: torch.device) -> tuple[float, float]:
+def _validate(
+    network: nn.Module, scans: Sequence[TrainingScan], recipe: Recipe, device: torch.device
+) -> tuple[float, float]:
+    """Mean loss and accuracy over the scans and, where scans vary, over one variation of each as well."""
     network.eval()
-    losses, right = [], 0
+    generator = torch.Generator().manual_seed(_VALIDATION_SEED)
+    losses, right = [], []
     with torch.no_grad():
         for scan in scans:
-            with fast_arithmetic(device):
-                logits = network(batch([scan.load()]).to(device)).float()
-            losses.append(float(F.cross_entropy(logits, torch.tensor([scan.label], device=device))))
-            right += int(logits.argmax(dim=1)) == scan.label
-    return float(np.mean(losses)), right / len(scans)
+            image = batch([scan.load()]).to(device)
+            label = torch.tensor([scan.label], device=device)
+            varied = [] if recipe.augmentation is None else [augment_batch(image, recipe.augmentation, generator)]
+            for seen in (image, *varied):
+                with fast_arithmetic(device):
+                    logits = network(seen).float()
+                losses.append(float(F.cross_entropy(logits, label)))
+                right.append(int(logits.argmax(dim=1)) == scan.label)
+    return float(np.mean(losses)), float(np.mean(right))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ADAttributionLogic.training.augmentation import Augmentation
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -26,6 +28,9 @@ class Recipe:
         Train the dense layers first, on features of the untrained convolutions (:mod:`~.head_start`).
     sparsity : float
         With a head start: strength of the L1 penalty on the first dense layer's weights for standardised features.
+    augmentation : Augmentation, optional
+        How training scans vary, in place of `flip_probability` and `translation_voxels`. The epoch is then chosen on
+        the validation scans as they are and on one variation of each, always the same.
     seed : int
         Of initial weights, order and augmentation.
     """
@@ -39,6 +44,7 @@ class Recipe:
     translation_voxels: int = 2
     head_start: bool = False
     sparsity: float = 0.2
+    augmentation: Augmentation | None = None
     seed: int = 0
 
 

@@ -22,15 +22,8 @@ from ADAttributionLogic.attribution.lrp_rules import (
     ZBoxRule,
 )
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.graph.operations import (
-    AdaptiveAveragePool,
-    Add,
-    Affine,
-    AveragePool,
-    Convolution,
-    Dense,
-    WeightedOperation,
-)
+from ADAttributionLogic.graph.convolution import Convolution
+from ADAttributionLogic.graph.operations import AdaptiveAveragePool, Add, Affine, AveragePool, Dense, WeightedOperation
 
 TOLERANCE = 1e-10
 one = torch.ones((), dtype=torch.float64)

@@ -15,7 +15,7 @@ from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.lrp_bounds import bounds_at
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.result import Attribution
-from ADAttributionLogic.graph.operations import Convolution
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.tracing import trace
 from ADAttributionLogic.networks.network import explainable
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
 from ADAttributionLogic.graph import chains
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import fold_batch_norm
-from ADAttributionLogic.graph.operations import Affine, Convolution
+from ADAttributionLogic.graph.operations import Affine
 from ADAttributionLogic.graph.receptive_field import place_on_image, unit_placement
 from ADAttributionLogic.graph.recording import BackwardRule, record, walk_back
 from ADAttributionLogic.graph.tracing import trace

@@ -17,7 +17,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.graph.boxes import (
+from ADAttributionLogic.graph.convolution import Convolution
+from ADAttributionLogic.graph.layer_graph import LayerGraph
+from ADAttributionLogic.graph.operations import (
+    AveragePool,
+    Concatenate,
+    Dense,
+    MaxPool,
+    Operation,
+    Permute,
+    Reshape,
+    WeightedOperation,
+    ZeroPad,
+)
+from ADAttributionLogic.graph.rearranging import Take
+from ADAttributionLogic.graph.recording import Recording
+from ADAttributionLogic.incremental.boxes import (
     Boxes,
     adding_work,
     average_scales,
@@ -28,24 +43,9 @@ from ADAttributionLogic.graph.boxes import (
     spread,
     without_padding,
 )
-from ADAttributionLogic.graph.incremental_steps import Plan, Range, Step, fractions_of_a_pass, plan_within
-from ADAttributionLogic.graph.known_activations import KnownActivations
-from ADAttributionLogic.graph.layer_graph import LayerGraph
-from ADAttributionLogic.graph.operations import (
-    AveragePool,
-    Concatenate,
-    Convolution,
-    Dense,
-    MaxPool,
-    Operation,
-    Permute,
-    Reshape,
-    WeightedOperation,
-    ZeroPad,
-)
-from ADAttributionLogic.graph.reach import Places
-from ADAttributionLogic.graph.rearranging import Take
-from ADAttributionLogic.graph.recording import Recording
+from ADAttributionLogic.incremental.known_activations import KnownActivations
+from ADAttributionLogic.incremental.planning import Plan, Range, Step, fractions_of_a_pass, plan_within
+from ADAttributionLogic.incremental.reach import Places
 
 #: (numbers of the windows, the known boxes (B, C, …), where they start (B, axes)) → the boxes with the windows covered.
 Change = Callable[[npt.NDArray[np.int64], Tensor, Places], Tensor]

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.graph.operations import AveragePool, Convolution, MaxPool, Operation, ZeroPad
-from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.graph.convolution import Convolution
+from ADAttributionLogic.graph.operations import AveragePool, MaxPool, Operation, ZeroPad
+from ADAttributionLogic.incremental.reach import Places
 
 #: Elements of a box from which on boxes are compared one by one.
 _COMPARE_EACH_FROM = 4000

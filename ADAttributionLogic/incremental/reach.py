@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.graph.arithmetic import Product, SumOver
+from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.operations import (
     Activation,
     Add,
     Affine,
     AveragePool,
     Concatenate,
-    Convolution,
     MaxPool,
     Operation,
     Softmax,
