@@ -177,6 +177,9 @@ class _Run:
     def outcomes(self) -> Iterator[Outcome]:
         while self.done < self.total:
             self._fill()
+            for worker in self.workers:
+                if worker.is_ready and worker.task is None:
+                    self._give(worker)  # what a lost worker had, to one that had nothing left to do
             self.monitor.report(self.done / self.total, f"{self.done} of {self.total} done")
             self._mind_the_memory()
             try:

@@ -243,7 +243,6 @@ def test_what_is_no_shard_is_refused(text: str, environment: dict[str, str], wor
         ({"cores": 16, "free_mb": 131072.0, "threads": 4}, 4, 4, "limited by cores"),
         ({"cores": 4, "free_mb": 131072.0, "workers": 6}, 6, 1, "as asked"),
         ({"cores": 16, "free_mb": 131072.0, "total_mb": 8192.0}, 2, 8, "limited by memory"),
-        ({"cores": 3, "free_mb": None}, 3, 1, "unknown of memory free"),
     ],
 )
 def test_a_machine_is_full_and_does_not_swap(given: dict, workers: int, threads: int, words: str) -> None:
