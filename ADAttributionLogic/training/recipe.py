@@ -9,6 +9,8 @@ from ADAttributionLogic.training.augmentation import Augmentation
 
 Optimiser = Literal["adam", "sgd", "nesterov"]
 
+from ADAttributionLogic.training.augmentation import Augmentation
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -18,6 +18,9 @@ from ADAttributionLogic.training.recipe import Recipe
 
 Scan = npt.NDArray[Any]
 
+#: Whether GPUs that can compute in bfloat16 do; 3D convolutions are slower in it under some versions of cuDNN.
+BFLOAT16_ON_CUDA = True
+
 
 class TrainingScan(Protocol):
     """A scan to learn from: its subject, its class, and how to get its voxels."""
@@ -102,7 +105,7 @@ def batch(scans: Sequence[Scan | Tensor]) -> Tensor:
 def fast_arithmetic(device: torch.device) -> Any:
     """bfloat16 where the processor multiplies it natively (twice as fast there, slower elsewhere)."""
     if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
+        return torch.autocast("cuda", torch.bfloat16, enabled=BFLOAT16_ON_CUDA and torch.cuda.is_bf16_supported())
     if device.type == "cpu" and _cpu_multiplies_bfloat16():
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()

@@ -80,12 +80,15 @@ class BenchmarkData:
         scan, moved = self._subject(name, draw_parameters(PATIENT, PATIENT_SEED + number - 1))
         return Patient(name, scan, moved)
 
+    def control(self, number: int) -> npt.NDArray[np.float32]:
+        """Scan of control 0, 1, …: always the same."""
+        return self._subject(f"control-{number + 1:02d}", draw_parameters(CONTROL, CONTROL_SEED + number))[0]
+
     def control_mean(self, normalise: Normaliser) -> npt.NDArray[np.float32]:
         """Mean of the controls as the network sees them."""
         total: npt.NDArray[np.float64] | None = None
         for number in range(CONTROLS):
-            scan, _ = self._subject(f"control-{number + 1:02d}", draw_parameters(CONTROL, CONTROL_SEED + number))
-            seen = normalise(scan).astype(np.float64)
+            seen = normalise(self.control(number)).astype(np.float64)
             total = seen if total is None else total + seen
         assert total is not None
         return (total / CONTROLS).astype(np.float32)
