@@ -251,7 +251,7 @@ class _Course:
 
 def _epoch(described: Mapping[str, Any]) -> Epoch:
     """The inverse of :meth:`Epoch.describe`."""
-    known = {key: math.nan if value is None else value for key, value in described.items()}
+    known: dict[str, Any] = {key: math.nan if value is None else value for key, value in described.items()}
     return Epoch(**known)
 
 

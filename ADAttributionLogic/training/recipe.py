@@ -9,8 +9,6 @@ from ADAttributionLogic.training.augmentation import Augmentation
 
 Optimiser = Literal["adam", "sgd", "nesterov"]
 
-from ADAttributionLogic.training.augmentation import Augmentation
-
 
 @dataclass(frozen=True)
 class Recipe:
