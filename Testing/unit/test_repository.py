@@ -55,6 +55,8 @@ ROOMS = {
     "truth": {"truth", "simulation", "attribution", "networks", "relevance"},
     "whatif": {"whatif", "attribution", "graph", "incremental", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
+    "engines": {"engines"},
+    "runs": {"runs"},
     "bids": {"bids", "cohort", "atlas", "networks", "page", "reference", "relevance", "report", "study"},
     "page": {"page", "checks", "networks", "relevance", "report", "service"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
