@@ -10,11 +10,12 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ADAttributionLogic.batch_list import BatchScan, name_scans
+from ADAttributionLogic.cohort.contradictions import notes_on, refuse_contradictions
 from ADAttributionLogic.errors import CohortError, UnknownNameError
 
 #: Names of the columns that have a meaning of their own, in any case of letters; the first that a table has is taken.
@@ -29,17 +30,14 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 #: How tables say that a value is not known (BIDS: n/a).
 _MISSING = {"", "n/a", "na", "nan", "none", "null", "."}
 
-#: What does not change from one session of a person to the next.
-CONSTANT = ("sex", "gender", "handedness")
-
 #: What a control is called, in small letters.
 CONTROL_WORDS = ("cn", "hc", "nc", "control", "controls", "healthy", "healthy control", "cognitively normal")
 
 #: A table with more bytes is none of subjects.
 MAX_BYTES = 100_000_000
 
-#: Of the rows that are wrong, how many a message names.
-_NAMED = 12
+#: Chooses the images of a person, e.g. ``sub-01``; None leaves the person out.
+ImageFinder = Callable[[str], Sequence[Path] | None]
 
 
 @dataclass(frozen=True)
@@ -205,8 +203,24 @@ def read_cohort(path: str | os.PathLike[str], scans: str | os.PathLike[str] | No
     return read_cohorts([path], scans)
 
 
-def read_cohorts(paths: Sequence[str | os.PathLike[str]], scans: str | os.PathLike[str] | None = None) -> Cohort:
+def read_cohorts(
+    paths: Sequence[str | os.PathLike[str]],
+    scans: str | os.PathLike[str] | None = None,
+    *,
+    images: ImageFinder | None = None,
+    diagnosis: str = "",
+) -> Cohort:
     """Read several tables as one; a person of the same name in two of them is the same person.
+
+    Parameters
+    ----------
+    paths, scans
+        As :func:`read_cohort`.
+    images : callable, optional
+        Chooses the images of a person of a BIDS table (e.g. ``sub-01``) in the folder `scans`; None leaves the person
+        out. By default all T1w images in the person's folder.
+    diagnosis : str
+        The column with the diagnosis, where it has a name of its own.
 
     Raises
     ------
@@ -216,7 +230,7 @@ def read_cohorts(paths: Sequence[str | os.PathLike[str]], scans: str | os.PathLi
     rows: list[_Row] = []
     variables: list[str] = []
     for path in paths:
-        found, names = _rows_of(Path(path), scans, Path(path).name if len(paths) > 1 else "")
+        found, names = _rows_of(Path(path), scans, Path(path).name if len(paths) > 1 else "", images, diagnosis)
         rows += found
         variables += [name for name in names if name not in variables]
     named = iter(name_scans([(row.path, row.given, row.name) for row in rows if row.path is not None]))
@@ -234,8 +248,8 @@ def read_cohorts(paths: Sequence[str | os.PathLike[str]], scans: str | os.PathLi
         for row in rows
     )
     source = ", ".join(os.fspath(path) for path in paths)
-    _refuse(source, [*_doubled(made), *_contradictions(made)])
-    return Cohort(source, made, tuple(variables), _notes(made))
+    refuse_contradictions(source, made)
+    return Cohort(source, made, tuple(variables), notes_on(made))
 
 
 def controls_of(cohort: Cohort, names: Sequence[str] = ()) -> Cohort:
@@ -263,16 +277,18 @@ def controls_of(cohort: Cohort, names: Sequence[str] = ()) -> Cohort:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def _rows_of(table: Path, scans: str | os.PathLike[str] | None, shown: str) -> tuple[list[_Row], tuple[str, ...]]:
+def _rows_of(
+    table: Path, scans: str | os.PathLike[str] | None, shown: str, images: ImageFinder | None, diagnosis: str
+) -> tuple[list[_Row], tuple[str, ...]]:
     """The rows of one table, one for each scan, and the names of its variables."""
     header, lines = _read(table)
-    columns = _columns_of(header, table)
+    columns = _columns_of(header, table, diagnosis)
     variables = tuple(name for name in header if name not in columns.values())
     rows = [replace(_row(line, number, columns, variables, table), table=shown) for number, line in lines]
     if "scan" in columns:
         return rows, variables
     root = table.parent if scans is None else Path(scans)
-    found = [each for row in rows for each in _in_bids(row, root)]
+    found = [each for row in rows for each in _in_bids(row, root, images or _all_t1w(root), diagnosis)]
     return found, tuple(dict.fromkeys([*variables, *(name for row in found for name in row.values)]))
 
 
@@ -321,8 +337,8 @@ def _read(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     return header, rows
 
 
-def _columns_of(header: Sequence[str], table: Path) -> dict[str, str]:
-    """By meaning, the names of the columns that a table has."""
+def _columns_of(header: Sequence[str], table: Path, diagnosis: str) -> dict[str, str]:
+    """By meaning, the names of the columns that a table has; that of the diagnosis may be given."""
     by_name = {name.lower(): name for name in header}
     found = {}
     for meaning, names in COLUMNS.items():
@@ -330,6 +346,10 @@ def _columns_of(header: Sequence[str], table: Path) -> dict[str, str]:
             if name in by_name:
                 found[meaning] = by_name[name]
                 break
+    if diagnosis:
+        if diagnosis.lower() not in by_name:
+            raise CohortError(f"{table} has no column {diagnosis!r}; its columns are {', '.join(header)}.")
+        found["diagnosis"] = by_name[diagnosis.lower()]
     if "subject" not in found and "scan" not in found:
         raise CohortError(
             f"{table} has neither a column 'scan' nor 'participant_id' or 'subject'; its columns are "
@@ -369,22 +389,34 @@ def _entity(key: str, path: str) -> str:
     return found.group(1) if found else ""
 
 
-def _in_bids(row: _Row, root: Path) -> list[_Row]:
-    """A participant's row for each T1w image in the folder of that name, or the row alone where there is none."""
-    folder = root / (row.subject if row.subject.startswith("sub-") else f"sub-{row.subject}")
+def _in_bids(row: _Row, root: Path, images: ImageFinder, diagnosis: str) -> list[_Row]:
+    """A participant's row for each image that is meant, or the row alone where there is none."""
+    subject = row.subject if row.subject.startswith("sub-") else f"sub-{row.subject}"
+    chosen = images(subject)
+    if chosen is None:
+        return []
     wanted = f"/{row.session if row.session.startswith('ses-') else f'ses-{row.session}'}/" if row.session else ""
-    images = sorted(p for p in folder.rglob("*T1w.nii*") if p.is_file() and not p.name.startswith("."))
-    images = [p for p in images if wanted in p.as_posix()]
-    sessions = _sessions(folder)
+    sessions = _sessions(root / subject)
+    titles = (diagnosis.lower(),) if diagnosis else COLUMNS["diagnosis"]
     found = []
-    for image in images:
+    for image in (p for p in chosen if wanted in p.as_posix()):
         given = image.relative_to(root).as_posix()
         session = row.session or _entity("ses", given)
         own = sessions.get(session, {})
-        diagnosis = next((own[c] for c in own if c.lower() in COLUMNS["diagnosis"]), row.diagnosis)
-        values = row.values | {n: v for n, v in own.items() if n.lower() not in COLUMNS["diagnosis"]}
-        found.append(replace(row, path=image, given=given, session=session, diagnosis=diagnosis, values=values))
+        stated = next((own[c] for c in own if c.lower() in titles), row.diagnosis)
+        values = row.values | {n: v for n, v in own.items() if n.lower() not in titles}
+        found.append(replace(row, path=image, given=given, session=session, diagnosis=stated, values=values))
     return found or [row]
+
+
+def _all_t1w(root: Path) -> ImageFinder:
+    """All T1w images in a person's folder."""
+
+    def find(subject: str) -> list[Path]:
+        images = (root / subject).rglob("*T1w.nii*")
+        return sorted(p for p in images if p.is_file() and not p.name.startswith("."))
+
+    return find
 
 
 def _sessions(folder: Path) -> dict[str, dict[str, str]]:
@@ -399,82 +431,6 @@ def _sessions(folder: Path) -> dict[str, dict[str, str]]:
         row["session_id"]: {n: known for n, v in row.items() if n != "session_id" and (known := _known(v))}
         for _, row in lines
     }
-
-
-# ------------------------------------------------------------------------------------------------------------ checking
-
-
-def _refuse(table: str, problems: Sequence[str]) -> None:
-    if problems:
-        rest = f" … and {len(problems) - _NAMED} more." if len(problems) > _NAMED else ""
-        raise CohortError(f"{table} contradicts itself. {' '.join(problems[:_NAMED])}{rest}")
-
-
-def _doubled(scans: Iterable[CohortScan]) -> list[str]:
-    """A scan on two rows: whose, or of which session, it is would be a matter of choice."""
-    rows: dict[str, list[CohortScan]] = {}
-    for scan in scans:
-        if scan.path is not None:
-            rows.setdefault(os.path.realpath(scan.path), []).append(scan)
-    return [f"{same[0].path} stands on {', '.join(s.place for s in same)}." for same in rows.values() if len(same) > 1]
-
-
-def _contradictions(scans: Iterable[CohortScan]) -> list[str]:
-    """Two rows that cannot both be true of one person."""
-    problems = []
-    of_subject: dict[str, dict[str, CohortScan]] = {}
-    of_session: dict[tuple[str, str], list[CohortScan]] = {}
-    for scan in scans:
-        known = of_subject.setdefault(scan.subject, {})
-        for name, value in scan.values.items():
-            if name.lower() not in CONSTANT:
-                continue
-            earlier = known.setdefault(name, scan)
-            if earlier.values[name].lower() != value.lower():
-                problems.append(_differs(scan.subject, name, earlier, earlier.values[name], scan, value))
-        if scan.session:
-            of_session.setdefault((scan.subject, scan.session), []).append(scan)
-    for (subject, session), same in of_session.items():
-        for scan in same[1:]:
-            said = {"diagnosis": (same[0].diagnosis, scan.diagnosis)}
-            said |= {n: (same[0].values.get(n, ""), v) for n, v in scan.values.items() if n.lower() not in CONSTANT}
-            for name, (one, other) in said.items():
-                if one and other and one != other:
-                    problems.append(_differs(f"{subject}, {session}", name, same[0], one, scan, other))
-    return problems
-
-
-def _differs(who: str, name: str, first: CohortScan, one: str, second: CohortScan, other: str) -> str:
-    return f"{who}: {name} is {one} on {first.place}, but {other} on {second.place}."
-
-
-def _notes(scans: Sequence[CohortScan]) -> tuple[str, ...]:
-    counts: dict[str, int] = {}
-    for scan in scans:
-        counts[scan.subject] = counts.get(scan.subject, 0) + 1
-    notes = []
-    several = [subject for subject, count in counts.items() if count > 1]
-    if several:
-        notes.append(
-            f"{len(several)} of {len(counts)} persons were scanned several times ({_some(several)}): their scans are "
-            "not independent of one another."
-        )
-    missing = [scan.shown for scan in scans if not scan.is_there]
-    if missing:
-        notes.append(f"{len(missing)} of {len(scans)} scans are not there: {_some(missing)}.")
-    without = [scan.shown for scan in scans if not scan.diagnosis]
-    if without and len(without) < len(scans):
-        notes.append(f"{len(without)} of {len(scans)} rows have no diagnosis: {_some(without)}.")
-    changed = {s.subject for s in scans} & {
-        subject for subject in several if len({s.diagnosis for s in scans if s.subject == subject and s.diagnosis}) > 1
-    }
-    if changed:
-        notes.append(f"The diagnosis of {len(changed)} persons differs between sessions: {_some(sorted(changed))}.")
-    return tuple(notes)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
 
 
 def _order(scan: CohortScan) -> tuple[list[tuple[int, int | str]], int]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.commands.check_options import add_check_options, check_request
+from ADAttributionLogic.commands.engine_options import add_engine_options, asked_engine, asked_shard, sources_of
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
     cache_folder,
@@ -66,12 +67,13 @@ def add(commands: Any) -> None:
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
     add_check_options(command, "none")
     add_preprocessing_options(command, "none", many_scans=True)
+    add_engine_options(command)
     command.set_defaults(run=_batch, replace_non_finite=None)
 
 
 def _batch(options: argparse.Namespace) -> int:
     from ADAttributionLogic.atlas.library import load_atlas
-    from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+    from ADAttributionLogic.batch import BatchOptions, count_open, explain_batch, find_scans
     from ADAttributionLogic.networks.loading import load_model
     from ADAttributionLogic.preparation import Preparation
 
@@ -99,15 +101,21 @@ def _batch(options: argparse.Namespace) -> int:
         with_spread=not options.no_spread,
     )
     atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
-    print(f"{len(scans)} scans", file=sys.stderr)
+    model, shard = load_model(options.model, output=options.output), asked_shard(options)
+    print(f"{len(scans)} scans" + (f", shard {shard}" if shard else ""), file=sys.stderr)
+    share = list(scans) if shard is None else shard.of(scans)
+    engine = asked_engine(options, count_open(share, options.out), model, asked)
     with cache_folder(options.no_cache) as cache, going_on_later():
         result = explain_batch(
             scans,
-            load_model(options.model, output=options.output),
+            model,
             replace(asked, cache=cache),
             options.out,
             atlas=atlas,
             on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
+            engine=engine,
+            sources=sources_of(options, None if atlas is None else options.atlas),
+            shard=shard,
         )
     print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}")
     return SOME_FAILED if result.failed else 0

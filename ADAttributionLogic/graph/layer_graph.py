@@ -174,7 +174,9 @@ def fold_batch_norm(graph: LayerGraph) -> LayerGraph:
             source = removed.get(path[-1], path[-1])
         before = layers[source].operation
         # Of a dense layer on tokens (places, features), the channels are places.
-        by_output = layer.operation.weight.ndim == 0 or isinstance(before, Convolution) or len(layer.shape) == 1
+        constants = (layer.operation.weight, layer.operation.bias)
+        is_same_for_all = all(c is None or c.ndim == 0 for c in constants)
+        by_output = is_same_for_all or isinstance(before, Convolution) or len(layer.shape) == 1
         if isinstance(before, (Convolution, Dense)) and by_output and all(len(consumers[place]) == 1 for place in path):
             layers[source] = replace(layers[source], operation=_absorb(before, layer.operation))
             removed[index] = replacement

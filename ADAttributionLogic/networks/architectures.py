@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError
-from ADAttributionLogic.networks import clinicadl, qiu2022
+from ADAttributionLogic.networks import clinicadl, densenet, korolev2017, qiu2022, sfcn
 from ADAttributionLogic.networks.output import OutputKind
 
 Shape = tuple[int, int, int]
@@ -187,7 +187,8 @@ class Architecture:
     build : callable
         Makes the network for a grid.
     windows : tuple of (int, int)
-        Kernel and stride of every convolution and pool before the first dense layer, in order; none is padded.
+        Kernel and stride of every convolution and pool before the first dense layer, in order; none is padded (a
+        padded one is written as the unpadded one that leaves the same size).
     channels : int
         Feature maps after the last block.
     first_dense : str
@@ -196,6 +197,8 @@ class Architecture:
         What its outputs are.
     flatten : callable, optional
         The flattened size of a grid, where the windows do not give it.
+    is_averaged : bool
+        Whether the first dense layer sees the mean of each feature map, so that its weights fit every grid.
     """
 
     name: str
@@ -206,6 +209,7 @@ class Architecture:
     first_dense: str
     output: OutputKind = "softmax"
     flatten: Callable[[Shape], int] | None = None
+    is_averaged: bool = False
 
     def flattened_size(self, shape: Shape) -> int:
         """Number of features after the last block, 0 when the grid is too small."""
@@ -214,6 +218,8 @@ class Architecture:
         sizes = list(shape)
         for kernel, stride in self.windows:
             sizes = [max((n - kernel) // stride + 1, 0) for n in sizes]
+        if self.is_averaged:
+            return self.channels if min(sizes) > 0 else 0
         return self.channels * sizes[0] * sizes[1] * sizes[2]
 
     def shapes_for(self, flattened: int) -> tuple[Shape, ...]:
@@ -240,6 +246,42 @@ def _qiu2022(task: str, title: str, hidden: int, outputs: int, kind: OutputKind)
         return qiu2022.Qiu2022(_flattened(name, shape), hidden, outputs)
 
     return Architecture(name, title, build, qiu2022.WINDOWS, qiu2022.CHANNELS, "mlp.dense1.1.weight", kind)
+
+
+def _korolev2017() -> tuple[Architecture, ...]:
+    """The two networks of the publication, as in its authors' code."""
+    vgg, resnet = "korolev2017-vgg", "korolev2017-resnet"
+    windows = _blocks(*((convolutions, 2) for _, convolutions in korolev2017.VGG_BLOCKS))
+    return (
+        Architecture(
+            vgg, "Korolev et al. 2017, VoxCNN", _on_grid(vgg, korolev2017.VoxCNN), windows, 64, "head.1.weight"
+        ),
+        Architecture(
+            resnet,
+            "Korolev et al. 2017, VoxResNet",
+            _on_grid(resnet, korolev2017.VoxResNet),
+            korolev2017.RESNET_WINDOWS,
+            korolev2017.RESNET_CHANNELS,
+            "fc11.weight",
+        ),
+    )
+
+
+def _averaged(
+    name: str,
+    title: str,
+    build: Callable[[Shape], nn.Module],
+    windows: tuple[tuple[int, int], ...],
+    channels: int,
+    first: str,
+) -> Architecture:
+    """A network that averages its feature maps."""
+
+    def made(shape: Shape) -> nn.Module:
+        _flattened(name, shape)  # refuses what is too small
+        return build(shape)
+
+    return Architecture(name, title, made, windows, channels, first, is_averaged=True)
 
 
 def _clinicadl() -> tuple[Architecture, ...]:
@@ -283,12 +325,29 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         Architecture(
             "korolev2017",
-            "Korolev et al. 2017",
+            "Korolev et al. 2017 as in Rieke et al.'s code",
             Korolev2017,
             _blocks((2, 2), (2, 2), (3, 2), (4, 3)),
             64,
             "fc.0.weight",
             "sigmoid",
+        ),
+        *_korolev2017(),
+        _averaged(
+            "sfcn",
+            "SFCN (Peng et al. 2021)",
+            lambda shape: sfcn.SFCN(2, shape),
+            sfcn.WINDOWS,
+            sfcn.CHANNELS[-1],
+            "classifier.conv_6.weight",
+        ),
+        _averaged(
+            "densenet121",
+            "DenseNet-121 as in MONAI",
+            lambda shape: densenet.DenseNet121(),
+            densenet.WINDOWS,
+            densenet.CHANNELS,
+            "class_layers.out.weight",
         ),
         _qiu2022("impairment", "Qiu et al. 2022, COG", 100, 1, "score"),
         _qiu2022("alzheimers", "Qiu et al. 2022, ADD", 30, 2, "softmax"),

@@ -7,6 +7,7 @@ can be checked of them is that their tensors have the right names, shapes and fi
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import zipfile
@@ -149,7 +150,7 @@ def identify(state: Mapping[str, Tensor]) -> Architecture:
     best, best_difference = "", None
     fitting: list[Architecture] = []
     for name, architecture in ARCHITECTURES.items():
-        expected = set(build_network(name, architecture.smallest_shape()).state_dict())
+        expected = set(_weights_without_values(architecture))
         # Files of PyTorch < 0.4.1 have no batch counters.
         difference = {k for k in expected ^ set(state) if not k.endswith("num_batches_tracked")}
         if not difference:
@@ -170,12 +171,18 @@ def identify(state: Mapping[str, Tensor]) -> Architecture:
 
 def _same_sizes(state: Mapping[str, Tensor], architecture: Architecture) -> bool:
     """Whether all weights have the architecture's shapes, whatever the grid."""
-    own = build_network(architecture.name, architecture.smallest_shape()).state_dict()
+    own = _weights_without_values(architecture)
     return all(
         value.shape == state[key].shape
         for key, value in own.items()
         if key in state and key != architecture.first_dense
     )
+
+
+def _weights_without_values(architecture: Architecture) -> StateDict:
+    """Names and shapes of an architecture's weights for its smallest grid; drawing them would take seconds."""
+    with torch.device("meta"):
+        return build_network(architecture.name, architecture.smallest_shape()).state_dict()
 
 
 def network_from_state_dict(
@@ -214,14 +221,14 @@ def network_from_state_dict(
 
 
 def flattened_size(weight: Tensor, architecture: Architecture) -> int:
-    """How many features the first dense layer takes, by its weight (out, in).
+    """How many features the first dense layer takes, by its weight (out, in), or (out, in, 1, 1, 1) of a convolution.
 
     Raises
     ------
     NetworkError
         The tensor is no matrix.
     """
-    if weight.ndim != 2:
+    if weight.ndim < 2 or math.prod(weight.shape[2:]) != 1:
         raise NetworkError(
             f"Weight {architecture.first_dense} has shape {tuple(weight.shape)}, but {architecture.title} needs a "
             "matrix (outputs × inputs)."

@@ -152,6 +152,7 @@ WRITTEN: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     .flatten(2).repeat(1, 1, 4),
     "a vector": lambda m, x: (x @ m.first[0, 0])[..., None].expand(-1, -1, 12),
     "stacked in front": lambda m, x: torch.stack([x, 2 * m.members["down"](x)], 0).mean(0),
+    "a number for each place": lambda m, x: m.members["down"](x) + m.position[0, :, :1],
     "norm of tokens": lambda m, x: m.members["tokens"](m.members["down"](x)),
 }  # fmt: skip
 

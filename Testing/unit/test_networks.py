@@ -47,6 +47,34 @@ def test_parameter_counts_of_the_publications() -> None:
     assert count_parameters(build_network("boehle2019", full)) == 728_898
 
 
+def test_korolevs_networks_are_those_of_their_authors_code() -> None:
+    """Counted by hand, layer by layer, for 110×110×110: weights, biases, and two figures per normalised channel."""
+
+    def convolution(before: int, after: int) -> int:
+        return 27 * before * after + after
+
+    def dense(before: int, after: int) -> int:
+        return before * after + after
+
+    pairs = [(1, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32), (32, 32), (32, 64), (64, 64), (64, 64)]
+    vgg = sum(convolution(*pair) for pair in pairs) + dense(64, 128) + 2 * 128 + dense(128, 64) + dense(64, 2)
+    assert count_parameters(build_network("korolev2017-vgg", (110, 110, 110))) == vgg
+    block = {c: 2 * convolution(c, c) + 2 * 2 * c for c in (64, 128)}
+    stem = convolution(1, 32) + convolution(32, 32) + 2 * 2 * 32 + convolution(32, 64)
+    middle = 4 * block[64] + 2 * 2 * 64 + convolution(64, 64) + convolution(64, 128)
+    resnet = stem + middle + 2 * block[128] + dense(1024, 128) + dense(128, 2)
+    assert count_parameters(build_network("korolev2017-resnet", (110, 110, 110))) == resnet
+    assert ARCHITECTURES["korolev2017-vgg"].flattened_size((193, 229, 193)) == 20736
+    assert ARCHITECTURES["korolev2017-resnet"].flattened_size((193, 229, 193)) == 4608
+
+
+def test_networks_that_average_their_maps_fit_every_grid() -> None:
+    for name, features in (("sfcn", 64), ("densenet121", 1024)):
+        known = ARCHITECTURES[name]
+        assert {known.flattened_size(shape) for shape in COMMON_SHAPES} == {features}
+        assert network_from_state_dict(build_network(name, SMALL).state_dict(), SMALL)[1] is known
+
+
 @pytest.mark.parametrize(
     ("shape", "size"), [((193, 229, 193), 5120), ((182, 218, 182), 2304), ((121, 145, 121), 512), ((96, 112, 96), 64)]
 )
