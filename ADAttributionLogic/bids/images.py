@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class BidsImage:
 
     root: Path
     relative: str
-    entities: Mapping[str, str]
+    entities: Mapping[str, str] = field(hash=False)
 
     @property
     def path(self) -> Path:

@@ -54,7 +54,7 @@ ROOMS = {
     "truth": {"truth", "simulation", "attribution", "networks", "relevance"},
     "whatif": {"whatif", "attribution", "graph", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
-    "bids": {"bids", "cohort", "atlas", "networks", "page", "reference", "relevance", "report", "study"},
+    "bids": {"bids", "cohort", "atlas", "attribution", "networks", "page", "reference", "relevance", "report", "study"},
     "page": {"page", "checks", "networks", "relevance", "report", "service"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
     "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
