@@ -44,6 +44,7 @@ EXIT_CODES = {
     6: "the output cannot be written, or would overwrite something",
     7: "the memory did not suffice",
     8: "the table of subjects or the reference cohort cannot be read or used",
+    9: "the workers or their scheduler were lost; what was complete by then is kept",
     130: "cancelled; what was finished by then is written",
 }
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ADAttributionLogic.graph import incremental_steps
+from ADAttributionLogic.incremental import planning
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -21,7 +21,7 @@ ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 def always_in_boxes() -> AbstractContextManager[object]:
     """Follow changes in boxes wherever they can be followed, though in networks as small as these that rarely pays."""
-    return mock.patch.object(incremental_steps, "SPREADING", math.inf)
+    return mock.patch.object(planning, "SPREADING", math.inf)
 
 
 def make_lively(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -27,7 +27,7 @@ from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.attribution.result import RegionPair
 from ADAttributionLogic.errors import GridMismatchError, UsageError
-from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.incremental.reach import Places
 from ADAttributionLogic.method_options import Option
 
 

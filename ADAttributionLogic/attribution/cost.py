@@ -33,7 +33,7 @@ import numpy as np
 from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, mean_work
 from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Method
-from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.incremental.reach import Places
 from ADAttributionLogic.networks.network import Network
 
 #: One gradient of the image whose forward pass is there already, and one with its forward pass.

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Job
-from ADAttributionLogic.graph.incremental import Change, IncrementalForward
-from ADAttributionLogic.graph.incremental_steps import first_coupling_layer, fractions_of_a_pass, plan_within
-from ADAttributionLogic.graph.known_activations import cut_boxes, inside_boxes
 from ADAttributionLogic.graph.layer_graph import LayerGraph
-from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.incremental.forward import Change, IncrementalForward
+from ADAttributionLogic.incremental.known_activations import cut_boxes, inside_boxes
+from ADAttributionLogic.incremental.planning import first_coupling_layer, fractions_of_a_pass, plan_within
+from ADAttributionLogic.incremental.reach import Places
 from ADAttributionLogic.method_options import Option
 from ADAttributionLogic.monitor import Monitor
 

@@ -34,7 +34,7 @@ from ADAttributionLogic.attribution.occlusion_mask import BRAIN_MASK, mask_of
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.attribution.target import Decision
 from ADAttributionLogic.errors import Cancelled
-from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.incremental.reach import Places
 from ADAttributionLogic.method_options import Option
 
 #: Seconds between two writings of the checkpoint.

@@ -16,7 +16,7 @@ from ADAttributionLogic.attribution.cost import forward_passes
 from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING
 from ADAttributionLogic.checks.deletion import PARTS
 from ADAttributionLogic.checks.question import CheckedMap, Question
-from ADAttributionLogic.graph.incremental_steps import first_coupling_layer, fractions_of_a_pass, plan_within
+from ADAttributionLogic.incremental.planning import first_coupling_layer, fractions_of_a_pass, plan_within
 from ADAttributionLogic.networks.network import Network
 
 #: Forward passes for all checks of one map.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any
 
-from ADAttributionLogic.commands.batch import parse_method
 from ADAttributionLogic.commands.check_options import add_check_options, check_request
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
@@ -15,10 +15,12 @@ from ADAttributionLogic.commands.preparation_options import (
 from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
 from ADAttributionLogic.commands.report import add_identifiers
 from ADAttributionLogic.commands.start_options import add_start_options
+from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
     from ADAttributionLogic.atlas.atlas import Atlas
     from ADAttributionLogic.batch import BatchOptions
+    from ADAttributionLogic.explain import MethodRequest
 
 
 def add_question_options(command: Any, default_registration: str) -> None:
@@ -89,3 +91,30 @@ def asked_atlas(options: argparse.Namespace) -> Atlas | None:
     from ADAttributionLogic.atlas.library import load_atlas
 
     return None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
+
+
+def parse_method(text: str) -> MethodRequest:
+    """Read ``lrp:beta=0.5,epsilon=1e-6``.
+
+    Raises
+    ------
+    UsageError
+    """
+    from ADAttributionLogic.explain import MethodRequest
+
+    name, _, rest = text.partition(":")
+    given: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"Option {part!r} of {name} has no value; write {name}:{part}=VALUE.")
+        given[key.strip().replace("-", "_")] = _value(value.strip())
+    return MethodRequest(name.strip(), given)
+
+
+def _value(text: str) -> Any:
+    """A number or truth value as JSON writes it; anything else is text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

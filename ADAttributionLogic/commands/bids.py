@@ -12,6 +12,7 @@ from ADAttributionLogic import __version__
 from ADAttributionLogic.commands.batch import SOME_FAILED, going_on_later
 from ADAttributionLogic.commands.batch_options import add_question_options, asked_atlas, asked_options
 from ADAttributionLogic.commands.bids_group_options import add_group_options, run_group
+from ADAttributionLogic.commands.engine_options import add_engine_options, asked_engine, asked_shard, sources_of
 from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def add(commands: Any) -> None:
         help="working folder: nothing is written outside of it and OUT (default: one in OUT, gone when all is done)",
     )
     add_question_options(command, "affine")
+    add_engine_options(command, "--nprocs", "--n-cpus")
     add_group_options(command)
     command.set_defaults(run=_bids)
 
@@ -111,8 +113,10 @@ def _level(options: argparse.Namespace, raw: Path, chosen: Chosen, model: Model,
     out, work = Path(options.output_dir), Path(options.work_dir) if options.work_dir else None
     if work is not None and _is_inside(raw, work):
         raise UsageError(f"The working folder {work} lies in the dataset, which is only read. Choose another (-w).")
-    values = _values(options, raw, chosen.images) if options.adjusted else {}
-    return Level(raw, out, chosen.images, model, asked, asked_atlas(options), work, values)
+    shard = asked_shard(options)
+    images = chosen.images if shard is None or options.analysis_level == "group" else tuple(shard.of(chosen.images))
+    values = _values(options, raw, images) if options.adjusted else {}
+    return Level(raw, out, images, model, asked, asked_atlas(options), work, values)
 
 
 def _is_inside(raw: Path, work: Path) -> bool:
@@ -146,10 +150,16 @@ def _participants(options: argparse.Namespace, level: Level) -> int:
     from ADAttributionLogic.bids.participant import explain_participants
 
     print(f"{len(level.images)} images", file=sys.stderr)
+
+    def where(count: int) -> Mapping[str, Any]:
+        engine = asked_engine(options, count, level.model, level.options)
+        return {"engine": engine, "sources": sources_of(options, None if level.atlas is None else options.atlas)}
+
     with going_on_later():
         result = explain_participants(
             level,
             on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
+            where=where,
         )
     print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {level.out}")
     return SOME_FAILED if result.failed else 0

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ LICENCE = (
 
 
 @dataclass(eq=False)
-class _Scan:
+class CohortScan:
     """A simulated scan as training wants it, normalised and kept in memory."""
 
     scans: SimulatedScans
@@ -123,10 +123,10 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
     # Scans that an earlier run has kept cost nothing: no figure then.
     simulation = None if were_kept else round(time.perf_counter() - started)
     started = time.perf_counter()
-    splits = {s: [_Scan(scans, x) for x in subjects if x.split == s] for s in ("train", "validation", "test")}
+    splits = {s: [CohortScan(scans, x) for x in subjects if x.split == s] for s in ("train", "validation", "test")}
     network = build_network("boehle2019", anatomy.template.grid.shape)
     initialise(network, seed)
-    recipe = Recipe(**{**asdict(RECIPE), "seed": seed})
+    recipe = replace(RECIPE, seed=seed)
     fitted = fit(network, splits["train"], splits["validation"], recipe, device, _report)
     seconds = {"simulation": simulation, "training": round(time.perf_counter() - started)}
     network.to("cpu")
@@ -140,18 +140,20 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
     ranks = {name: rank for rank, (label, name) in enumerate(ranking, start=1) if label in affected}
     print("LRP, mean density over the true positives:", ", ".join(name for _, name in ranking[:10]))
     print("ranks of the affected regions:", ranks)
-    card = _card(anatomy, plan, recipe, fitted, tested, ranks, len(hits), device, seconds)
+    card = demonstration_card(anatomy, plan, recipe, fitted, tested, ranks, len(hits), device, seconds)
     return save_package(out, card, network)
 
 
-def rank_regions(network: nn.Module, patients: Sequence[_Scan], anatomy: Anatomy) -> list[tuple[int, str]]:
+def rank_regions(
+    network: nn.Module, patients: Sequence[CohortScan], anatomy: Anatomy, device: torch.device | None = None
+) -> list[tuple[int, str]]:
     """Regions (label, name) by mean LRP density (b-rule, β = 0) over some patients, highest first."""
     index = index_regions(anatomy.atlas)
     explained = explainable(network, (1, *anatomy.template.grid.shape), is_ours=True)
     densities = []
     for patient in patients:
         image = torch.from_numpy(patient.load().astype(np.float32))[None, None]
-        result = attribute(Evaluation(explained, image, torch.device("cpu")), "lrp", Target(PATIENT))
+        result = attribute(Evaluation(explained, image, device or torch.device("cpu")), "lrp", Target(PATIENT))
         heatmap = Volume(result.heatmap, anatomy.affine)
         densities.append(region_table(heatmap, index).columns["density"][:-1])
     mean = np.mean(densities, axis=0)
@@ -166,7 +168,7 @@ def _report(epoch: Epoch) -> None:
     )
 
 
-def _card(
+def demonstration_card(
     anatomy: Anatomy,
     plan: CohortPlan,
     recipe: Recipe,
@@ -177,6 +179,7 @@ def _card(
     device: torch.device,
     seconds: dict[str, int | None],
 ) -> dict[str, Any]:
+    """What the package says of itself."""
     return {
         "schema_version": 1,
         "name": NAME,

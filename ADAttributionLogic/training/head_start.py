@@ -18,19 +18,23 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ADAttributionLogic.training.augmentation import augment_batch
 from ADAttributionLogic.training.recipe import Recipe
-from ADAttributionLogic.training.scans import TrainingScan, batch, fast_arithmetic, move
+from ADAttributionLogic.training.scans import TrainingScan, arithmetic, batch, move
 
 #: Scans whose statistics initialise batch normalisation.
 _CALIBRATION_SCANS = 24
+#: Variations of each scan beside itself, where they are drawn.
+_VARIATIONS = 7
 #: Epochs over the features at most; one takes about a second.
 _EPOCHS = 100
 #: Of the first dense layer's initial weights.
@@ -112,10 +116,8 @@ def start_head(
     """
     head = _head(network)
     calibrate_batch_norm(network, training[:_CALIBRATION_SCANS], recipe, device)
-    flips = (False, True) if recipe.flip_probability > 0 else (False,)
-    shifts = sorted({-recipe.translation_voxels, 0, recipe.translation_voxels})
-    known = _features(network, training, list(itertools.product(flips, shifts)), device)
-    held = _features(network, validation, [(False, 0)], device)
+    known = _features(network, training, _variations(recipe), recipe, device)
+    held = _features(network, validation, [batch], recipe, device)
     mean, spread = known[0].mean(dim=0), known[0].std(dim=0)
     # A feature that hardly varies must not be blown up.
     standardised = StandardisedFeatures(network, mean, spread.clamp(min=0.05 * float(spread.mean())), recipe.sparsity)
@@ -148,25 +150,44 @@ def calibrate_batch_norm(
         layer.momentum = None  # cumulative average
     network.train()
     for start in range(0, len(scans), recipe.batch_size):
-        with fast_arithmetic(device):
+        with arithmetic(device, recipe):
             network(batch([scan.load() for scan in scans[start : start + recipe.batch_size]]).to(device))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()
 
 
+def _variations(recipe: Recipe) -> list[Callable[[Sequence[Any]], Tensor]]:
+    """Ways to make a batch of one scan: as the recipe varies scans, the same ways for all of them or drawn for each."""
+    if recipe.augmentation is not None:
+        varied, generator = recipe.augmentation, torch.Generator().manual_seed(recipe.seed)
+        return [batch, *[lambda scans: augment_batch(batch(scans), varied, generator)] * _VARIATIONS]
+    flips = (False, True) if recipe.flip_probability > 0 else (False,)
+    shifts = sorted({-recipe.translation_voxels, 0, recipe.translation_voxels})
+    return [partial(_moved, flip=flip, shift=shift) for flip, shift in itertools.product(flips, shifts)]
+
+
+def _moved(scans: Sequence[Any], flip: bool, shift: int) -> Tensor:
+    return batch([move(scan, flip, shift) for scan in scans])
+
+
 @torch.no_grad()
 def _features(
-    network: nn.Module, scans: Sequence[TrainingScan], moves: Sequence[tuple[bool, int]], device: torch.device
+    network: nn.Module,
+    scans: Sequence[TrainingScan],
+    variations: Sequence[Callable[[Sequence[Any]], Tensor]],
+    recipe: Recipe,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, F) of each scan, mirrored and shifted in each way, and the labels (N,)."""
+    """Features (N, F) of each scan in each variation, and the labels (N,)."""
     network.eval()
     features, labels = [], []
     for scan in scans:
         voxels = scan.load()
-        for flip, shift in moves:
-            with fast_arithmetic(device):
-                features.append(_head(network).features(batch([move(voxels, flip, shift)]).to(device)).float())
+        for varied in variations:
+            image = varied([voxels]).to(device)
+            with arithmetic(device, recipe):
+                features.append(_head(network).features(image).float())
             labels.append(scan.label)
     return torch.cat(features), torch.tensor(labels, device=device)
 

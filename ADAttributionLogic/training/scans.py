@@ -13,9 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ADAttributionLogic.training.augmentation import augment_batch
 from ADAttributionLogic.training.recipe import Recipe
 
 Scan = npt.NDArray[Any]
+
+#: Whether GPUs that can compute in bfloat16 do; 3D convolutions are slower in it under some versions of cuDNN.
+BFLOAT16_ON_CUDA = True
 
 
 class TrainingScan(Protocol):
@@ -29,8 +33,8 @@ class TrainingScan(Protocol):
     def label(self) -> int:
         """0 or 1."""
 
-    def load(self) -> Scan:
-        """The normalised scan (I, J, K)."""
+    def load(self) -> Scan | Tensor:
+        """The normalised scan (I, J, K), as an array, or as a tensor on the device that it is learned on."""
 
 
 def require_disjoint_subjects(**splits: Sequence[TrainingScan]) -> None:
@@ -59,15 +63,27 @@ def batches(scans: Sequence[TrainingScan], size: int, generator: np.random.Gener
         start = stop
 
 
-def augment(scan: Scan, recipe: Recipe, generator: np.random.Generator) -> Scan:
+def augmented(
+    scans: Sequence[TrainingScan], recipe: Recipe, generator: np.random.Generator, device: torch.device
+) -> Tensor:
+    """A batch (N, 1, I, J, K) on the device, varied at random as the recipe says."""
+    if recipe.augmentation is None:
+        return batch([augment(scan.load(), recipe, generator) for scan in scans]).to(device)
+    seeded = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    return augment_batch(batch([scan.load() for scan in scans]).to(device), recipe.augmentation, seeded)
+
+
+def augment(scan: Scan | Tensor, recipe: Recipe, generator: np.random.Generator) -> Scan:
     """Mirror and shift one scan at random."""
     flip = generator.random() < recipe.flip_probability
     shift = int(generator.integers(-recipe.translation_voxels, recipe.translation_voxels + 1))
     return move(scan, flip, shift)
 
 
-def move(scan: Scan, flip: bool, shift: int) -> Scan:
+def move(scan: Scan | Tensor, flip: bool, shift: int) -> Scan:
     """Mirror left and right, and shift along the coronal axis; what comes in from outside is background (0)."""
+    if isinstance(scan, Tensor):
+        scan = scan.cpu().numpy()
     if flip:
         scan = scan[::-1]
     if shift:
@@ -79,18 +95,25 @@ def move(scan: Scan, flip: bool, shift: int) -> Scan:
     return scan
 
 
-def batch(scans: Sequence[Scan]) -> Tensor:
-    """Scans as one tensor (N, 1, I, J, K), float32."""
+def batch(scans: Sequence[Scan | Tensor]) -> Tensor:
+    """Scans as one tensor (N, 1, I, J, K), float32; of tensors, on their device."""
+    if all(isinstance(scan, Tensor) for scan in scans):
+        return torch.stack([torch.as_tensor(scan) for scan in scans]).float()[:, None]
     return torch.from_numpy(np.stack(scans).astype(np.float32))[:, None]
 
 
 def fast_arithmetic(device: torch.device) -> Any:
     """bfloat16 where the processor multiplies it natively (twice as fast there, slower elsewhere)."""
     if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
+        return torch.autocast("cuda", torch.bfloat16, enabled=BFLOAT16_ON_CUDA and torch.cuda.is_bf16_supported())
     if device.type == "cpu" and _cpu_multiplies_bfloat16():
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()
+
+
+def arithmetic(device: torch.device, recipe: Recipe) -> Any:
+    """The arithmetic that a recipe asks for."""
+    return fast_arithmetic(device) if recipe.mixed_precision else nullcontext()
 
 
 def _cpu_multiplies_bfloat16() -> bool:

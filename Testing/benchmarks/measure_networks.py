@@ -25,7 +25,7 @@ from ADAttributionLogic.attribution.covering import cover_boxes, mean_work
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.graph.incremental import IncrementalForward
+from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
 
 SIZE, WINDOWS, ROUNDS = 8, 12, 3

@@ -29,7 +29,7 @@ from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.graph.incremental import IncrementalForward
+from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.networks.network import explainable
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
-from ADAttributionLogic.graph.incremental import IncrementalForward
+from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from small_networks import image, make_lively
 from torch import nn
 
 from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, cover_boxes, mean_work
-from ADAttributionLogic.graph.incremental import IncrementalForward
 from ADAttributionLogic.graph.recording import record
+from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
 
 

@@ -14,14 +14,14 @@ from small_networks import EveryOperation, PublishedStyle, always_in_boxes, imag
 from torch import Tensor, nn
 
 from ADAttributionLogic.attribution.covering import cover_boxes
-from ADAttributionLogic.graph.boxes import convolve_alone, paste
 from ADAttributionLogic.graph.convolution import Convolution
-from ADAttributionLogic.graph.incremental import IncrementalForward
-from ADAttributionLogic.graph.incremental_steps import fractions_of_a_pass, plan_within
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import MaxPool
-from ADAttributionLogic.graph.reach import Reach, reach_of
 from ADAttributionLogic.graph.recording import record
+from ADAttributionLogic.incremental.boxes import convolve_alone, paste
+from ADAttributionLogic.incremental.forward import IncrementalForward
+from ADAttributionLogic.incremental.planning import fractions_of_a_pass, plan_within
+from ADAttributionLogic.incremental.reach import Reach, reach_of
 from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.networks.network import explainable
 

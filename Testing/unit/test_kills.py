@@ -30,7 +30,7 @@ from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.batch import BatchOptions, BatchResult, explain_batch, find_scans
 from ADAttributionLogic.explain import MethodRequest, explain
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.graph import incremental
+from ADAttributionLogic.incremental import forward
 from ADAttributionLogic.networks.loading import model_from_module
 from ADAttributionLogic.networks.network import explainable
 from ADAttributionLogic.networks.packages import Model
@@ -208,7 +208,7 @@ def _shift(*millimetres: float) -> np.ndarray:
 def test_a_checkpoint_of_voxel_occlusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed and resumed until it is complete: the same map, bit by bit."""
     monkeypatch.setattr(voxel_occlusion, "CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setitem(incremental.MAX_BATCH, "cpu", 8)
+    monkeypatch.setitem(forward.MAX_BATCH, "cpu", 8)
     torch.manual_seed(0)
     network, scan = make_lively(PublishedStyle(2)), image(1, 2, (SIZE, SIZE))
     scan[:, :, :4] = 0

@@ -18,7 +18,7 @@ from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.attribution.voxel_occlusion import Refinement, fill_gaps
 from ADAttributionLogic.errors import Cancelled, GridMismatchError, OutputError, UnknownNameError, UsageError
-from ADAttributionLogic.graph import incremental
+from ADAttributionLogic.incremental import forward
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import LogitsOf, Network, explainable
 
@@ -263,7 +263,7 @@ def stopping_after(batches: int) -> Monitor:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(incremental.MAX_BATCH, "cpu", 20)
+    monkeypatch.setitem(forward.MAX_BATCH, "cpu", 20)
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -24,8 +24,8 @@ from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.graph.incremental import Change, IncrementalForward
-from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.incremental.forward import Change, IncrementalForward
+from ADAttributionLogic.incremental.reach import Places
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model

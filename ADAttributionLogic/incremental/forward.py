@@ -17,20 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.graph.boxes import (
-    Boxes,
-    adding_work,
-    average_scales,
-    can_add,
-    convolve_alone,
-    paste,
-    slices_of,
-    spread,
-    without_padding,
-)
 from ADAttributionLogic.graph.convolution import Convolution
-from ADAttributionLogic.graph.incremental_steps import Plan, Range, Step, fractions_of_a_pass, plan_within
-from ADAttributionLogic.graph.known_activations import KnownActivations
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import (
     AveragePool,
@@ -43,9 +30,22 @@ from ADAttributionLogic.graph.operations import (
     WeightedOperation,
     ZeroPad,
 )
-from ADAttributionLogic.graph.reach import Places
 from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import Recording
+from ADAttributionLogic.incremental.boxes import (
+    Boxes,
+    adding_work,
+    average_scales,
+    can_add,
+    convolve_alone,
+    paste,
+    slices_of,
+    spread,
+    without_padding,
+)
+from ADAttributionLogic.incremental.known_activations import KnownActivations
+from ADAttributionLogic.incremental.planning import Plan, Range, Step, fractions_of_a_pass, plan_within
+from ADAttributionLogic.incremental.reach import Places
 
 #: (numbers of the windows, the known boxes (B, C, …), where they start (B, axes)) → the boxes with the windows covered.
 Change = Callable[[npt.NDArray[np.int64], Tensor, Places], Tensor]

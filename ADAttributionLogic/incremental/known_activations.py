@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.graph.reach import Places
 from ADAttributionLogic.graph.recording import Recording
+from ADAttributionLogic.incremental.reach import Places
 
 #: From this many elements per box on, copying box by box is faster on a CPU than gathering element by element.
 _COPY_FROM = 1500

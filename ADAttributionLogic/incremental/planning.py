@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.graph.arithmetic import Product
-from ADAttributionLogic.graph.boxes import adding_work, can_add
 from ADAttributionLogic.graph.chains import Block, split_into_blocks
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph
 from ADAttributionLogic.graph.operations import Add, AveragePool, Concatenate, Dense, MaxPool, Operation, Reshape
-from ADAttributionLogic.graph.reach import Places, Reach, point, reach_of
+from ADAttributionLogic.incremental.boxes import adding_work, can_add
+from ADAttributionLogic.incremental.reach import Places, Reach, point, reach_of
 
 Range = tuple[Places, Places]
 

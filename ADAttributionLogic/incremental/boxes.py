@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.operations import AveragePool, MaxPool, Operation, ZeroPad
-from ADAttributionLogic.graph.reach import Places
+from ADAttributionLogic.incremental.reach import Places
 
 #: Elements of a box from which on boxes are compared one by one.
 _COMPARE_EACH_FROM = 4000
