@@ -7,7 +7,6 @@ made.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from ADAttributionLogic.bids.publishing import Published, read_published
 from ADAttributionLogic.bids.restoring import restore
 from ADAttributionLogic.bids.selection import Selection
 from ADAttributionLogic.bids.sidecars import document, source_uri
+from ADAttributionLogic.bids.temporary_files import temporary_files_in
 from ADAttributionLogic.cohort.table import Cohort
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, CohortError, OutputError
 from ADAttributionLogic.monitor import Monitor
@@ -113,16 +113,23 @@ def run_group_level(
     result.images = len(there)
     result.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _working_folder(level) as work:
-        rows = _summary(level, there, work / "results", result)
+        rows = _summary(level, there, work / "derivatives", result)
         _write_scores(there, result)
         cohort = _cohort(level, selection, options, there, result)
         if cohort is not None:
             with monitor.stage(0.1, 0.4) as part:
                 _reference(level, cohort, there, options, work, result, part)
             with monitor.stage(0.4, 0.95) as part:
-                _study(level, cohort, options, work / "results", result, part)
+                _study(level, cohort, options, work / "derivatives", result, part)
+        result.notes = _shortened(result.notes)
         _write_page(level, rows, result)
     return result
+
+
+def _shortened(notes: list[str]) -> list[str]:
+    """Once, and not by name for each of a thousand persons."""
+    kept = [note for note in dict.fromkeys(notes) if "; only the first scan" not in note]
+    return kept if len(kept) == len(set(notes)) else [*kept, "Of each person only the first scan counts in both."]
 
 
 def _derivatives(level: Level, result: GroupResult) -> dict[BidsImage, Published]:
@@ -280,15 +287,10 @@ def _working_folder(level: Level) -> Iterator[Path]:
         owned = OwnedFolder(parent, ".group-writing-")
     except OSError as cause:
         raise OutputError(f"{parent} cannot be written: {cause.strerror or cause}.") from cause
-    known = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(owned.path)
     try:
-        yield owned.path
+        with temporary_files_in(owned.path / "tmp"):
+            yield owned.path
     finally:
-        if known is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = known
         owned.close()
         with contextlib.suppress(OSError):
             parent.rmdir()

@@ -69,7 +69,8 @@ def is_standard(space: str) -> bool:
 
 def label_of(text: str) -> str:
     """A label of letters and numbers: ``gradient-x-input`` becomes ``gradientXInput``."""
-    first, *rest = re.findall(r"[A-Za-z0-9]+", text) or [""]
+    parts: list[str] = re.findall(r"[A-Za-z0-9]+", text) or [""]
+    first, *rest = parts
     return first + "".join(part[:1].upper() + part[1:] for part in rest)
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from ADAttributionLogic.bids.naming import folder_of
 from ADAttributionLogic.bids.placing_files import finish_placing
 from ADAttributionLogic.bids.publishing import publish, read_published
 from ADAttributionLogic.bids.sidecars import document, source_uri
+from ADAttributionLogic.bids.temporary_files import temporary_files_in
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
@@ -148,18 +147,20 @@ def explain_participants(
         finish_placing(folder)
     result = LevelResult()
     todo: dict[str, Planned] = {}
-    for planned in plan_participants(level):
+    question = level.question
+    for image in level.images:
+        planned = _planned(image, level, question)
         if planned.is_done:
             result.kept += 1
-            tell({"name": planned.image.stem, "status": "done before", "message": ""})
+            tell({"name": image.stem, "status": "done before", "message": ""})
         else:
-            todo[planned.image.stem] = planned
+            todo[image.stem] = planned
     if not todo:
         return result
     run = _run_folder(level, todo)
     take = _Taking(level, todo, run, result, tell)
     scans = [BatchScan(name, p.image.path, level.values.get(p.image.relative, {})) for name, p in todo.items()]
-    with _temporary_files_in(run / "tmp"):
+    with temporary_files_in(run / "tmp"):
         cache = run / _CACHE if level.work is None else level.work / _CACHE
         explain_batch(
             scans,
@@ -280,19 +281,3 @@ def _run_folder(level: Level, todo: Mapping[str, Planned]) -> Path:
     except OSError as cause:
         raise OutputError(f"{folder} cannot be written: {cause.strerror or cause}.") from cause
     return folder
-
-
-@contextlib.contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """What libraries and other programs keep for a moment lies in the working folder as well."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    known, environment = tempfile.tempdir, os.environ.get("TMPDIR")
-    tempfile.tempdir, os.environ["TMPDIR"] = str(folder.absolute()), str(folder.absolute())
-    try:
-        yield
-    finally:
-        tempfile.tempdir = known
-        if environment is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = environment

@@ -38,8 +38,8 @@ from ADAttributionLogic.bids.sidecars import (
     source_uri,
     table_sidecar,
 )
+from ADAttributionLogic.networks.packages import file_sha256
 from ADAttributionLogic.private_results import hide_in_record
-from ADAttributionLogic.provenance import file_sha256
 from ADAttributionLogic.report.preprocessing_files import RECORD
 from ADAttributionLogic.report.result_places import PREPROCESSING_FOLDER, PROVENANCE_FILE
 

@@ -12,7 +12,7 @@ from typing import Any
 from ADAttributionLogic.bids.publishing import Published
 from ADAttributionLogic.bids.sidecars import document
 from ADAttributionLogic.errors import CohortError
-from ADAttributionLogic.provenance import file_sha256
+from ADAttributionLogic.networks.packages import file_sha256
 from ADAttributionLogic.relevance.columns import ALL_COLUMNS
 from ADAttributionLogic.report.placing import damaged
 from ADAttributionLogic.report.result_places import KIND, PREPROCESSING_FOLDER, PROVENANCE_FILE
