@@ -19,11 +19,21 @@ if TYPE_CHECKING:
 _WORTH_PROCESSES = 3
 
 
-def add_engine_options(command: Any) -> None:
-    """Add ``--workers``, ``--threads``, ``--mem-gb``, ``--scheduler``, ``--cluster``, ``--jobs`` and ``--shard``."""
+def add_engine_options(command: Any, *also: str) -> None:
+    """Add ``--workers``, ``--threads``, ``--mem-gb``, ``--scheduler``, ``--cluster``, ``--jobs`` and ``--shard``.
+
+    Parameters
+    ----------
+    command
+        Parser of the command.
+    *also : str
+        Other names of ``--workers``.
+    """
     group = command.add_argument_group("where scans are computed")
     group.add_argument(
         "--workers",
+        *also,
+        dest="workers",
         type=int,
         metavar="N",
         help="processes on this machine, 1 for none beside this one (default: as many as cores and free memory allow)",
