@@ -33,6 +33,19 @@ class Balance:
         """Note the relevance of a block's output and those of its inputs."""
         self.changes[layer] = sum(_total(part) for part in leaving) - _total(entering)
 
+    def absorbed(self) -> tuple[str, ...]:
+        """How much relevance stayed in each kind of layer (or, with a minus, was added by it), largest first."""
+        by_kind: dict[str, float] = {}
+        for layer, change in self.changes.items():
+            kind = type(self.graph.layers[layer].operation).__name__
+            by_kind[kind] = by_kind.get(kind, 0.0) - change
+        size = max(abs(self.start), 1e-12)
+        told = sorted((k for k in by_kind if abs(by_kind[k]) > 1e-3 * size), key=lambda k: -abs(by_kind[k]))
+        if not told:
+            return ()
+        amounts = ", ".join(f"{kind} {by_kind[kind]:+.3g}" for kind in told)
+        return (f"Of {self.start:.3g} that was handed out, layers kept (biases, position codes, softmax): {amounts}.",)
+
     def warnings(self, biases_absorb: bool) -> tuple[str, ...]:
         """What a user must know: relevance that appeared or disappeared beyond what the rules promise."""
         size = max(abs(self.start), 1e-12)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ADAttributionLogic.attribution.target import Decision, Target, decide
 from ADAttributionLogic.errors import GridMismatchError
 from ADAttributionLogic.graph.arithmetic import Product
+from ADAttributionLogic.graph.attention import MatrixProduct
 from ADAttributionLogic.graph.layer_graph import LayerGraph, fold_batch_norm
 from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import Activation, Softmax, WeightedOperation
@@ -147,7 +148,7 @@ class GradientRule(BackwardRule):
         gradient = relevance * operation.derivative(output)
         return gradient.clamp_(min=0) if self.guided and operation.is_rectifier else gradient
 
-    def through_softmax(self, operation: Softmax, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
         return operation.gradient(relevance, (output,), output)[0]
 
     def through_weighted(
@@ -156,7 +157,7 @@ class GradientRule(BackwardRule):
         return operation.transpose(relevance, operation.weight, tuple(x.shape for x in inputs))
 
     def through_product(
-        self, layer: int, operation: Product, inputs: tuple[Tensor, ...], relevance: Tensor
+        self, layer: int, operation: Product | MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         return operation.gradient(relevance, inputs, relevance)
 

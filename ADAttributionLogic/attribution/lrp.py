@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ADAttributionLogic.attribution.conservation import Balance
 from ADAttributionLogic.attribution.lrp_bounds import bounds_at, keeps_bounds
+from ADAttributionLogic.attribution.lrp_products import ATTENTION_PRESETS, InnerRules, shares_of_products
 from ADAttributionLogic.attribution.lrp_rules import (
     AlphaBetaRule,
     ContributingRule,
@@ -24,8 +24,8 @@ from ADAttributionLogic.attribution.lrp_rules import (
     ZBoxRule,
 )
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
-from ADAttributionLogic.graph.activations import Sigmoid
-from ADAttributionLogic.graph.arithmetic import Product, Quotient
+from ADAttributionLogic.graph.arithmetic import Product
+from ADAttributionLogic.graph.attention import MatrixProduct
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
@@ -34,13 +34,10 @@ from ADAttributionLogic.graph.operations import (
     Activation,
     Dense,
     Input,
-    Permute,
-    Reshape,
     Softmax,
     WeightedOperation,
     sum_to,
 )
-from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
 from ADAttributionLogic.graph.upsampling import TransposedConvolution
 from ADAttributionLogic.method_options import Option
@@ -104,7 +101,7 @@ def _with_bounds(rule: Rule, graph: LayerGraph, source: int, image: Tensor) -> R
     return replace(rule, low=low, high=high)
 
 
-PRESETS = ("b-rule", "e-rule", "epsilon-plus-flat", "epsilon-gamma-box")
+PRESETS = ("b-rule", "e-rule", "epsilon-plus-flat", "epsilon-gamma-box", *ATTENTION_PRESETS)
 
 
 def composite(options: Mapping[str, Any], image: Tensor) -> Composite:
@@ -112,7 +109,8 @@ def composite(options: Mapping[str, Any], image: Tensor) -> Composite:
 
     ``b-rule`` and ``e-rule`` apply one rule everywhere, without biases (Böhle et al. 2019). ``epsilon-plus-flat`` and
     ``epsilon-gamma-box`` use ε in dense layers, z⁺ or γ in convolutions, and flat or z-box in the first layer, with
-    biases (Montavon et al. 2019, Lapuschkin et al. 2019).
+    biases (Montavon et al. 2019, Lapuschkin et al. 2019). ``attn-lrp`` and ``cp-lrp`` use ε everywhere, with biases;
+    how they pass products, softmax and normalisation is said in :mod:`~.lrp_products`.
     """
     preset = options["rule"]
     epsilon = float(options["epsilon"])
@@ -129,6 +127,11 @@ def composite(options: Mapping[str, Any], image: Tensor) -> Composite:
         exponent = options["exponent"]
         convolution = EpsilonRule(epsilon, exponent, biased)
         first = dense = convolution
+    elif preset in ATTENTION_PRESETS:
+        convolution = EpsilonRule(epsilon, absorb_bias=biased)
+        first, sums = convolution, EpsilonRule(epsilon, absorb_bias=biased)
+        if options["dense"] == "gamma":
+            first = dense = convolution = GammaRule(float(options["gamma"]), epsilon, biased)
     elif preset == "epsilon-plus-flat":
         convolution, first = AlphaBetaRule(0.0, epsilon, biased), FlatRule(epsilon)
     else:
@@ -141,6 +144,8 @@ def composite(options: Mapping[str, Any], image: Tensor) -> Composite:
         "z-box": ZBoxRule(low, high, epsilon) if options["first_rule"] == "z-box" else first,
     }[options["first_rule"]]
     scaling: Rule = InheritRule() if options["batch_norm"] == "pass" else ContributingRule()
+    if preset in ATTENTION_PRESETS and options["batch_norm"] != "pass":
+        scaling = EpsilonRule(epsilon, absorb_bias=biased)  # what position codes add keeps its share
     return Composite(chosen_first, convolution, dense, sums, scaling)
 
 
@@ -153,17 +158,22 @@ class RelevanceRule(BackwardRule):
         Of every weighted layer.
     shares : mapping of int to (float, float)
         Of every product of two layers, how much of its relevance each gets.
+    inner : InnerRules, optional
+        How softmax inside the network, matrix products and normalisation are passed.
     """
 
-    def __init__(self, rules: Mapping[int, Rule], shares: Mapping[int, tuple[float, float]]) -> None:
+    def __init__(
+        self, rules: Mapping[int, Rule], shares: Mapping[int, tuple[float, float]], inner: InnerRules | None = None
+    ) -> None:
         self.rules = rules
         self.shares = shares
+        self.inner = inner or InnerRules()
 
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
         return relevance
 
-    def through_softmax(self, operation: Softmax, relevance: Tensor, output: Tensor) -> Tensor:
-        return relevance
+    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+        return self.inner.through_softmax(operation, x, relevance, output)
 
     def through_weighted(
         self, layer: int, operation: WeightedOperation, inputs: tuple[Tensor, ...], relevance: Tensor
@@ -171,51 +181,22 @@ class RelevanceRule(BackwardRule):
         return self.rules[layer].redistribute(operation, inputs, relevance)
 
     def through_product(
-        self, layer: int, operation: Product, inputs: tuple[Tensor, ...], relevance: Tensor
+        self, layer: int, operation: Product | MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
+        if isinstance(operation, MatrixProduct):
+            return self.inner.through_matrix_product(operation, inputs, relevance, self.shares[layer])
         shares = zip(self.shares[layer], inputs, strict=True)
         return tuple(sum_to(relevance * share, x.shape) for share, x in shares)
 
     def through_normalisation(
         self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
-        return (relevance,)
-
-
-def shares_of_products(graph: LayerGraph, how: str) -> dict[int, tuple[float, float]]:
-    """How each product of two layers divides its relevance.
-
-    Parameters
-    ----------
-    graph : LayerGraph
-    how : {"signal", "half"}
-        ``signal``: a gate (a sigmoid, softmax or the smaller of the two, which is broadcast) is held constant and the
-        other one gets all (Arras et al. 2017, arXiv:1706.07206); where neither is a gate, or both, as ``half``: both
-        get half (Achtibat et al. 2024, arXiv:2402.05602).
-    """
-    shares: dict[int, tuple[float, float]] = {}
-    for index, layer in enumerate(graph.layers):
-        if isinstance(layer.operation, Product):
-            if isinstance(layer.operation, Quotient):  # the divisor, a deviation, is held constant
-                shares[index] = (1.0, 0.0)
-                continue
-            first, second = (_is_gate(graph, source, layer.shape) for source in layer.inputs)
-            shares[index] = (0.5, 0.5) if how == "half" or first == second else (float(second), float(first))
-    return shares
-
-
-def _is_gate(graph: LayerGraph, index: int, shape: tuple[int, ...]) -> bool:
-    if math.prod(graph.layers[index].shape) < math.prod(shape):
-        return True
-    while isinstance(graph.layers[index].operation, (Reshape, Take, Permute)):
-        index = graph.layers[index].inputs[0]
-    operation = graph.layers[index].operation
-    return isinstance(operation, (Sigmoid, Softmax)) or operation.describe() == "Hardsigmoid"
+        return (self.inner.through_normalisation(operation, inputs[0], relevance),)
 
 
 def _biases_absorb(options: Mapping[str, Any]) -> bool:
     if options["bias"] == "preset":
-        return str(options["rule"]).startswith("epsilon-")
+        return str(options["rule"]).startswith("epsilon-") or options["rule"] in ATTENTION_PRESETS
     return bool(options["bias"] == "absorbed")
 
 
@@ -230,7 +211,12 @@ def _lrp(job: Job) -> MapResult:
     recording = _recording(job)
     graph, image = recording.graph, job.evaluation.image
     rules = composite(job.options, image).assign(graph, image)
-    shares = shares_of_products(graph, job.options["product"])
+    preset = str(job.options["rule"])
+    how = job.options["product"]
+    if how == "preset":
+        how = "half" if preset == "attn-lrp" else "signal"
+    shares = shares_of_products(graph, how)
+    inner = InnerRules.of_preset(preset, float(job.options["epsilon"]), _biases_absorb(job.options))
     start = torch.zeros_like(recording.logits)
     neuron = 0 if job.decision.head != "softmax" else job.decision.class_index
     start[0, neuron] = job.decision.start_relevance
@@ -240,7 +226,7 @@ def _lrp(job: Job) -> MapResult:
     def observe(layer: str, relevance: Tensor) -> None:
         sums[layer] = float(relevance.sum(dtype=torch.float64))
 
-    rule = RelevanceRule(rules, shares)
+    rule = RelevanceRule(rules, shares, inner)
     relevance = walk_back(recording, start, rule, observe=observe, check=job.monitor.check, balance=balance.add)
     notes: tuple[str, ...] = ()
     if job.options["rule"] == "b-rule" and job.options["beta"] == 0 and job.decision.start_relevance < 0:
@@ -252,10 +238,9 @@ def _lrp(job: Job) -> MapResult:
             f"{len(shares)} products of two layers: in {held}, the gate is held constant and the other layer gets the "
             f"relevance; in {len(shares) - held}, both get half.",
         )
-    if any(isinstance(layer.operation, Softmax) for layer in graph.layers):
-        notes += ("Relevance passes the softmax inside the network unchanged; what it weighs down is not attributed.",)
-    if any(isinstance(layer.operation, Normalisation) for layer in graph.layers):
-        notes += ("Relevance passes group, instance and layer normalisation unchanged.",)
+    notes += inner.notes(graph)
+    if preset in ATTENTION_PRESETS:
+        notes += balance.absorbed()
     notes += balance.warnings(_biases_absorb(job.options))
     return MapResult(relevance[0], job.decision.start_relevance, notes, sums)
 
@@ -271,7 +256,8 @@ register(
             Option(
                 "rule",
                 "b-rule",
-                "b-rule (αβ everywhere), e-rule (ε everywhere), epsilon-plus-flat or epsilon-gamma-box",
+                "b-rule (αβ everywhere), e-rule (ε everywhere), epsilon-plus-flat, epsilon-gamma-box; for transformers "
+                "attn-lrp or cp-lrp (queries and keys held constant)",
                 str,
                 PRESETS,
             ),
@@ -288,7 +274,7 @@ register(
             Option(
                 "gamma",
                 0.25,
-                "epsilon-gamma-box: extra weight of favourable contributions",
+                "epsilon-gamma-box, dense=gamma: extra weight of favourable contributions",
                 float,
                 minimum=0,
                 maximum=1e3,
@@ -318,10 +304,18 @@ register(
             ),
             Option(
                 "product",
-                "signal",
-                "products of two layers: signal (a gate is held constant, the rest gets all) or half (each gets half)",
+                "preset",
+                "products of two layers: signal (a gate is held constant, the rest gets all), half (each gets half) or "
+                "the preset's (attn-lrp: half; all others: signal)",
                 str,
-                ("signal", "half"),
+                ("preset", "signal", "half"),
+            ),
+            Option(
+                "dense",
+                "preset",
+                "attn-lrp, cp-lrp: rule of dense layers and convolutions, ε (the preset's) or γ",
+                str,
+                ("preset", "gamma"),
             ),
         ),
         is_conserving=True,

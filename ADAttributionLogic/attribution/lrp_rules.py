@@ -75,7 +75,7 @@ class EpsilonRule(Rule):
         z = operation.map(inputs, weight)
         if self.absorb_bias:
             z = _add_bias(z, operation.shaped_bias(z))
-        shares = operation.transpose(_divide(relevance, z, self.epsilon), weight, _shapes(inputs))
+        shares = operation.transpose(stabilised_quotient(relevance, z, self.epsilon), weight, _shapes(inputs))
         return tuple(x * share for x, share in zip(inputs, shares, strict=True))
 
 
@@ -109,15 +109,15 @@ class AlphaBetaRule(Rule):
         helping: _Terms = [(x_positive, positive), (x_negative, negative)]
         z_plus = self._bias_part(_sum_terms(operation, helping), operation, positive=True)
         if self.beta == 0:
-            return _hand_out(operation, helping, _divide(relevance, z_plus, self.epsilon), inputs)
+            return _hand_out(operation, helping, stabilised_quotient(relevance, z_plus, self.epsilon), inputs)
         hindering: _Terms = [(x_positive, negative), (x_negative, positive)]
         z_minus = self._bias_part(_sum_terms(operation, hindering), operation, positive=False)
         # A rare neuron's z is scaled by the coefficient, which then cancels; before ε is added, so that it does fully.
         rare = (z_plus == 0) | (z_minus == 0)
         alpha_z = torch.where(rare, z_plus * (1 + self.beta), z_plus)
         beta_z = torch.where(rare, z_minus * -self.beta, z_minus)
-        gain = _divide(relevance * (1 + self.beta), alpha_z, self.epsilon)
-        loss = _divide(relevance * -self.beta, beta_z, self.epsilon)
+        gain = stabilised_quotient(relevance * (1 + self.beta), alpha_z, self.epsilon)
+        loss = stabilised_quotient(relevance * -self.beta, beta_z, self.epsilon)
         first = _hand_out(operation, helping, gain, inputs)
         second = _hand_out(operation, hindering, loss, inputs)
         return tuple(a + b for a, b in zip(first, second, strict=True))
@@ -168,7 +168,7 @@ class GammaRule(Rule):
             bias = operation.shaped_bias(z) if self.absorb_bias else None
             if bias is not None:
                 z = z + bias + self.gamma * (bias.clamp(min=0) if sign > 0 else bias.clamp(max=0))
-            parts = _hand_out(operation, terms, _divide(relevance * chosen, z, self.epsilon), inputs)
+            parts = _hand_out(operation, terms, stabilised_quotient(relevance * chosen, z, self.epsilon), inputs)
             total = list(parts) if total is None else [a + b for a, b in zip(total, parts, strict=True)]
         return tuple(torch.zeros_like(x) for x in inputs) if total is None else tuple(total)
 
@@ -200,7 +200,7 @@ class ZBoxRule(Rule):
         low = tuple(_filled(x, self.low) for x in inputs)
         high = tuple(_filled(x, self.high) for x in inputs)
         z = operation.map(inputs, weight) - operation.map(low, positive) - operation.map(high, negative)
-        share = _divide(relevance, z, self.epsilon)
+        share = stabilised_quotient(relevance, z, self.epsilon)
         shapes = _shapes(inputs)
         parts = zip(
             inputs,
@@ -259,7 +259,7 @@ def _shapes(inputs: Tensors) -> tuple[torch.Size, ...]:
     return tuple(x.shape for x in inputs)
 
 
-def _divide(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
+def stabilised_quotient(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """``R / (z + ε·sign z)``, and 0 where z is 0."""
     stabilised = z + torch.sign(z) * epsilon
     return torch.where(z == 0, torch.zeros_like(relevance), relevance / stabilised.masked_fill_(z == 0, 1.0))
@@ -301,4 +301,4 @@ def _by_weight(
 ) -> Tensors:
     ones = tuple(torch.ones_like(x) for x in inputs)
     z = operation.map(ones, weight)
-    return operation.transpose(_divide(relevance, z, epsilon), weight, _shapes(inputs))
+    return operation.transpose(stabilised_quotient(relevance, z, epsilon), weight, _shapes(inputs))

@@ -16,8 +16,9 @@ from ADAttributionLogic.graph.operations import Operation
 class Normalisation(Operation):
     """Subtraction of a mean and division by a deviation that the activations themselves have.
 
-    LRP passes relevance through unchanged (the identity rule for layer normalisation of Achtibat et al. 2024,
-    arXiv:2402.05602): by the centred values, which lie around 0, it would be enlarged without bound.
+    Most presets of LRP pass relevance through unchanged: by the centred values, which lie around 0, it could be
+    enlarged without bound. AttnLRP (Achtibat et al. 2024, arXiv:2402.05602) holds the deviation constant, so that what
+    is left is linear: :meth:`scale_as`.
 
     Attributes
     ----------
@@ -34,6 +35,10 @@ class Normalisation(Operation):
     @abstractmethod
     def normalise(self, x: Tensor) -> Tensor:
         """Compute the output."""
+
+    @abstractmethod
+    def scale_as(self, x: Tensor, values: Tensor) -> Tensor:
+        """Centre `values`, divide them by the deviation of `x` and multiply by the weight: linear in `values`."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
@@ -64,6 +69,14 @@ class GroupNorm(Normalisation):
             return replace(self, is_by_map=False).normalise(x.flatten(0, 1)).view_as(x)
         return F.group_norm(x, self.groups, self.weight, self.bias, self.epsilon)
 
+    def scale_as(self, x: Tensor, values: Tensor) -> Tensor:
+        if self.is_by_map:
+            one = replace(self, is_by_map=False)
+            return one.scale_as(x.flatten(0, 1), values.flatten(0, 1)).view_as(x)
+        shape = (len(x), self.groups, -1)
+        scaled = _scale_as(x.reshape(shape), values.reshape(shape), (2,), self.epsilon).reshape(x.shape)
+        return scaled if self.weight is None else scaled * self.weight.reshape(-1, *(1,) * (x.ndim - 2))
+
 
 @dataclass(frozen=True, eq=False)
 class LayerNorm(Normalisation):
@@ -73,6 +86,16 @@ class LayerNorm(Normalisation):
 
     def normalise(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.epsilon)
+
+    def scale_as(self, x: Tensor, values: Tensor) -> Tensor:
+        axes = tuple(range(-len(self.shape), 0))
+        scaled = _scale_as(x, values, axes, self.epsilon)
+        return scaled if self.weight is None else scaled * self.weight
+
+
+def _scale_as(x: Tensor, values: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
+    factor = torch.rsqrt(x.var(axes, correction=0, keepdim=True) + epsilon)
+    return (values - values.mean(axes, keepdim=True)) * factor
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ class BackwardRule(Protocol):
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
         """From the output of an element-wise function to its input; given are the values that its derivative takes."""
 
-    def through_softmax(self, operation: Softmax, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
         """From the output of a softmax inside the network to its input."""
 
     def through_weighted(
@@ -221,7 +221,7 @@ def _through_layer(
     if isinstance(operation, Activation):
         return (rule.through_activation(operation, relevance, inputs[0] if operation.needs_input else output),)
     if isinstance(operation, Softmax):
-        return (rule.through_softmax(operation, relevance, output),)
+        return (rule.through_softmax(operation, inputs[0], relevance, output),)
     if isinstance(operation, WeightedOperation):
         return rule.through_weighted(index, operation, inputs, relevance)
     if isinstance(operation, Normalisation):

@@ -1,0 +1,147 @@
+"""LRP through products of layers, softmax inside a network and normalisation by the image's own statistics.
+
+``attn-lrp`` is AttnLRP (Achtibat et al. 2024, arXiv:2402.05602, section 3): a product gives each factor half; softmax
+has its gradient × value; a normalisation's deviation is held constant, and what is left is a weighted sum; functions of
+one element pass relevance unchanged (f(x)/x). ``cp-lrp`` (Ali et al. 2022, arXiv:2202.07304) holds constant what
+softmax gives, and with it queries and keys. All other presets pass softmax and normalisation unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ADAttributionLogic.attribution.lrp_rules import stabilised_quotient
+from ADAttributionLogic.graph.activations import Sigmoid
+from ADAttributionLogic.graph.arithmetic import Product, Quotient
+from ADAttributionLogic.graph.attention import MatrixProduct
+from ADAttributionLogic.graph.layer_graph import LayerGraph
+from ADAttributionLogic.graph.normalisations import Normalisation
+from ADAttributionLogic.graph.operations import Activation, Permute, Reshape, Softmax, linear_transpose
+from ADAttributionLogic.graph.rearranging import Take
+
+ATTENTION_PRESETS = ("attn-lrp", "cp-lrp")
+
+
+@dataclass(frozen=True)
+class InnerRules:
+    """How relevance passes what is neither a weighted sum nor a function of one element.
+
+    Attributes
+    ----------
+    softmax : {"pass", "gradient", "hold"}
+        Unchanged; gradient × value; or not at all, because its result is held constant.
+    holds_deviation : bool
+        Whether a normalisation is the weighted sum that it is with its deviation held constant; else unchanged.
+    epsilon : float
+        Stabiliser added to denominators.
+    absorb_bias : bool
+        Whether a normalisation's bias keeps its share.
+    """
+
+    softmax: str = "pass"
+    holds_deviation: bool = False
+    epsilon: float = 1e-6
+    absorb_bias: bool = False
+
+    @classmethod
+    def of_preset(cls, preset: str, epsilon: float, absorb_bias: bool) -> InnerRules:
+        """Those of a preset of the method ``lrp``."""
+        softmax = {"attn-lrp": "gradient", "cp-lrp": "hold"}.get(preset, "pass")
+        return cls(softmax, preset in ATTENTION_PRESETS, epsilon, absorb_bias)
+
+    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+        """From the output of a softmax to its input `x`."""
+        if self.softmax == "pass":
+            return relevance
+        if self.softmax == "hold":
+            return torch.zeros_like(relevance)
+        # With the gradient g = R / s at the output s, x · s · (g − Σ s·g); masked places (x = −∞) have no share.
+        if operation.logarithm:
+            gradient = stabilised_quotient(relevance, output, self.epsilon)
+            passed = operation.gradient(gradient, (x,), output)[0]
+        else:
+            passed = relevance - output * relevance.sum(operation.axis, keepdim=True)
+        return torch.where(torch.isfinite(x), x, 0.0) * passed
+
+    def through_matrix_product(
+        self, operation: MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor, shares: tuple[float, float]
+    ) -> tuple[Tensor, ...]:
+        """From a matrix product to its factors, by the ε-rule for each with the other held constant."""
+        output = operation.forward(*inputs)
+        quotient = stabilised_quotient(relevance, output, self.epsilon)
+        parts = operation.gradient(quotient, inputs, output)
+        return tuple(x * part * share for x, part, share in zip(inputs, parts, shares, strict=True))
+
+    def through_normalisation(self, operation: Normalisation, x: Tensor, relevance: Tensor) -> Tensor:
+        """From what was normalised by its own statistics to what it was."""
+        if not self.holds_deviation:
+            return relevance
+        z = operation.normalise(x) if self.absorb_bias else operation.scale_as(x, x)
+        quotient = stabilised_quotient(relevance, z, self.epsilon)
+        return x * linear_transpose(lambda values: operation.scale_as(x, values), quotient, x.shape)[0]
+
+    def notes(self, graph: LayerGraph) -> tuple[str, ...]:
+        """What a user must know of the operations that the network has."""
+        notes: tuple[str, ...] = ()
+        if any(isinstance(layer.operation, Softmax) for layer in graph.layers):
+            notes += (
+                {
+                    "pass": "Relevance passes the softmax inside the network unchanged; what it weighs down is not "
+                    "attributed.",
+                    "gradient": "Relevance passes the softmax inside the network by gradient × value, which keeps a "
+                    "share (AttnLRP).",
+                    "hold": "What the softmax inside the network gives is held constant, and with it queries and keys "
+                    "(CP-LRP): the map does not say why attention went where it went.",
+                }[self.softmax],
+            )
+        if any(isinstance(layer.operation, Normalisation) for layer in graph.layers):
+            how = "with its deviation held constant" if self.holds_deviation else "unchanged"
+            notes += (f"Relevance passes group, instance and layer normalisation {how}.",)
+        return notes
+
+
+def shares_of_products(graph: LayerGraph, how: str) -> dict[int, tuple[float, float]]:
+    """How each product of two layers divides its relevance.
+
+    Parameters
+    ----------
+    graph : LayerGraph
+    how : {"signal", "half"}
+        ``signal``: a gate (a sigmoid, softmax or the smaller of the two, which is broadcast) is held constant and the
+        other one gets all (Arras et al. 2017, arXiv:1706.07206); where neither is a gate, or both, as ``half``: both
+        get half (Achtibat et al. 2024, arXiv:2402.05602). The reciprocal of a deviation is held constant in any case:
+        it normalises.
+    """
+    shares: dict[int, tuple[float, float]] = {}
+    for index, layer in enumerate(graph.layers):
+        if isinstance(layer.operation, (Product, MatrixProduct)):
+            if isinstance(layer.operation, Quotient):  # the divisor, a deviation, is held constant
+                shares[index] = (1.0, 0.0)
+                continue
+            deviations = [_is_deviation(graph, source) for source in layer.inputs]
+            if deviations[0] != deviations[1]:
+                shares[index] = (float(deviations[1]), float(deviations[0]))
+                continue
+            of_matrices = isinstance(layer.operation, MatrixProduct)
+            size = () if of_matrices else layer.shape
+            first, second = (_is_gate(graph, source, size) for source in layer.inputs)
+            shares[index] = (0.5, 0.5) if how == "half" or first == second else (float(second), float(first))
+    return shares
+
+
+def _is_gate(graph: LayerGraph, index: int, shape: tuple[int, ...]) -> bool:
+    if math.prod(graph.layers[index].shape) < math.prod(shape):
+        return True
+    while isinstance(graph.layers[index].operation, (Reshape, Take, Permute)):
+        index = graph.layers[index].inputs[0]
+    operation = graph.layers[index].operation
+    return isinstance(operation, (Sigmoid, Softmax)) or operation.describe() == "Hardsigmoid"
+
+
+def _is_deviation(graph: LayerGraph, index: int) -> bool:
+    operation = graph.layers[index].operation
+    return operation.describe() == "reciprocal square root" and isinstance(operation, Activation)

@@ -1,0 +1,121 @@
+"""AttnLRP and CP-LRP against gradient × input with changed gradients, which is how their authors define them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import image, make_lively
+from torch import Tensor, nn
+
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.registry import attribute
+from ADAttributionLogic.attribution.result import Attribution
+from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.networks.network import explainable
+
+SIZE = (8, 6, 4)
+
+
+def half(x: Tensor) -> Tensor:
+    return x / 2 + (x / 2).detach()
+
+
+class Block(nn.Module):
+    """Attention and two dense layers on tokens, as defined or with the gradients of a preset."""
+
+    def __init__(self, gradients: str) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+        self.first, self.second = nn.LayerNorm(12), nn.LayerNorm(12)
+        self.up, self.gate, self.down = nn.Linear(12, 20), nn.Linear(12, 20), nn.Linear(20, 12)
+        self.gradients = gradients
+
+    def norm(self, layer: nn.LayerNorm, x: Tensor) -> Tensor:
+        if self.gradients == "true":
+            return layer(x)
+        deviation = (x.var(-1, correction=0, keepdim=True) + layer.eps).sqrt().detach()
+        return (x - x.mean(-1, keepdim=True)) / deviation * layer.weight + layer.bias
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(x) if self.gradients == "true" else x * (F.gelu(x) / x).detach()
+
+    def product(self, x: Tensor) -> Tensor:
+        return half(x) if self.gradients == "attn-lrp" else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (y.unflatten(-1, (3, 4)).transpose(1, 2) for y in self.qkv(self.norm(self.first, x)).chunk(3, -1))
+        if self.gradients == "cp-lrp":
+            q, k = q.detach(), k.detach()
+        weights = (self.product(q @ k.mT) / 2).softmax(-1)
+        y = x + self.out(self.product(weights @ v).transpose(1, 2).flatten(2))
+        z = self.norm(self.second, y)
+        sign = self.gate(z).sigmoid()
+        if self.gradients != "true":
+            sign = self.gate(z) * (sign / self.gate(z)).detach()
+        if self.gradients == "cp-lrp":
+            sign = sign.detach()
+        return y + self.down(self.product(self.gelu(self.up(z)) * sign))
+
+
+class Transformer(nn.Module):
+    def __init__(self, gradients: str) -> None:
+        super().__init__()
+        self.patches = nn.Conv3d(1, 12, 2, 2)
+        self.position, self.token = nn.Parameter(torch.randn(1, 25, 12)), nn.Parameter(torch.randn(1, 1, 12))
+        self.blocks = nn.Sequential(Block(gradients), Block(gradients))
+        self.norm, self.scores = nn.LayerNorm(12), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.position
+        tokens = self.blocks(tokens)
+        return self.scores(self.blocks[0].norm(self.norm, tokens)[:, 0])
+
+
+def transformer(gradients: str = "true") -> nn.Module:
+    torch.manual_seed(0)
+    return make_lively(Transformer(gradients))
+
+
+def explained(**options: object) -> Attribution:
+    evaluation = Evaluation(explainable(transformer(), (1, *SIZE)), image(1, 3, SIZE), torch.device("cpu"))
+    return attribute(evaluation, "lrp", Target(1, "logit"), options)
+
+
+@pytest.mark.parametrize("preset", ["attn-lrp", "cp-lrp"])
+def test_presets_are_gradient_times_input_with_changed_gradients(preset: str) -> None:
+    x = image(1, 3, SIZE).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(transformer(preset)(x)[0, 1], x)
+    expected = (x * gradient)[0].detach().numpy()
+    found = explained(rule=preset, epsilon=1e-14).values
+    np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max(), rtol=1e-5)
+
+
+def test_without_biases_cp_lrp_conserves() -> None:
+    """Softmax is held constant and biases are ignored: nothing is lost between the scores and the patches."""
+    result = explained(rule="cp-lrp", bias="ignored", epsilon=1e-12, batch_norm="pass")
+    sums = result.relevance_by_layer
+    assert sums is not None and any("CP-LRP" in note for note in result.notes)
+    assert sums["scores"] == pytest.approx(result.to_attribute)
+    assert sums["blocks.0"] == pytest.approx(result.to_attribute, rel=1e-3), sums
+
+
+def test_what_was_absorbed_is_said() -> None:
+    result = explained(rule="attn-lrp")
+    note = next(note for note in result.notes if "layers kept" in note)
+    assert "Softmax" in note and "Dense" in note
+    assert any("in 6, both get half" in note for note in result.notes)
+
+
+def test_gamma_in_dense_layers() -> None:
+    plain, gamma = explained(rule="cp-lrp").values, explained(rule="cp-lrp", dense="gamma", gamma=0.05).values
+    assert not np.allclose(plain, gamma)
+    zero = explained(rule="cp-lrp", dense="gamma", gamma=0.0).values
+    np.testing.assert_allclose(zero, plain, atol=1e-9 * np.abs(plain).max() + 1e-12, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["b-rule", "e-rule", "epsilon-plus-flat", "epsilon-gamma-box"])
+def test_presets_of_cnns_take_transformers(preset: str) -> None:
+    assert np.isfinite(explained(rule=preset).values).all()
