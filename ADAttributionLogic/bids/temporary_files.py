@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def temporary_files_in(folder: Path) -> Iterator[None]:
-    """Have temporary files written into a folder, also by processes that are started meanwhile.
+def temporary_files_in(folder: Path) -> Iterator[Path]:
+    """Have temporary files written into a new folder, also by processes that are started meanwhile; then it is gone.
 
     Raises
     ------
@@ -29,8 +30,9 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
     tempfile.tempdir = place
     os.environ.update(wanted)
     try:
-        yield
+        yield folder
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         tempfile.tempdir = known
         for name, value in environment.items():
             if value is None:
