@@ -312,6 +312,7 @@ def test_the_group_level_makes_a_reference_a_study_and_one_report(
     card = json.loads((group / "reference" / "reference.json").read_text(encoding="utf-8"))
     assert card["n"] == 3 and set(card["methods"]) == {"lrp", "gradient-x-input"}
     page = (group / "index.html").read_text(encoding="utf-8")
+    assert "jane-doe" not in page and str(tmp_path) not in page
     for link in re.findall(r'href="([^"]+)"', page):
         assert (group / link).exists(), link
     assert page.count("_report.html") == 7 and "sub-07" in page and "study/index.html" in page
@@ -323,7 +324,13 @@ def test_without_diagnoses_the_rest_is_made(
     raw, out = tmp_path / "raw", tmp_path / "out"
     shutil.copytree(dataset, raw)
     shutil.copytree(derivatives, out, ignore=shutil.ignore_patterns(".work"))
-    (raw / "participants.tsv").unlink()
+    table = raw / "participants.tsv"
+    table.write_text(table.read_text(encoding="utf-8").replace("CN", "?"), encoding="utf-8")
+    assert run(raw, out, "group", small_package) == 0
+    said = capsys.readouterr()
+    assert "No reference: participants.tsv does not say who is a control: its diagnoses are ?, AD." in said.err
+    assert str(tmp_path) not in said.err and str(tmp_path) not in (out / "group" / "index.html").read_text("utf-8")
+    table.unlink()
     assert run(raw, out, "group", small_package) == 0
     said = capsys.readouterr()
     assert "7 images: scores.tsv, index.html" in said.out and "No reference and no study" in said.err
