@@ -297,7 +297,7 @@ def _working_folder(level: Level) -> Iterator[Path]:
     except OSError as cause:
         raise OutputError(f"{parent} cannot be written: {cause.strerror or cause}.") from cause
     try:
-        with temporary_files_in(owned.path / "tmp"):
+        with temporary_files_in(owned.path):
             yield owned.path
     finally:
         owned.close()

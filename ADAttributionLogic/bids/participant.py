@@ -163,7 +163,7 @@ def explain_participants(
     run = _run_folder(level, todo)
     take = _Taking(level, todo, run, result, tell)
     scans = [BatchScan(name, p.image.path, level.values.get(p.image.relative, {})) for name, p in todo.items()]
-    with temporary_files_in(run / "tmp") as temporary:
+    with temporary_files_in(run) as temporary:
         cache = (level.work if level.work is not None and level.keeps_prepared else temporary) / _CACHE
         explain_batch(
             scans,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ADAttributionLogic.owned_folders import owned_folder, remove_leftovers
+
+_PREFIX = ".temporary-"
+
 
 @contextlib.contextmanager
-def temporary_files_in(folder: Path) -> Iterator[Path]:
+def temporary_files_in(parent: Path) -> Iterator[Path]:
     """Have temporary files written into a new folder, also by processes that are started meanwhile; then it is gone.
 
     Raises
@@ -19,8 +22,13 @@ def temporary_files_in(folder: Path) -> Iterator[Path]:
     OSError
         It cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    place = str(folder.absolute())
+    remove_leftovers(parent, f"{_PREFIX}*")
+    with owned_folder(parent, _PREFIX) as folder, _environment(str(folder.absolute())):
+        yield folder
+
+
+@contextlib.contextmanager
+def _environment(place: str) -> Iterator[None]:
     wanted = {"TMPDIR": place}
     # matplotlib lists the machine's fonts once, for its user; where it has no list yet, none stays behind.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
@@ -30,9 +38,8 @@ def temporary_files_in(folder: Path) -> Iterator[Path]:
     tempfile.tempdir = place
     os.environ.update(wanted)
     try:
-        yield folder
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         tempfile.tempdir = known
         for name, value in environment.items():
             if value is None:
