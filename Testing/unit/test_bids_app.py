@@ -275,6 +275,8 @@ def test_the_dataset_itself_and_another_question_are_refused(
 ) -> None:
     assert run(dataset, dataset, "participant", small_package, "--dry-run") == 6
     assert "holds the dataset itself" in capsys.readouterr().err
+    assert run(dataset, dataset / "sub-01" / "out", "participant", small_package, "--dry-run") == 6
+    assert "only read but for its derivatives" in capsys.readouterr().err
     assert run(dataset, derivatives, "participant", small_package, "--dry-run", "--target", "CN") == 6
     assert "derivatives that answer another target" in capsys.readouterr().err
     assert run(dataset, tmp_path / "out", "participant", small_package, "-w", str(dataset / "work")) == 2
