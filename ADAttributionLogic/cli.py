@@ -26,6 +26,7 @@ from ADAttributionLogic.commands import (
     reference,
     report,
     simulate,
+    status,
     study,
     what_if,
 )
@@ -93,7 +94,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        *(check, what_if, preprocess, simulate, batch, reference, study, report, dicom, benchmark_truth),
+        *(check, what_if, preprocess, simulate, batch, status, reference, study, report, dicom, benchmark_truth),
         *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)

@@ -20,6 +20,7 @@ from ADAttributionLogic.commands.preparation_options import (
 )
 from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
 from ADAttributionLogic.commands.report import add_identifiers
+from ADAttributionLogic.commands.run_page import view_of
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
@@ -105,19 +106,25 @@ def _batch(options: argparse.Namespace) -> int:
     print(f"{len(scans)} scans" + (f", shard {shard}" if shard else ""), file=sys.stderr)
     share = list(scans) if shard is None else shard.of(scans)
     engine = asked_engine(options, count_open(share, options.out), model, asked)
-    with cache_folder(options.no_cache) as cache, going_on_later():
+    with cache_folder(options.no_cache) as cache, going_on_later(), view_of(options.json_lines) as view:
         result = explain_batch(
             scans,
             model,
             replace(asked, cache=cache),
             options.out,
             atlas=atlas,
-            on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
+            on_row=view.row,
+            listener=view.event,
+            on_progress=view.progress,
             engine=engine,
             sources=sources_of(options, None if atlas is None else options.atlas),
             shard=shard,
         )
-    print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}")
+    told = sys.stderr if options.json_lines else sys.stdout
+    print(
+        f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}",
+        file=told,
+    )
     return SOME_FAILED if result.failed else 0
 
 

@@ -42,6 +42,9 @@ def add_engine_options(command: Any) -> None:
     )
     group.add_argument("--jobs", type=int, metavar="N", help="workers that --cluster starts")
     group.add_argument(
+        "--json-lines", action="store_true", help="what happens as JSON, a line each, on stdout; for other programs"
+    )
+    group.add_argument(
         "--shard", metavar="I/N", help="only the I-th of N shares of the scans; 'slurm' in a job array of SLURM"
     )
 
@@ -70,7 +73,9 @@ def asked_engine(options: argparse.Namespace, count: int, model: Model, asked: B
 
     _check(options)
     if options.scheduler is not None or options.cluster is not None:
-        raise UsageError("Dask clusters come soon.")
+        from ADAttributionLogic.engines.dask_cluster import DaskCluster
+
+        return DaskCluster(options.scheduler or "", kind=options.cluster or "", jobs=options.jobs or 0)
     if options.workers is None and count < _WORTH_PROCESSES:
         return _here(options)
     plan = plan_for(
@@ -117,12 +122,16 @@ def memory_need_mb(model: Model, asked: BatchOptions) -> float:
     voxel of the network's grid: activations, relevances, maps, and the scan at its own resolution.
     """
     voxels = math.prod(model.shape)
-    registered = asked.preparation is not None
-    return _BASE_MB + voxels * (_BYTES_PREPARED if registered else _BYTES_EXPLAINED) / 2**20
+    graph = model.network.graph
+    # A network whose layers are unknown is taken for one of the published size.
+    values = _USUAL_VALUES * voxels if graph is None else sum(math.prod(layer.shape) for layer in graph.layers)
+    of_scan = _BYTES_PREPARED if asked.preparation is not None else _BYTES_GIVEN
+    return _BASE_MB + (voxels * of_scan + values * _BYTES_OF_VALUES) / 2**20
 
 
-_BASE_MB = 700.0
-_BYTES_EXPLAINED, _BYTES_PREPARED = 250, 320
+_BASE_MB = 850.0
+_BYTES_GIVEN, _BYTES_PREPARED = 60, 110
+_USUAL_VALUES, _BYTES_OF_VALUES = 10, 8
 
 
 def sources_of(options: argparse.Namespace, atlas: str | None) -> Any:

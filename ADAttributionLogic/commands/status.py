@@ -1,0 +1,39 @@
+"""``ad-attribution status``: how far a batch is, from another terminal, while it runs or afterwards."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ADAttributionLogic.commands.listing import print_json
+from ADAttributionLogic.errors import UsageError
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "status",
+        help="how far a batch is: done, failed and why, remaining time",
+        description="Show how far the batch in a folder is, who computes it, and which scans failed for which reasons. "
+        "It only reads, also while the batch runs; of a job array it shows all shards.",
+    )
+    command.add_argument("folder", metavar="FOLDER", help="the --out of a batch, or the --work of a reference")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_status)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.runs.record import counts, read_runs
+    from ADAttributionLogic.runs.words import described
+
+    folder = Path(options.folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder.")
+    if not any(folder.glob("_run*.json")) and (folder / "maps").is_dir():
+        folder /= "maps"  # of a reference
+    runs = read_runs(folder)
+    if options.json:
+        return print_json({**counts(runs), "runs": [run.describe() for run in runs]})
+    print(described(folder, runs))
+    return 0
