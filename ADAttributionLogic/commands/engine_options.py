@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 _WORTH_PROCESSES = 3
 
 
-def add_engine_options(command: Any) -> None:
+#: What the options say where nobody asked.
+UNASKED: dict[str, Any] = {
+    "workers": None,
+    "threads": None,
+    "mem_gb": None,
+    "scheduler": None,
+    "cluster": None,
+    "jobs": None,
+    "json_lines": False,
+    "shard": None,
+}
+
+
+def add_engine_options(command: Any, shards: bool = True) -> None:
     """Add ``--workers``, ``--threads``, ``--mem-gb``, ``--scheduler``, ``--cluster``, ``--jobs`` and ``--shard``."""
     group = command.add_argument_group("where scans are computed")
     group.add_argument(
@@ -44,9 +57,10 @@ def add_engine_options(command: Any) -> None:
     group.add_argument(
         "--json-lines", action="store_true", help="what happens as JSON, a line each, on stdout; for other programs"
     )
-    group.add_argument(
-        "--shard", metavar="I/N", help="only the I-th of N shares of the scans; 'slurm' in a job array of SLURM"
-    )
+    if shards:
+        group.add_argument(
+            "--shard", metavar="I/N", help="only the I-th of N shares of the scans; 'slurm' in a job array of SLURM"
+        )
 
 
 def asked_shard(options: argparse.Namespace) -> Shard | None:

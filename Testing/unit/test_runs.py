@@ -66,7 +66,7 @@ def bytes_of(out: Path) -> dict[str, bytes]:
 def test_every_engine_writes_the_same_bytes(
     scans: Path, small_package: Path, small_model: Model, tmp_path: Path
 ) -> None:
-    """This process, processes of one and of two threads, a Dask cluster, eight shards in any order, and a resumed run."""
+    """This process, processes of one and two threads, a Dask cluster, eight shards in any order, and a resumed run."""
     from distributed import LocalCluster
 
     from ADAttributionLogic.atlas.library import load_atlas
