@@ -15,6 +15,7 @@ from ADAttributionLogic.commands import (
     atlases,
     batch,
     benchmark_truth,
+    bids,
     cache,
     check,
     dicom,
@@ -94,7 +95,8 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        *(check, what_if, preprocess, simulate, batch, status, reference, study, report, dicom, benchmark_truth),
+        *(check, what_if, preprocess, simulate, batch, bids, status, reference, study, report, dicom),
+        benchmark_truth,
         *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)

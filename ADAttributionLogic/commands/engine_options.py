@@ -32,11 +32,23 @@ UNASKED: dict[str, Any] = {
 }
 
 
-def add_engine_options(command: Any, shards: bool = True) -> None:
-    """Add ``--workers``, ``--threads``, ``--mem-gb``, ``--scheduler``, ``--cluster``, ``--jobs`` and ``--shard``."""
+def add_engine_options(command: Any, *also: str, shards: bool = True) -> None:
+    """Add ``--workers``, ``--threads``, ``--mem-gb``, ``--scheduler``, ``--cluster``, ``--jobs`` and ``--shard``.
+
+    Parameters
+    ----------
+    command
+        Parser of the command.
+    *also : str
+        Other names of ``--workers``.
+    shards : bool
+        Whether a share can be asked for.
+    """
     group = command.add_argument_group("where scans are computed")
     group.add_argument(
         "--workers",
+        *also,
+        dest="workers",
         type=int,
         metavar="N",
         help="processes on this machine, 1 for none beside this one (default: as many as cores and free memory allow)",

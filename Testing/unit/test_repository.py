@@ -57,7 +57,7 @@ ROOMS = {
     "cohort": {"cohort", "report", "relevance"},
     "engines": {"engines"},
     "runs": {"runs"},
-    "bids": {"bids", "cohort", "atlas", "networks", "page", "reference", "relevance", "report", "study"},
+    "bids": {"bids", "cohort", "atlas", "attribution", "networks", "page", "reference", "relevance", "report", "study"},
     "page": {"page", "checks", "networks", "relevance", "report", "service"},
     "study": {"study", "engines", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
     "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
