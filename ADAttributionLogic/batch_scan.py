@@ -90,7 +90,14 @@ def one_scan(scan: BatchScan, asked: Asked, monitor: Monitor) -> dict[str, Any]:
         because = "" if earlier is None else _why_not_kept(earlier, target, sha256, asked, covariates)
         if earlier is not None and not because:
             return shown_row(row_from_folder(scan, target, earlier), asked.options)
-        return shown_row(_computed(scan, sha256, asked, because, monitor), asked.options)
+        try:
+            return shown_row(_computed(scan, sha256, asked, because, monitor), asked.options)
+        except OutputError:
+            # A worker of a cluster may have gone on after its run had ended, and have finished it meanwhile.
+            meanwhile = earlier_result(target)
+            if meanwhile is None or _why_not_kept(meanwhile, target, sha256, asked, covariates):
+                raise
+            return shown_row(row_from_folder(scan, target, meanwhile), asked.options)
     except (Cancelled, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # also what libraries written in Rust raise

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from ADAttributionLogic.engines.tasks import Engine
     from ADAttributionLogic.networks.packages import Model
 
-#: Fewer scans than this are computed before other processes have begun.
-_WORTH_PROCESSES = 3
+#: Fewer scans than this are computed before other processes have begun: of those to be registered, and of others.
+_WORTH_REGISTERED, _WORTH_PROCESSES = 3, 8
+#: Of a GPU, in MB: what each process that uses it takes for itself; and which share of it may be taken so.
+_CONTEXT_MB, _CONTEXT_SHARE = 600.0, 0.5
 
 
 #: What the options say where nobody asked.
@@ -102,10 +104,10 @@ def asked_engine(options: argparse.Namespace, count: int, model: Model, asked: B
         from ADAttributionLogic.engines.dask_cluster import DaskCluster
 
         return DaskCluster(options.scheduler or "", kind=options.cluster or "", jobs=options.jobs or 0)
-    if options.workers is None and count < _WORTH_PROCESSES:
+    if options.workers is None and count < (_WORTH_PROCESSES if asked.preparation is None else _WORTH_REGISTERED):
         return _here(options)
     plan = plan_for(
-        max(count, 1),
+        max(min(count, _most_on_device(asked.device)), 1),
         memory_need_mb(model, asked),
         workers=options.workers,
         threads=options.threads,
@@ -115,6 +117,19 @@ def asked_engine(options: argparse.Namespace, count: int, model: Model, asked: B
         return _here(options)
     print(plan.reason, file=sys.stderr)
     return LocalProcesses(plan)
+
+
+def _most_on_device(device: str) -> int:
+    """So many processes that a GPU's memory is not used up by their being there."""
+    import torch
+
+    from ADAttributionLogic.device import choose_device
+
+    chosen = choose_device(device)
+    if chosen.type != "cuda":
+        return sys.maxsize
+    memory = torch.cuda.get_device_properties(chosen).total_memory / 2**20
+    return max(int(_CONTEXT_SHARE * memory / _CONTEXT_MB), 1)
 
 
 def _here(options: argparse.Namespace) -> Engine:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -20,60 +20,41 @@ if TYPE_CHECKING:
 _ROW = ("name", "scan", "status", "message", "folder", "seconds")
 
 
-class View(Protocol):
-    """Shows a run; a context manager."""
+class View:
+    """A line per scan on stderr: for logs."""
 
-    def __enter__(self) -> View: ...
-    def __exit__(self, *_: object) -> None: ...
-    def row(self, row: Mapping[str, Any]) -> None:
-        """A scan is done."""
-
-    def event(self, event: Event) -> None:
-        """Something happens in the engine."""
-
-    def progress(self, progress: Progress) -> None:
-        """How far it is."""
-
-
-def view_of(json_lines: bool) -> View:
-    """JSON lines where they are asked for, a page on a terminal, lines otherwise."""
-    if json_lines:
-        return JsonLines()
-    return Page() if sys.stderr.isatty() else Lines()
-
-
-class Lines:
-    """A line per scan on stderr."""
-
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> View:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, story: TracebackType | None
+    ) -> None:
         pass
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """See :class:`View`."""
+        """A scan is done."""
         print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr, flush=True)
 
     def event(self, event: Event) -> None:
-        """See :class:`View`: what is worth a line."""
+        """Something happens in the engine."""
         if event.kind == "note":
             print(event.text, file=sys.stderr)
         elif event.kind == "lost":
             print(f"{'again':12} {event.key}  {event.text}", file=sys.stderr)
 
     def progress(self, progress: Progress) -> None:
-        """See :class:`View`; lines need none."""
+        """How far it is; lines say it by themselves."""
 
 
-class JsonLines:
+def view_of(json_lines: bool) -> View:
+    """JSON lines where they are asked for, a page on a terminal, lines otherwise."""
+    if json_lines:
+        return JsonLines()
+    return Page() if sys.stderr.isatty() else View()
+
+
+class JsonLines(View):
     """An object per line on stdout; ``event`` says of what: progress, row, started, lost or note."""
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def row(self, row: Mapping[str, Any]) -> None:
         """See :class:`View`."""
@@ -102,7 +83,7 @@ class JsonLines:
         print(json.dumps({"event": event, "time": round(time.time(), 3), **about}), flush=True)
 
 
-class Page:
+class Page(View):
     """A page on the terminal that is renewed; scans that failed stay above it."""
 
     def __enter__(self) -> Page:

@@ -30,10 +30,20 @@ def _status(options: argparse.Namespace) -> int:
     folder = Path(options.folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder.")
-    if not any(folder.glob("_run*.json")) and (folder / "maps").is_dir():
-        folder /= "maps"  # of a reference
-    runs = read_runs(folder)
+    found = [(place, read_runs(place)) for place in _places(folder)]
     if options.json:
-        return print_json({**counts(runs), "runs": [run.describe() for run in runs]})
-    print(described(folder, runs))
+        every = [run for _, runs in found for run in runs]
+        return print_json({**counts(every), "runs": [run.describe() for run in every]})
+    for place, runs in found:
+        print(described(place, runs))
     return 0
+
+
+def _places(folder: Path) -> list[Path]:
+    """The folder, or those right in it that hold runs: a reference's maps, the working folder of a BIDS dataset."""
+    from ADAttributionLogic.runs.record import RECORDS
+
+    if any(folder.glob(RECORDS)):
+        return [folder]
+    inner = {path.parent for pattern in (f"*/{RECORDS}", f"*/*/{RECORDS}") for path in folder.glob(pattern)}
+    return sorted(inner) or [folder]

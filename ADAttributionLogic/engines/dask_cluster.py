@@ -6,6 +6,8 @@ in Dask). A worker computes one scan at a time, whatever its number of threads.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import hashlib
 import importlib
@@ -49,7 +51,7 @@ CLUSTERS = {
 }
 #: Seconds until there must be a scheduler, and a first worker (of a queue: people wait for their jobs).
 _SCHEDULER_SECONDS, _WORKER_SECONDS = 30.0, 60.0
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS, _CLUSTER_SECONDS = 0.2, 5.0
 
 
 class DaskCluster:
@@ -122,15 +124,16 @@ class DaskCluster:
 
 @contextlib.contextmanager
 def _connected(where: str) -> Iterator[Any]:
-    from distributed import Client
+    import distributed
 
+    connect: Any = distributed.Client
     # A scheduler that goes is told in one sentence, not in the stories of every connection.
     logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
     for name in ("distributed.client", "distributed.utils", "distributed.comm"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     named: dict[str, Any] = {"scheduler_file": where} if Path(where).is_file() else {"address": where}
     try:
-        client = Client(**named, timeout=_SCHEDULER_SECONDS, set_as_default=False, name="ad-attribution")
+        client: Any = connect(**named, timeout=_SCHEDULER_SECONDS, set_as_default=False, name="ad-attribution")
     except (OSError, ValueError, TimeoutError) as cause:
         raise EngineError(
             f"There is no Dask scheduler at {where}: {cause}. Start one ('dask scheduler'), and workers that share "
@@ -173,7 +176,7 @@ class _Run:
         self.run = uuid.uuid4().hex[:8]
         self.inbox: queue.SimpleQueue[tuple[Any, Task, int]] = queue.SimpleQueue()
         self.futures: set[Any] = set()
-        self.is_without_workers = False
+        self.is_without_workers, self.next_look = False, 0.0
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         done = 0
@@ -192,6 +195,8 @@ class _Run:
                 if outcome is not None:
                     done += 1
                     yield outcome
+        except (OSError, TimeoutError, asyncio.CancelledError, concurrent.futures.CancelledError) as cause:
+            raise _gone(self.client) from cause
         finally:
             self._give_up()
 
@@ -234,7 +239,13 @@ class _Run:
     def _look_at_the_cluster(self) -> None:
         if self.client.status not in ("running", "connecting"):
             raise _gone(self.client)
-        without = not self.client.scheduler_info(n_workers=-1)["workers"]
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + _CLUSTER_SECONDS
+        try:
+            without = not self.client.scheduler_info(n_workers=-1)["workers"]
+        except (OSError, TimeoutError) as cause:
+            raise _gone(self.client) from cause
         if without and not self.is_without_workers:
             self.listener(Event("note", "There is no worker at the moment; new ones are waited for."))
         self.is_without_workers = without

@@ -242,7 +242,7 @@ def test_what_is_no_shard_is_refused(text: str, environment: dict[str, str], wor
         ({"cores": 16, "free_mb": 131072.0}, 16, 1, "limited by cores"),
         ({"cores": 16, "free_mb": 16384.0}, 4, 4, "limited by memory"),
         ({"cores": 2, "free_mb": 1000.0}, 1, 2, "limited by memory"),
-        ({"cores": 16, "free_mb": 131072.0, "tasks": 3}, 3, 5, "one for each scan"),
+        ({"cores": 16, "free_mb": 131072.0, "tasks": 3}, 3, 5, "more would be of no use"),
         ({"cores": 16, "free_mb": 131072.0, "threads": 4}, 4, 4, "limited by cores"),
         ({"cores": 4, "free_mb": 131072.0, "workers": 6}, 6, 1, "as asked"),
         ({"cores": 16, "free_mb": 131072.0, "total_mb": 8192.0}, 2, 8, "limited by memory"),
@@ -364,6 +364,20 @@ def dask_processes(file: Path):
         for process in (scheduler, *workers):
             process.kill()
             process.wait()
+
+
+def test_dask_jobqueue_starts_workers_as_it_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own kind "local" writes and runs job scripts as those of queues do."""
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("dask_jobqueue")
+    from ADAttributionLogic.engines.dask_cluster import DaskCluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.chdir(tmp_path)
+    configured = {"cores": 1, "memory": "1GB", "processes": 1, "interface": "lo", "death-timeout": 60}
+    with dask.config.set({f"jobqueue.local.{key}": value for key, value in configured.items()}):
+        found = list(DaskCluster(kind="local", jobs=2).run(numbers(6, 0.05), Squares()))
+    assert sorted(o.value for o in found) == [n * n for n in range(6)]
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
