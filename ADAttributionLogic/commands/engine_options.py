@@ -171,8 +171,8 @@ def memory_need_mb(model: Model, asked: BatchOptions) -> float:
 
 
 _BASE_MB = 850.0
-_BYTES_GIVEN, _BYTES_PREPARED = 60, 110
-_USUAL_VALUES, _BYTES_OF_VALUES = 10, 8
+_BYTES_GIVEN, _BYTES_PREPARED = 30, 60
+_USUAL_VALUES, _BYTES_OF_VALUES = 30, 4
 
 
 def sources_of(options: argparse.Namespace, atlas: str | None) -> Any:
