@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_engines import children_of, on_linux
+from test_engines import children_of, dask_processes, on_linux
 
 from ADAttributionLogic.batch import BatchOptions, Sources, explain_batch, find_scans
 from ADAttributionLogic.batch_scan import LOG_FILE
@@ -67,8 +67,6 @@ def test_every_engine_writes_the_same_bytes(
     scans: Path, small_package: Path, small_model: Model, tmp_path: Path
 ) -> None:
     """This process, processes of one and two threads, a Dask cluster, eight shards in any order, and a resumed run."""
-    from distributed import LocalCluster
-
     from ADAttributionLogic.atlas.library import load_atlas
 
     listed, atlas = find_scans(scans), load_atlas("aal")
@@ -84,8 +82,8 @@ def test_every_engine_writes_the_same_bytes(
             "tables/gradient-x-input.csv", "tables/gradient-x-input.json")} < set(expected)  # fmt: skip
     assert run("processes", engine=LocalProcesses(Plan(3, 1, 1000.0, ""))) == expected
     assert run("two threads", engine=LocalProcesses(Plan(1, 2, 1000.0, ""))) == expected
-    with LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
-        assert run("dask", engine=DaskCluster(cluster.scheduler_address)) == expected
+    with dask_processes(tmp_path / "scheduler.json") as (_, file):
+        assert run("dask", engine=DaskCluster(str(file))) == expected
     order = list(range(1, 9))
     random.Random(1).shuffle(order)
     for number in order:
