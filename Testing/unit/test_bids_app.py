@@ -31,7 +31,7 @@ from ADAttributionLogic.simulation.native_scan import acquire, draw_acquisition
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = ["--method", "lrp", "--method", "gradient-x-input", "--registration", "none", "--no-spread", "--run", "last"]
-ASKED += ["--workers", "1", "--threads", "2"]
+ASKED += ["--workers", "1", "--threads", "2", "--no-figure"]
 STEM = "sub-03_ses-2_run-02"
 SPACE = "space-MNI152NLin2009cAsym"
 
@@ -71,7 +71,7 @@ def derivatives(dataset: Path, small_package: Path, tmp_path_factory: pytest.Tem
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AD_ATTRIBUTION_CACHE", "HOME", "XDG_CACHE_HOME"):
             patch.setenv(name, str(place / "home"))
-        assert run(dataset, place / "out", "participant", small_package, "--no-figure") == 3
+        assert run(dataset, place / "out", "participant", small_package) == 3
     assert contents(dataset) == before and not (place / "home").exists()
     return place / "out"
 
@@ -215,7 +215,7 @@ def test_shards_and_workers_make_the_same_bytes(
     dataset: Path, derivatives: Path, small_package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Eight jobs that know of no other, and two processes at a time: maps, tables and answers as one run makes them."""
-    bare = ["--no-figure", "--no-report"]
+    bare = ["--no-report"]
     for number in range(1, 9):
         run(dataset, tmp_path / "out", "participant", small_package, *bare, "--shard", f"{number}/8")
     assert sum(int(count) for count in re.findall(r"(\d+) computed", capsys.readouterr().out)) == 7
