@@ -24,7 +24,7 @@ from ADAttributionLogic.checked_explanation import CheckRequest
 from ADAttributionLogic.checks.findings import KEY, read_checks
 from ADAttributionLogic.comparison.comparing import Against
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError, sentence_of
-from ADAttributionLogic.explain import Explanation, MethodRequest, explain
+from ADAttributionLogic.explain import Explanation, MethodRequest, explain, require_comparable
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
@@ -168,11 +168,14 @@ def explain_batch(
     ------
     OutputError
         The folder holds something else, or answers to another question.
+    ReferenceCohortError, UsageError
+        Nothing can be compared with the reference: it was asked otherwise, or does not say what is to be adjusted for.
     Cancelled
     """
     folder = Path(out)
     if options.adjusted and (options.against is None or options.against.reference.covariates is None):
         raise UsageError("Nothing can be adjusted: there is no reference, or it was built without covariates.")
+    _require_comparable(model, options, atlas)
     question = question_of(model, options, atlas)
     question = hide_in_question(question, atlas) if options.private else question
     asked = _Asked(model, options, atlas, question, folder, scene_writer)
@@ -193,6 +196,18 @@ def explain_batch(
     if options.page:
         write_index(folder, result.rows, model.title)
     return result
+
+
+def _require_comparable(model: Model, options: BatchOptions, atlas: Atlas | None) -> None:
+    """Controls that were asked otherwise are no comparison for any scan: that is said once, and at once."""
+    if options.against is None or model.grid is None:
+        return
+    asked: dict[str, Any] = {
+        "target": options.target,
+        "start": options.start,
+        "start_reference": options.start_reference,
+    }
+    require_comparable(model, options.methods, options.against, model.grid, atlas=atlas, **asked)
 
 
 @dataclass(frozen=True)
