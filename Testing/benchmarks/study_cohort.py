@@ -3,9 +3,9 @@
 Two sites, age and head size that act on anatomy, and the truth known: which regions shrank, and by how much. What is
 done is not done again, so that it can be stopped at any time and started anew.
 
-    study_cohort.py maps FOLDER     scans, truth and maps: LRP, DeepLIFT-γ, guided backpropagation and gradient × input
-                                    of all (20 s of processor time each), and LRP with β .25, .5, .75 and 1 of the first
-                                    16 people; --jobs processes of one thread each, --device cuda
+    study_cohort.py maps FOLDER     scans, truth and maps: LRP, guided backpropagation and gradient × input of all (17 s
+                                    of processor time each), DeepLIFT-γ of the first 24 people, and LRP with β .25, .5,
+                                    .75 and 1 of the first 16; --jobs processes of one thread each, --device cuda
     study_cohort.py study FOLDER    the study of those who have maps, in FOLDER/study, and truth.tsv beside it
     study_cohort.py keep FOLDER --to TO  what is worth keeping of it: tables and a page with small pictures, no maps
 
@@ -47,18 +47,16 @@ from ADAttributionLogic.simulation.population import Person, draw_population, si
 from ADAttributionLogic.truth.shared_work import in_processes
 
 PATIENTS = CONTROLS = 60
-#: Another population than that of seed 1907, on which z of shares was first seen to do better than z of sums.
-SEED = 1913
-#: How many people's maps are computed with every β: the first of the list, half of them patients.
-WITH_EVERY_BETA = 16
+#: What is computed of the first so many people only, half of them patients, by the folder of its results.
+FIRST = {"results-beta": 16, "results-deeplift": 24}
 #: By the folder of their results.
 METHODS = {
     "results": (
         MethodRequest("lrp", {"beta": 0.0}),
-        MethodRequest("deeplift", {"rule": "gamma"}),
         MethodRequest("guided-backprop"),
         MethodRequest("gradient-x-input"),
     ),
+    "results-deeplift": (MethodRequest("deeplift", {"rule": "gamma"}),),
     "results-beta": tuple(MethodRequest("lrp", {"beta": beta}) for beta in (0.25, 0.5, 0.75, 1.0)),
 }
 ATLAS = "neuromorphometrics"
@@ -115,7 +113,7 @@ def make_maps(people: Sequence[Person], folder: Path, jobs: int, device: str) ->
     missing = [p for p in people if not (folder / "scans" / f"{p.name}.json").exists()]
     for person, _ in in_processes(partial(simulate, folder), missing, jobs):
         print(f"{person.name} simulated", flush=True)
-    tasks = [(p, "results") for p in people] + [(p, "results-beta") for p in people[:WITH_EVERY_BETA]]
+    tasks = [(p, name) for name in METHODS for p in people[: FIRST.get(name, len(people))]]
     tasks = [(p, name) for p, name in tasks if not (folder / name / p.name / "provenance.json").is_file()]
     for number, ((person, name), _) in enumerate(in_processes(partial(explain_one, folder, device), tasks, jobs)):
         print(f"{number + 1} of {len(tasks)}: {person.name}, {name}", flush=True)
@@ -162,7 +160,7 @@ def study(people: Sequence[Person], folder: Path, device: str) -> int:
     for name in METHODS:  # nothing is left to be done but the summaries
         with_maps = [p for p in done if (folder / name / p.name / "provenance.json").is_file()]
         explain(with_maps, folder, name, folder / name, device)
-    given = [f"--results=demo={folder / name}" for name in ("results", "results-beta")]
+    given = [f"--results=demo={folder / name}" for name in METHODS]
     covariates = [f"--covariate={name}" for name in ("age", "sex", "site", "brain_ml")]
     more = [f"--volumes={folder / 'volumes.tsv'}", "--by=site", "--permutations=2000", "--overwrite"]
     out = folder / "study"
@@ -213,7 +211,7 @@ def _gain_rows(key: str, stability: pd.DataFrame) -> list[list[str]]:
     rows = []
     for least in (5, 20):
         chosen = stability[stability["largest gain of one TP"] > least]
-        for name in ("plain gain", "gain with floor"):
+        for name in ("plain gain", "gain with floor", "gain with floor of shares"):
             cv = chosen[f"cv of {name}"]
             found = (
                 "no region"
@@ -288,7 +286,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
-    people = draw_population(PATIENTS, CONTROLS, SEED)[: asked.people]
+    people = draw_population(PATIENTS, CONTROLS)[: asked.people]
     if asked.what == "study":
         return study(people, asked.folder, asked.device)
     if asked.what == "maps":
