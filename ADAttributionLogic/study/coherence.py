@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.relevance.top_lists import TOP, is_among_top
+from ADAttributionLogic.relevance.top_lists import TOP as TOP
+from ADAttributionLogic.relevance.top_lists import is_among_top
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -157,10 +157,12 @@ def study(people: Sequence[Person], folder: Path, device: str) -> int:
     """The study of those who have maps, and what it says beside the truth."""
     done = [p for p in people if (folder / "results" / p.name / "provenance.json").is_file()]
     write_tables(done, folder)
+    given = []
     for name in METHODS:  # nothing is left to be done but the summaries
         with_maps = [p for p in done if (folder / name / p.name / "provenance.json").is_file()]
-        explain(with_maps, folder, name, folder / name, device)
-    given = [f"--results=demo={folder / name}" for name in METHODS]
+        if with_maps:
+            explain(with_maps, folder, name, folder / name, device)
+            given.append(f"--results=demo={folder / name}")
     covariates = [f"--covariate={name}" for name in ("age", "sex", "site", "brain_ml")]
     more = [f"--volumes={folder / 'volumes.tsv'}", "--by=site", "--permutations=2000", "--overwrite"]
     out = folder / "study"
@@ -179,6 +181,8 @@ def against_the_truth(folder: Path, out: Path) -> list[list[str]]:
     case = subjects["case (demo)"]
     rows: list[list[str]] = [["", "cases", "; ".join(f"{n} {c}" for c, n in case.value_counts().items()), ""]]
     for key in ("lrp", "deeplift", "guided-backprop", "gradient-x-input"):
+        if not (out / "tables" / f"regions-{key}.tsv").is_file():
+            continue
         tables = {n: pd.read_csv(out / "tables" / f"{n}-{key}.tsv", sep="\t") for n in ("regions", "gain-stability")}
         scores = {n: pd.read_csv(out / "tables" / f"{n}-{key}.tsv", sep="\t").set_index("subject") for n in SCORES}
         regions = tables["regions"].set_index("region")
