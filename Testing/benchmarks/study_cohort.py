@@ -178,14 +178,16 @@ def against_the_truth(folder: Path, out: Path) -> list[list[str]]:
     """What was asked of a study whose truth is known, one row each, found as it is."""
     people = pd.read_csv(folder / "participants.tsv", sep="\t").set_index("subject")
     subjects = pd.read_csv(out / "tables" / "subjects.tsv", sep="\t").set_index("subject")
-    case = subjects["case (demo)"]
-    rows: list[list[str]] = [["", "cases", "; ".join(f"{n} {c}" for c, n in case.value_counts().items()), ""]]
+    cases = subjects["case (demo)"]
+    rows: list[list[str]] = [["", "cases", "; ".join(f"{n} {c}" for c, n in cases.value_counts().items()), ""]]
     for key in ("lrp", "deeplift", "guided-backprop", "gradient-x-input"):
         if not (out / "tables" / f"regions-{key}.tsv").is_file():
             continue
         tables = {n: pd.read_csv(out / "tables" / f"{n}-{key}.tsv", sep="\t") for n in ("regions", "gain-stability")}
         scores = {n: pd.read_csv(out / "tables" / f"{n}-{key}.tsv", sep="\t").set_index("subject") for n in SCORES}
         regions = tables["regions"].set_index("region")
+        case = cases[scores["z"].index]  # not everybody has every map
+        key = key if len(case) == len(cases) else f"{key}, {len(case)} people"
         truly = set(regions.index[regions["label"].isin([label for pair in SHRINKING.values() for label in pair])])
         ranked = regions.index[regions["volume_mm3"] >= 100]
         patients = case.index[case == "TP"]
@@ -253,11 +255,11 @@ def _age_rows(
 
 
 #: What the kept page's pictures are shrunk to.
-PICTURE_WIDTH = 1100
+PICTURE_WIDTH = 1000
 
 
 def keep(folder: Path, target: Path) -> None:
-    """Copy what is worth keeping: no maps, smaller pictures within the page, of single subjects only LRP's z."""
+    """Copy what is worth keeping: no maps, no figures but smaller ones within the page, of single subjects LRP's z."""
     shutil.rmtree(target, ignore_errors=True)
     left_out = ["maps", "figures", "index.html", "gain-gradient*", "gain-guided*", "gain-lrp*", "gain-deeplift*"]
     left_out += ["z_adjusted-*", "z_share_adjusted-*", "z*-g*", "z*-deeplift*", "z*-lrp-*"]
@@ -265,6 +267,7 @@ def keep(folder: Path, target: Path) -> None:
     shutil.copytree(folder / "study", target, ignore=shutil.ignore_patterns(*left_out))
     page = (folder / "study" / "index.html").read_text(encoding="utf-8")
     page = re.sub(r"data:image/png;base64,([\w+/=]+)", lambda found: _smaller(found[1]), page)
+    page = re.sub(r'\n<a href="figures/[^"]+">[^<]+</a>( ·)?', "", page)
     (target / "index.html").write_text(page, encoding="utf-8")
     for name in ("participants.tsv", "truth.tsv"):
         shutil.copy(folder / name, target / name)
