@@ -27,6 +27,7 @@ from ADAttributionLogic.commands import (
     report,
     simulate,
     study,
+    train,
     what_if,
 )
 from ADAttributionLogic.departure import leave_in_order
@@ -92,7 +93,7 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        *(check, what_if, preprocess, simulate, batch, reference, study, report, dicom, benchmark_truth),
+        *(check, what_if, preprocess, simulate, batch, reference, study, train, report, dicom, benchmark_truth),
         *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)
