@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,8 @@ def _train(options: argparse.Namespace) -> int:
     from ADAttributionLogic.training.running import Run, run_training
     from ADAttributionLogic.training.trained import require_trainable
 
+    if find_spec("sklearn") is None:
+        raise UsageError("Training needs scikit-learn: pip install 'ad-attribution[training]'.")
     recipe_name, recipe, normalisation = _recipe(options)
     require_trainable(options.network, recipe)
     device = choose_device(options.device)
@@ -190,9 +193,14 @@ def _cohort(options: argparse.Namespace) -> Cohort:
     table = Path(options.table)
     if not table.is_dir():
         return read_cohort(table, options.scans)
-    if not (table / "participants.tsv").is_file():
-        raise CohortError(f"{table} has no participants.tsv, so that it is no BIDS folder. Give a table of subjects.")
-    return read_cohort(table / "participants.tsv", options.scans or table)
+    from ADAttributionLogic.bids.cohort import cohort_from_bids, is_derived
+
+    if options.registration == "none" and not is_derived(table):
+        raise UsageError(
+            f"{table} is a raw BIDS dataset: its scans are as acquired. Add --registration affine, or give the folder "
+            "of the derivatives of 'preprocess'."
+        )
+    return cohort_from_bids(table)
 
 
 def _held_out(column: str | None, cohort: Cohort, material: Material) -> frozenset[str]:
