@@ -87,7 +87,8 @@ def member_card(subject: Subject, course: Course, normalisation: Mapping[str, An
         **_summary(course),
         **_tested(course.test),
     }
-    return _card(subject, f"{subject.about.name}-{part.name}"[:64], training, course.test, normalisation)
+    name = subject.about.name if len(subject.split.parts) == 1 else f"{subject.about.name}-{part.name}"
+    return _card(subject, name, training, course.test, normalisation)
 
 
 def ensemble_card(
@@ -95,12 +96,11 @@ def ensemble_card(
 ) -> dict[str, Any]:
     """The card of all networks of a run together."""
     everybody = frozenset().union(*(course.part.training | course.part.validation for course in courses))
-    keys = ("balanced_accuracy", "auc")
     training = {
         **_data(subject, everybody),
         "members": [
             {"name": course.part.name, **_summary(course)}
-            | ({} if course.test is None else {"test": {k: course.test.performance.as_dict()[k] for k in keys}})
+            | ({} if course.test is None else {"test": _in_brief(course.test)})
             for course in courses
         ],
         **_tested(test),
@@ -136,7 +136,7 @@ def _card(
         "licence": about.licence or LICENCE,
         "intended_use": INTENDED_USE,
         "limitations": LIMITATIONS,
-        "preparation": f"{how} On {subject.grid['space']}; normalisation {normalisation['kind']}; kept as float16.",
+        "preparation": f"{how} Grid: {subject.grid['space']}; normalisation {normalisation['kind']}; kept as float16.",
         "performance": [] if test is None else _performance(material, test),
     }
     return card | ({"authors": about.authors} if about.authors else {})
@@ -187,11 +187,16 @@ def _summary(course: Course) -> dict[str, Any]:
         },
         "validation": {
             "note": "these scans chose the epoch and the temperature: too good by that",
-            **course.validation.performance.as_dict(),
+            **_in_brief(course.validation),
         },
         "device": trained.device,
         "seconds": round(sum(epoch.seconds for epoch in trained.fit.history)),
     }
+
+
+def _in_brief(found: Evaluation) -> dict[str, Any]:
+    whole = found.describe()
+    return {key: whole[key] for key in ("subjects", "scans", "balanced_accuracy", "sensitivity", "specificity", "auc")}
 
 
 def _tested(test: Evaluation | None) -> dict[str, Any]:

@@ -187,7 +187,7 @@ class PreparedScans:
         np.save(content, (voxels / np.float32(scale or 1.0)).astype(np.float16), allow_pickle=False)
         known = {"sha256": hashlib.sha256(content.getbuffer()).hexdigest(), "scale": scale or 1.0, "notes": notes}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # patients' brains
             _write_whole(file, content.getvalue())
             _write_whole(record, json.dumps(known).encode())
         except OSError as cause:
@@ -215,14 +215,6 @@ class PreparedScans:
         if asked.preparation is None and (warning := warning_of(registered_look(seen.unnormalised, asked.grid))):
             notes.append(warning)
         return seen.array, [f"{scan.scan.shown}: {note}" for note in notes]
-
-
-def mean_of(scans: Sequence[Any]) -> npt.NDArray[np.float32]:
-    """The mean of scans as the network sees them."""
-    total = np.zeros(scans[0].load().shape, dtype=np.float64)
-    for scan in scans:
-        total += scan.load()
-    return (total / len(scans)).astype(np.float32)
 
 
 def _sha256(path: Path) -> str:

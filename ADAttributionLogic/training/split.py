@@ -5,6 +5,7 @@ A subject, with all scans, is in one part only. The held-out test subjects are d
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -107,23 +108,22 @@ def split_subjects(strata: Mapping[str, Stratum], plan: SplitPlan, held_out: Col
     CohortError
         Too few subjects of a diagnosis.
     """
-    from sklearn.model_selection import StratifiedKFold, train_test_split
+    from sklearn.model_selection import StratifiedKFold
 
     subjects = sorted(strata)
     test = frozenset(held_out)
     if not test and plan.test > 0:
         _require_enough(strata, subjects, max(2, round(1 / plan.test)), "to hold out a test set")
-        codes = _codes(strata, subjects, 2)
-        drawn = train_test_split(subjects, test_size=plan.test, stratify=codes, random_state=plan.seed)[1]
-        test = frozenset(drawn)
+        test = frozenset(_held_out(strata, subjects, plan.test, plan.seed)[1])
+    if test:
+        _require_enough(strata, sorted(test), 1, "in the test")
     rest = [subject for subject in subjects if subject not in test]
     parts = []
     for repeat in range(plan.repeats):
         seed = plan.seed + repeat
         if plan.folds == 1:
             _require_enough(strata, rest, 2, "to choose the epoch on others than are learned from")
-            codes = _codes(strata, rest, 2)
-            pairs = [train_test_split(rest, test_size=plan.validation, stratify=codes, random_state=seed)]
+            pairs = [_held_out(strata, rest, plan.validation, seed)]
         else:
             _require_enough(strata, rest, plan.folds, f"for {plan.folds} folds")
             folds = StratifiedKFold(plan.folds, shuffle=True, random_state=seed)
@@ -132,6 +132,18 @@ def split_subjects(strata: Mapping[str, Stratum], plan: SplitPlan, held_out: Col
         for fold, (training, validation) in enumerate(pairs, start=1):
             parts.append(Part(repeat + 1, fold, frozenset(training), frozenset(validation)))
     return Split(plan, test, tuple(parts))
+
+
+def _held_out(strata: Mapping[str, Stratum], subjects: Sequence[str], part: float, seed: int) -> list[list[str]]:
+    """Two groups, the second of about that part; by diagnosis alone where there are more sites than places."""
+    from sklearn.model_selection import train_test_split
+
+    codes = _codes(strata, subjects, 2)
+    count = math.ceil(part * len(subjects))
+    if len(set(codes)) > min(count, len(subjects) - count):
+        codes = [strata[subject][0] for subject in subjects]
+    groups: list[list[str]] = train_test_split(subjects, test_size=part, stratify=codes, random_state=seed)
+    return groups
 
 
 def _codes(strata: Mapping[str, Stratum], subjects: Sequence[str], least: int) -> list[str]:
@@ -150,4 +162,4 @@ def _require_enough(strata: Mapping[str, Stratum], subjects: Sequence[str], leas
                 "fewer folds (--folds), another part for the test (--test), or give a larger table."
             )
     if len(counts) < 2:
-        raise CohortError(f"Outside the test there are subjects of one diagnosis only ({', '.join(counts)}).")
+        raise CohortError(f"There are subjects of one diagnosis only {what} ({', '.join(counts) or 'none at all'}).")

@@ -66,10 +66,18 @@ def test_a_site_with_one_patient_goes_with_the_largest_and_too_few_patients_are_
         SplitPlan(folds=0)
 
 
+def test_more_sites_than_places_are_spread_by_diagnosis_alone() -> None:
+    known = {f"sub-{n}": (("CN", "AD")[n % 2], f"site {n // 4}") for n in range(40)}
+    split = split_subjects(known, SplitPlan(test=0.1, folds=1, validation=0.1))
+    assert Counter(known[s][0] for s in split.test) == {"CN": 2, "AD": 2}
+
+
 def test_held_out_subjects_can_be_given() -> None:
     split = split_subjects(strata(), SplitPlan(folds=1), held_out={"sub-000", "sub-001"})
     assert split.test == {"sub-000", "sub-001"} and len(split.parts) == 1
     assert split.parts[0].validation and not split.parts[0].validation & split.test
+    with pytest.raises(CohortError, match=r"one diagnosis only in the test \(CN\)"):
+        split_subjects(strata(), SplitPlan(), held_out={"sub-000", "sub-002"})
 
 
 def test_a_split_that_mixes_a_subject_cannot_be_made() -> None:
