@@ -20,6 +20,7 @@ def can_draw() -> bool:
 def draw_curves(history: Sequence[Epoch], title: str) -> bytes:
     """Losses and validation accuracy over the epochs, PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -32,7 +33,7 @@ def draw_curves(history: Sequence[Epoch], title: str) -> bytes:
         axes.axvline(best.number, color=_MUTED, linewidth=0.8, linestyle=":", label=f"best epoch ({best.number})")
     axes.set(xlabel="epoch", ylabel="cross-entropy", title=title)
     axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = axes.twinx()
     right.plot(numbers, [epoch.validation_accuracy for epoch in history], color="grey", linewidth=0.9, label="accuracy")
     right.set_ylim(0, 1.02)

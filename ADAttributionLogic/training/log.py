@@ -72,7 +72,7 @@ class TrainingLog:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined, unused-ignore]
 
-            self._writer = SummaryWriter(str(self.folder / TENSORBOARD_FOLDER))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self.folder / TENSORBOARD_FOLDER))  # type: ignore[no-untyped-call, unused-ignore]
         for name, value in epoch.describe().items():
             if name != "number" and value is not None:
                 self._writer.add_scalar(name, value, epoch.number)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from ADAttributionLogic.batch_question import write_whole
 from ADAttributionLogic.errors import OutputError
-from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.scan_files import write_volume
@@ -131,9 +130,9 @@ def _add_control_mean(
         total += (VoxelwiseScan(scan, normalisation) if normalisation.kind == "voxelwise" else scan).load()
     # In steps of 1/1024, as fine as float16 keeps a scan, so that the file packs well.
     mean = (np.round(total / len(controls) * 1024) / 1024).astype(np.float32)
-    grid = Grid(mean.shape, np.array(subject.grid["affine"], dtype=np.float64))
+    affine = np.array(subject.grid["affine"], dtype=np.float64)
     with tempfile.TemporaryDirectory(prefix="ad-attribution-mean-") as folder:
-        content = write_volume(Volume(mean, grid.affine, "control mean"), Path(folder) / "mean.nii.gz").read_bytes()
+        content = write_volume(Volume(mean, affine, "control mean"), Path(folder) / "mean.nii.gz").read_bytes()
     name = "control-mean.nii.gz"
     files[name] = content
     card["control_mean"] = {
