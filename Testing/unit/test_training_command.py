@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 
 from ADAttributionLogic.cli import main
+from ADAttributionLogic.commands.train import NETWORKS, RECIPES
+from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.scan_files import write_volume
+from ADAttributionLogic.training.presets import PRESETS, preset_of
+from ADAttributionLogic.training.recipe import Recipe
+from ADAttributionLogic.training.trained import require_trainable, trainable
 from ADAttributionLogic.volume import Volume, resample
 
 #: ICBM152's field of view at 6 mm: SFCN takes no less.
@@ -175,13 +180,25 @@ def test_a_damaged_state_and_a_damaged_prepared_scan(
 
 
 def test_voxelwise_networks_are_no_ensemble(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each fold has constants of its own scans, in its own package."""
-    more = ["--positive", "AD", "--folds", "2", "--epochs", "1", "--normalisation", "voxelwise", "--no-temperature"]
-    assert train(cohort, tmp_path / "out", *more) == 0
-    assert "no ensemble" in capsys.readouterr().out and not (tmp_path / "out" / "package").exists()
+    """Each fold has constants of its own scans, in its own package; without a test the validation's figures are said."""
+    few = cohort.with_name("few.csv")
+    few.write_text("\n".join(cohort.read_text(encoding="utf-8").splitlines()[:11]), encoding="utf-8")
+    more = ["--folds", "2", "--epochs", "1", "--test", "0", "--normalisation", "voxelwise", "--no-temperature"]
+    assert train(few, tmp_path / "out", *more) == 0
+    said = capsys.readouterr().out
+    assert "no ensemble" in said and "(validation): balanced accuracy" in said
+    assert not (tmp_path / "out" / "package").exists() and not (tmp_path / "out" / "test.tsv").exists()
     one, other = (load_model(tmp_path / "out" / "trainings" / f"repeat-1-fold-{n}" / "package") for n in (1, 2))
-    assert one.normalisation.kind == "voxelwise"
+    assert one.normalisation.kind == "voxelwise" and "test" not in one.card["training"]
     assert not np.array_equal(one.normalisation.mean, other.normalisation.mean)
+
+
+def test_what_can_be_asked_is_what_there_is() -> None:
+    """The names stand at the command as well, which must not import torch."""
+    assert set(NETWORKS) <= set(trainable()) and set(RECIPES) == set(PRESETS)
+    assert all(preset_of(name, None)[0] == (name if name in PRESETS else "boehle2019") for name in NETWORKS)
+    with pytest.raises(UsageError, match=r"qiu2022-impairment\) has no outputs for two classes"):
+        require_trainable("qiu2022-impairment", Recipe())
 
 
 @pytest.mark.parametrize(
