@@ -180,7 +180,7 @@ def test_a_damaged_state_and_a_damaged_prepared_scan(
 
 
 def test_voxelwise_networks_are_no_ensemble(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each fold has constants of its own scans, in its own package; without a test the validation's figures are said."""
+    """Each fold has constants of its own scans, in its own package; without a test, figures are the validation's."""
     few = cohort.with_name("few.csv")
     few.write_text("\n".join(cohort.read_text(encoding="utf-8").splitlines()[:11]), encoding="utf-8")
     more = ["--folds", "2", "--epochs", "1", "--test", "0", "--normalisation", "voxelwise", "--no-temperature"]
