@@ -94,12 +94,12 @@ def test_presets_are_gradient_times_input_with_changed_gradients(preset: str) ->
 
 
 def test_without_biases_cp_lrp_conserves() -> None:
-    """Softmax is held constant and biases are ignored: nothing is lost between the scores and the patches."""
+    """Softmax is held constant and biases are ignored: nothing is lost between the scores and the tokens."""
     result = explained(rule="cp-lrp", bias="ignored", epsilon=1e-12, batch_norm="pass")
     sums = result.relevance_by_layer
     assert sums is not None and any("CP-LRP" in note for note in result.notes)
     assert sums["scores"] == pytest.approx(result.to_attribute)
-    assert sums["blocks.0"] == pytest.approx(result.to_attribute, rel=1e-3), sums
+    assert sums["add"] == pytest.approx(result.to_attribute, rel=1e-3), sums
 
 
 def test_what_was_absorbed_is_said() -> None:
