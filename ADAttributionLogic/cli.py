@@ -27,6 +27,7 @@ from ADAttributionLogic.commands import (
     report,
     simulate,
     study,
+    study_robustness,
     what_if,
 )
 from ADAttributionLogic.departure import leave_in_order
@@ -56,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8
+    try:
+        arguments = study_robustness.spelled(arguments)
+    except ADAttributionError as error:
+        print(f"ad-attribution: {error}", file=sys.stderr)
+        return error.exit_code
     # Only 'explain' needs the methods' options, and importing the methods imports torch, which takes seconds.
     parser = _parser(with_method_options=arguments[:1] == ["explain"])
     options = parser.parse_args(arguments)
@@ -92,7 +98,19 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        *(check, what_if, preprocess, simulate, batch, reference, study, report, dicom, benchmark_truth),
+        *(
+            check,
+            what_if,
+            preprocess,
+            simulate,
+            batch,
+            reference,
+            study,
+            study_robustness,
+            report,
+            dicom,
+            benchmark_truth,
+        ),
         *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)
