@@ -6,14 +6,14 @@
 #   make lint    ruff and mypy
 #   make study   how well scans as acquired are recovered (an hour and more); tables in Testing/benchmarks/native_recovery
 #   make study-planted  do the checks tell twenty planted wrong maps from right ones at full size? (an hour; scans are kept
-#                    in Testing/benchmarks/planted_maps/scans)
+#                    in Testing/benchmarks/planted_maps/scans); this and the next two take JOBS=16 DEVICE=cuda
 #   make sbom    bill of materials (CycloneDX) of what is installed, in dist/
 #   make study-real  what changes the score of the real networks (QIU2022=folder with their authors' files); tables in
 #                    Testing/benchmarks/real_network
 #   make benchmark-truth  every method on simulated patients whose atrophy is known (about two hours on one core; stopped,
 #                    it goes on); results and table in truth/, as published in Testing/benchmarks/truth
 #   make reference  make the reference cohort that ships anew (about 20 minutes; REFERENCE="--start logit" …)
-#   make study-cohort  a simulated cohort through a whole group study (40 minutes on one core); Testing/benchmarks/study_cohort
+#   make study-cohort  a simulated cohort through a whole group study (an hour and a half on one core); Testing/benchmarks/study_cohort
 #   make train   make the demonstration network anew (about 45 minutes on two cores)
 # Everything is installed into .venv first, once.
 
@@ -26,6 +26,9 @@ PYTEST ?= -n 2
 CONSTRAINTS ?= --constraint Testing/constraints.txt
 INPUTS ?=
 BIN    := $(VENV)/bin
+# Of studies: processes, and where maps are computed (JOBS=16 DEVICE=cuda).
+JOBS   ?= 1
+DEVICE ?= cpu
 
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
@@ -62,7 +65,7 @@ study: $(VENV)/developed
 PLANTED := Testing/benchmarks/planted_maps
 study-planted: $(VENV)/developed
 	mkdir -p $(PLANTED)
-	$(BIN)/python Testing/benchmarks/study_planted_maps.py $(PLANTED)/scans > $(PLANTED)/planted-maps.tsv
+	$(BIN)/python Testing/benchmarks/study_planted_maps.py $(PLANTED)/scans --jobs $(JOBS) --device $(DEVICE) > $(PLANTED)/planted-maps.tsv
 
 REAL := Testing/benchmarks/real_network
 study-real: $(VENV)/developed
@@ -70,12 +73,12 @@ study-real: $(VENV)/developed
 	  $(BIN)/python Testing/benchmarks/study_real_network.py $$what > $(REAL)/$$what.tsv || exit 1; done
 
 benchmark-truth: $(VENV)/developed
-	$(BIN)/ad-attribution benchmark-truth --out truth
+	$(BIN)/ad-attribution benchmark-truth --out truth --jobs $(JOBS) --device $(DEVICE)
 
 COHORT ?= study-cohort
 study-cohort: $(VENV)/developed
-	for what in maps study; do $(BIN)/python Testing/benchmarks/study_cohort.py $$what $(COHORT) || exit 1; done
-	$(BIN)/python Testing/benchmarks/study_cohort.py keep $(COHORT) Testing/benchmarks/study_cohort
+	for what in maps study keep; do \
+	  $(BIN)/python Testing/benchmarks/study_cohort.py $$what $(COHORT) --jobs $(JOBS) --device $(DEVICE) || exit 1; done
 
 sbom: $(VENV)/developed
 	mkdir -p dist

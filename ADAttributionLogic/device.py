@@ -12,7 +12,7 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device to compute on: by name, or the best that is present.
+    """Return the device to compute on: by name, or the best that is present; on a GPU, set to exact float32.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return choose_device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind = name.split(":")[0]
     if kind not in DEVICES[1:]:
@@ -38,9 +38,23 @@ def choose_device(name: str = "auto") -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError("Device mps was asked for, but there is no Apple GPU. Use --device cpu.")
     device = torch.device(name)
+    if kind == "cuda":
+        _compute_exactly()
     if kind == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise UsageError(f"There is no GPU {device.index}; this computer has {torch.cuda.device_count()}.")
     return device
+
+
+def _compute_exactly() -> None:
+    """Convolutions in float32 as it is, and always in the same order.
+
+    PyTorch computes convolutions on NVIDIA GPUs in TF32 unless told otherwise, whose 10 bits of mantissa lose relevance
+    that conservation would show; and it takes algorithms whose sums change from run to run.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def describe_device(device: torch.device) -> str:

@@ -177,8 +177,8 @@ def wrong_map(
     guided = get_method("guided-backprop")
     other = replace(right, method=guided, options=guided.complete({}))
     makers: dict[str, Callable[[], npt.NDArray[np.float64]]] = {
-        "other_patient": lambda: Question.map_of(question, right, other_patient),
-        "other_control": lambda: Question.map_of(question, right, control),
+        "other_patient": lambda: Question.map_of(question, right, other_patient.to(question.device)),
+        "other_control": lambda: Question.map_of(question, right, control.to(question.device)),
         "other_class": lambda: Question.map_of(replace(question, target=Target(0)), right, question.image),
         "untrained": lambda: Question.map_of(question, right, question.image, lambda network: shuffled(network, 99)),
         "other_method": lambda: Question.map_of(question, other, question.image),
@@ -188,7 +188,7 @@ def wrong_map(
     assert question.regions is not None
     parts = Ingredients(
         right.values,
-        question.image[0, 0].numpy(),
+        question.image[0, 0].cpu().numpy(),
         question.brain,
         question.regions.atlas.labels.array,
         question.spacing[0],

@@ -28,39 +28,67 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--export", metavar="FOLDER", help="only write the patients' scans as NIfTI, for another tool")
     command.add_argument("--model", default="simulated-atrophy", help="(default: %(default)s)")
+    command.add_argument(
+        "--device", default="cpu", help="for maps and answers: auto, cpu, cuda, … (default: %(default)s)"
+    )
+    command.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, of one thread each; same bits (default: %(default)s)",
+    )
     command.set_defaults(run=_benchmark)
 
 
+def make_bench(data: str, model: str, device: str) -> Any:
+    """What all patients share, from what a process can be told."""
+    from ADAttributionLogic.device import choose_device
+    from ADAttributionLogic.networks.loading import load_model
+    from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
+    from ADAttributionLogic.truth.patients import BenchmarkData
+    from ADAttributionLogic.truth.scoring import prepare_bench
+
+    return prepare_bench(BenchmarkData(icbm152_anatomy(), data), load_model(model), choose_device(device))
+
+
 def _benchmark(options: argparse.Namespace) -> int:
+    from ADAttributionLogic.device import choose_device
     from ADAttributionLogic.networks.loading import load_model
     from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
     from ADAttributionLogic.truth.contestants import choose_contestants
     from ADAttributionLogic.truth.patients import BenchmarkData
-    from ADAttributionLogic.truth.scoring import prepare_bench, run, run_maps
+    from ADAttributionLogic.truth.scoring import run_maps, run_shared
     from ADAttributionLogic.truth.summary import summarise, write_figure, write_table
 
     if options.subjects < 1:
         raise UsageError(f"--subjects must be 1 or more, but is {options.subjects}.")
+    if options.jobs < 1:
+        raise UsageError(f"--jobs must be 1 or more, but is {options.jobs}.")
+    device = str(choose_device(options.device))
+    load_model(options.model)  # what is wrong with it is said at once, not in each process
     if options.map_folder and not Path(options.map_folder).is_dir():
         raise UsageError(f"{options.map_folder} is no folder with maps.")
     contestants = choose_contestants(options.contestants)
     numbers = range(1, options.subjects + 1)
     out = Path(options.out)
-    data = BenchmarkData(icbm152_anatomy(), options.data or out / "data")
+    kept = str(options.data or out / "data")
+    data = BenchmarkData(icbm152_anatomy(), kept)
+    for name in data.make_all(numbers, options.jobs):
+        print(f"{name} simulated", file=sys.stderr)
     if options.export:
         data.export(numbers, options.export)
         print(f"The scans of {options.subjects} patients: {options.export}")
         return 0
-    bench = prepare_bench(data, load_model(options.model))
     results = out / "results"
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
         raise OutputError(f"{results} cannot be made: {cause.strerror}.") from cause
     done = (
-        run_maps(bench, numbers, Path(options.map_folder), results)
+        run_maps(make_bench(kept, options.model, device), numbers, Path(options.map_folder), results)
         if options.map_folder
-        else run(bench, numbers, contestants, results)
+        else run_shared(make_bench, (kept, options.model, device), numbers, contestants, results, options.jobs)
     )
     for patient, contestant, was_kept in done:
         print(f"{patient} {contestant}{' (kept)' if was_kept else ''}", file=sys.stderr)
@@ -73,10 +101,11 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 
 def _print(rows: Any) -> None:
-    print(f"{'':32} {'n':>3}  first five  precision  average  EMD mm  P after")
+    print(f"{'':32} {'n':>3}  first five  precision  average  EMD mm  P after  area")
     for row in rows:
         f = {name: values[0] for name, values in row.figures.items()}
         print(
             f"{row.contestant:32} {row.patients:>3}  {f['top_five_regions']:>10.2f}  {f['precision_at_1000']:>9.2f}  "
-            f"{f['average_precision']:>7.2f}  {f['region_distance_mm']:>6.1f}  {f['deletion_5']:>7.2f}"
+            f"{f['average_precision']:>7.2f}  {f['region_distance_mm']:>6.1f}  {f['deletion_5']:>7.2f}  "
+            f"{f['deletion_area']:>4.2f}"
         )

@@ -21,12 +21,20 @@ from ADAttributionLogic.study.group_regions import (
     individual_scores,
     mean_of,
     ranks,
+    shares,
 )
 from ADAttributionLogic.study.material import MapSet, Material
 from ADAttributionLogic.study.permutation import GroupTest, group_test
 from ADAttributionLogic.study.tables import Table
 
 FloatArray = npt.NDArray[np.float64]
+
+#: Which of the two to read.
+SUMS_OR_SHARES = (
+    "Where the relevance adds up to the answer, sums repeat the answer in every region: controls have almost none, so "
+    "that z of a patient's sums is large everywhere, most of all for maps of a difference (DeepLIFT, integrated "
+    "gradients), which are about 0 in controls. Shares say where a map differs."
+)
 
 
 @dataclass(frozen=True)
@@ -68,18 +76,19 @@ class SetAnalysis:
         Cases; subjects without a result belong to none.
     gains : dict of str to Interval
         By case.
-    test, adjusted_test : GroupTest
-        Patients against controls; the latter with the covariates taken out, None without covariates.
+    tests : dict of str to GroupTest
+        Patients against controls, of sums and of :func:`~.group_regions.shares`, by what their columns end in: ``""``,
+        ``" of shares"`` and, with covariates taken out, ``" adjusted"``, ``" of shares adjusted"``.
     scores : dict of str to ndarray, shape (n, R)
-        ``gain``, ``gain_floor``, ``z`` and, with covariates, ``z_adjusted`` of every subject; NaN without a result.
+        ``gain``, ``gain_floor``, ``z``, ``z_share`` and, with covariates, ``z_adjusted`` and ``z_share_adjusted`` of
+        every subject; NaN without a result.
     pair : DistantPair or None
     """
 
     maps: MapSet
     members: dict[str, npt.NDArray[np.bool_]]
     gains: dict[str, Interval]
-    test: GroupTest
-    adjusted_test: GroupTest | None
+    tests: dict[str, GroupTest]
     scores: dict[str, FloatArray]
     pair: DistantPair | None
 
@@ -112,25 +121,36 @@ def analyse(maps: MapSet, material: Material, options: StudyOptions, monitor: Mo
     sums = np.where(known[:, None], maps.sums, 0.0)
     drawn = (options.resamples, options.level, options.seed)
     gains = {name: bootstrap_gain(sums, case, controls, *drawn) for name, case in members.items()}
-    values, case = maps.sums[known], positive[known]
-    with monitor.stage(0.0, 0.4) as part:
-        test = group_test(values, case, permutations=options.permutations, seed=options.seed, monitor=part)
-    scores = {name: _spread_out(found, known) for name, found in individual_scores(values, ~case).items()}
-    adjusted = None
-    if options.covariates:
-        columns = {
-            name: [v for v, k in zip(material.column(name), known, strict=True) if k] for name in options.covariates
-        }
-        made = design(columns, ~case)
-        with monitor.stage(0.4, 1.0) as part:
-            adjusted = group_test(
-                values, case, covariates=made, permutations=options.permutations, seed=options.seed, monitor=part
+    case = positive[known]
+    compared = {"": maps.sums[known], " of shares": shares(maps.sums[known], maps.absolute[known])}
+    made = _known_design(material, options, known, case)
+    wanted: list[tuple[str, FloatArray, Design | None]] = [(of, values, None) for of, values in compared.items()]
+    wanted += [(f"{of} adjusted", values, made) for of, values in compared.items() if made is not None]
+    tests = {}
+    for number, (name, values, covariates) in enumerate(wanted):
+        with monitor.stage(number / len(wanted), (number + 1) / len(wanted)) as part:
+            tests[name] = group_test(
+                values, case, covariates=covariates, permutations=options.permutations, seed=options.seed, monitor=part
             )
-        found = individual_scores(residualised(values, made, ~case), ~case)["z"]
-        scores["z_adjusted"] = _spread_out(found, known)
+    scores = individual_scores(compared[""], ~case)
+    scores["z_share"] = individual_scores(compared[" of shares"], ~case)["z"]
+    if made is not None:
+        for name, values in (("z_adjusted", compared[""]), ("z_share_adjusted", compared[" of shares"])):
+            scores[name] = individual_scores(residualised(values, made, ~case), ~case)["z"]
+    scores = {name: _spread_out(found, known) for name, found in scores.items()}
     sure = members["TP"] & (np.where(known, maps.probability, 0.0) > LEAST_PROBABILITY)
     pair = most_distant_pair(sums, sure)
-    return SetAnalysis(maps, members, gains, test, adjusted, scores, pair)
+    return SetAnalysis(maps, members, gains, tests, scores, pair)
+
+
+def _known_design(
+    material: Material, options: StudyOptions, known: npt.NDArray[np.bool_], case: npt.NDArray[np.bool_]
+) -> Design | None:
+    """The covariates of those who have a result; None without any."""
+    if not options.covariates:
+        return None
+    columns = {name: [v for v, k in zip(material.column(name), known, strict=True) if k] for name in options.covariates}
+    return design(columns, ~case)
 
 
 def _spread_out(values: FloatArray, known: npt.NDArray[np.bool_]) -> FloatArray:
@@ -188,22 +208,23 @@ def region_table(found: SetAnalysis, material: Material) -> Table:
         if name == groups.negative:
             continue
         columns |= {f"gain {name}": gain.estimate, f"gain {name} low": gain.low, f"gain {name} high": gain.high}
-    for name in ("gain_floor", "z", *(("z_adjusted",) if "z_adjusted" in found.scores else ())):
-        columns[f"mean {name} TP"] = mean_of(found.scores[name], found.members["TP"])
-    for name, test in (("", found.test), (" adjusted", found.adjusted_test)):
-        if test is not None:
-            columns |= {f"difference{name}": test.difference, f"t{name}": test.t, f"p{name}": test.p}
-            columns |= {f"p family-wise{name}": test.p_familywise, f"q{name}": test.q}
+    for name in found.scores:
+        if name != "gain":
+            columns[f"mean {name} TP"] = mean_of(found.scores[name], found.members["TP"])
+    for name, test in found.tests.items():
+        columns |= {f"difference{name}": test.difference, f"t{name}": test.t, f"p{name}": test.p}
+        columns |= {f"p family-wise{name}": test.p_familywise, f"q{name}": test.q}
     ranked = regions.is_ranked
     columns["rank sum TP"] = _or_none(ranks(columns["sum TP"], ranked))
     columns["rank density TP"] = _or_none(ranks(columns["density TP"], ranked))
     columns["rank gain TP"] = _or_none(ranks(columns["gain TP"], ranked))
-    columns["rank z TP"] = _or_none(ranks(columns["mean z TP"], ranked))
+    for name in ("z", "z_share"):
+        columns[f"rank {name} TP"] = _or_none(ranks(columns[f"mean {name} TP"], ranked))
     about = (
         "Sums are signed, density is per mm³; gain is the case's mean sum divided by that of all controls, with its "
         "bootstrap interval over subjects; gain_floor and z compare each patient with the controls; t compares both "
-        "groups, p by permutation, family-wise by the maximum statistic, q by Benjamini–Hochberg. Regions below "
-        "100 mm³ have no rank."
+        "groups, p by permutation, family-wise by the maximum statistic, q by Benjamini–Hochberg. Of shares: of what "
+        f"part of each map's magnitude a region has. {SUMS_OR_SHARES} Regions below 100 mm³ have no rank."
     )
     return Table(f"regions-{found.maps.key}", f"Regions: {found.maps.title}", columns, about)
 
@@ -217,7 +238,7 @@ def score_table(found: SetAnalysis, material: Material, name: str) -> Table:
 
 
 def top_table(found: SetAnalysis, material: Material, count: int = 10) -> Table:
-    """The published form: the top regions of true positives by sum, density and gain, and by z beside them."""
+    """The published form: the top regions of true positives by sum, density and gain, and by z of sums and shares."""
     ranked, regions = material.regions.is_ranked, material.regions
     mean = mean_of(found.maps.sums, found.members["TP"])
     quantities: Mapping[str, FloatArray] = {
@@ -225,6 +246,7 @@ def top_table(found: SetAnalysis, material: Material, count: int = 10) -> Table:
         "density": density(mean, regions.volume_mm3),
         "gain": found.gains["TP"].estimate,
         "z": mean_of(found.scores["z"], found.members["TP"]),
+        "z of shares": mean_of(found.scores["z_share"], found.members["TP"]),
     }
     columns: dict[str, Any] = {"rank": list(range(1, count + 1))}
     for name, values in quantities.items():

@@ -132,7 +132,7 @@ def gain_intervals(found: SetAnalysis, material: Material, level: float) -> Stud
         columns |= {f"gain {name}": gain.estimate[chosen], f"gain {name} low": low, f"gain {name} high": high}
     axes.axvline(1.0, color=LINE, linewidth=0.9, linestyle=":")
     for place, n in enumerate(chosen):
-        if found.test.p_familywise[n] <= 0.05:
+        if found.tests[""].p_familywise[n] <= 0.05:
             axes.annotate(
                 "*", (1.0, place), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
             )
@@ -141,7 +141,7 @@ def gain_intervals(found: SetAnalysis, material: Material, level: float) -> Stud
     axes.set_xlabel(f"gain, with the {level:.0%} interval over subjects")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.set_title(f"{found.maps.title}: gain")
-    columns["p family-wise"] = found.test.p_familywise[chosen]
+    columns["p family-wise"] = found.tests[""].p_familywise[chosen]
     count = len(regions.label)
     caption = f"Gain with bootstrap intervals; * groups differ, family-wise p at most .05 over all {count} regions."
     return _made(f"gain-intervals-{found.maps.key}", caption, figure, columns)

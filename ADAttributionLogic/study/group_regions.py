@@ -33,6 +33,27 @@ def density(sums: npt.ArrayLike, volumes_mm3: npt.ArrayLike) -> FloatArray:
     return np.asarray(sums, dtype=np.float64) / np.asarray(volumes_mm3, dtype=np.float64)
 
 
+def shares(sums: npt.ArrayLike, absolute_sums: npt.ArrayLike) -> FloatArray:
+    """What part of a map's magnitude each region has, with its sign: Σ R of the region / Σ |R| of all regions.
+
+    How sure the network is scales the whole map and drops out, so that what remains is *where* a map differs. Of maps
+    without negative relevance it is the share of the published tables; for others it stays within ±1, where a total
+    about 0 would make that share anything.
+
+    Parameters
+    ----------
+    sums, absolute_sums : array_like, shape (n, R)
+
+    Returns
+    -------
+    ndarray, shape (n, R)
+        0 for an empty map.
+    """
+    total = np.asarray(absolute_sums, dtype=np.float64).sum(axis=1, keepdims=True)
+    found: FloatArray = np.asarray(sums, dtype=np.float64) / np.where(total > 0, total, 1)
+    return found
+
+
 def group_gain(sums: npt.ArrayLike, case: npt.NDArray[np.bool_], controls: npt.NDArray[np.bool_]) -> FloatArray:
     """Gain of a case: its mean sum / mean sum of *all* controls, TN and FP (Böhle et al. 2019).
 

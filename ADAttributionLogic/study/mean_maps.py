@@ -1,8 +1,11 @@
-"""Mean maps of all cases, one scan in memory at a time."""
+"""Mean maps of all cases, a few scans in memory at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,9 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.volume import Volume
 
+#: Maps that are read at a time: unpacking takes longer than adding, and as many are in memory.
+READERS = min(8, os.cpu_count() or 1)
+
 #: Everybody belongs to exactly one of these.
 CELLS = ("TP", "TN", "FP", "FN")
 
@@ -21,7 +27,7 @@ CELLS = ("TP", "TN", "FP", "FN")
 class CaseSums:
     """Running sums of maps by cell (TP, TN, FP, FN), of which all other cases are made.
 
-    Memory is that of the cells in float64 and one map, whatever the number of scans.
+    Memory is that of the cells in float64 and the maps that are read ahead, whatever the number of scans.
     """
 
     def __init__(self) -> None:
@@ -65,7 +71,7 @@ class CaseSums:
 
 
 def sum_cases(paths: Mapping[int, Path], cells: Mapping[int, str], monitor: Monitor | None = None) -> CaseSums:
-    """Read the maps of subjects, by row number, one after the other.
+    """Add up the maps of subjects, by row number, in their order; a few are read ahead.
 
     Raises
     ------
@@ -74,7 +80,23 @@ def sum_cases(paths: Mapping[int, Path], cells: Mapping[int, str], monitor: Moni
     Cancelled
     """
     monitor, sums = monitor or Monitor(), CaseSums()
-    for number, (row, path) in enumerate(paths.items()):
+    for number, (row, heatmap) in enumerate(zip(paths, _read_ahead(paths.values()), strict=True)):
         monitor.report(number / len(paths), f"mean maps, scan {number + 1} of {len(paths)}")
-        sums.add(read_scan(path), cells[row])
+        sums.add(heatmap, cells[row])
     return sums
+
+
+def _read_ahead(paths: Iterable[Path]) -> Iterator[Volume]:
+    """The maps in their order, :data:`READERS` of them in memory."""
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[Future[Volume]] = deque()
+        try:
+            for path in paths:
+                waiting.append(pool.submit(read_scan, path))
+                if len(waiting) == READERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for one in waiting:
+                one.cancel()

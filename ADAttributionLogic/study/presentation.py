@@ -128,14 +128,16 @@ def _sentence(study: Study, found: SetAnalysis) -> str:
     """What the tests found, in words."""
     parts = []
     names = study.material.regions.name
-    for test, how in ((found.test, ""), (found.adjusted_test, " with covariates taken out")):
-        if test is not None:
-            count = int((test.p_familywise <= 0.05).sum())
-            discovered = int((test.q <= 0.05).sum())
-            parts.append(
-                f"{count} of {len(names)} regions differ{how} (family-wise p ≤ .05, {test.permutations} permutations; "
-                f"{discovered} with q ≤ .05)."
-            )
+    for name, test in found.tests.items():
+        what = "share of the map" if "of shares" in name else "sum"
+        how = " with covariates taken out" if name.endswith("adjusted") else ""
+        count = int((test.p_familywise <= 0.05).sum())
+        discovered = int((test.q <= 0.05).sum())
+        parts.append(
+            f"{count} of {len(names)} regions differ in their {what}{how} (family-wise p ≤ .05, {test.permutations} "
+            f"permutations; {discovered} with q ≤ .05)."
+        )
+    parts.append(tables_of.SUMS_OR_SHARES)
     if found.pair is not None:
         who = [study.material.subjects[row].subject for row in (found.pair.first, found.pair.second)]
         parts.append(f"Most distant true positives: {who[0]} and {who[1]}, cosine {found.pair.cosine:.2f}.")

@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from ADAttributionLogic.study.analysis import SetAnalysis, StudyOptions, analyse
 from ADAttributionLogic.study.cases import require_members
 from ADAttributionLogic.study.distances import map_distances
 from ADAttributionLogic.study.material import MapSet, Material
-from ADAttributionLogic.study.mean_maps import CELLS, sum_cases
+from ADAttributionLogic.study.mean_maps import CELLS, READERS, CaseSums, sum_cases
 from ADAttributionLogic.study.presentation import Presentation, present
 from ADAttributionLogic.volume import Volume
 
@@ -169,14 +171,21 @@ def _mean_maps(material: Material, options: StudyOptions, kept: Path, monitor: M
             unfinished = kept / f"{maps.key}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True, mode=0o700)
-            for case, parts in _parts(material).items():
-                mean = sums.mean(parts, f"mean of {case}, {maps.title}")
-                if mean is not None:
-                    write_volume(mean, unfinished / f"{case}.nii.gz")
-                    np.save(unfinished / f"{case}.npy", mean.array)
+            with ThreadPoolExecutor(READERS) as pool:  # packing takes the time
+                for _ in pool.map(
+                    partial(_write_mean, sums, unfinished, maps.title), *zip(*_parts(material).items(), strict=True)
+                ):
+                    pass
             os.replace(unfinished, target)
         except OSError as cause:
             raise OutputError(f"{kept} cannot be written: {cause}") from cause
+
+
+def _write_mean(sums: CaseSums, folder: Path, title: str, case: str, cells: tuple[str, ...]) -> None:
+    mean = sums.mean(cells, f"mean of {case}, {title}")
+    if mean is not None:
+        write_volume(mean, folder / f"{case}.nii.gz")
+        np.save(folder / f"{case}.npy", mean.array)
 
 
 def _parts(material: Material) -> dict[str, tuple[str, ...]]:

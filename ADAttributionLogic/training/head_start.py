@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.training.augmentation import augment_batch
 from ADAttributionLogic.training.recipe import Recipe
-from ADAttributionLogic.training.scans import TrainingScan, batch, fast_arithmetic, move
+from ADAttributionLogic.training.scans import TrainingScan, arithmetic, batch, move
 
 #: Scans whose statistics initialise batch normalisation.
 _CALIBRATION_SCANS = 24
@@ -116,8 +116,8 @@ def start_head(
     """
     head = _head(network)
     calibrate_batch_norm(network, training[:_CALIBRATION_SCANS], recipe, device)
-    known = _features(network, training, _variations(recipe), device)
-    held = _features(network, validation, [batch], device)
+    known = _features(network, training, _variations(recipe), recipe, device)
+    held = _features(network, validation, [batch], recipe, device)
     mean, spread = known[0].mean(dim=0), known[0].std(dim=0)
     # A feature that hardly varies must not be blown up.
     standardised = StandardisedFeatures(network, mean, spread.clamp(min=0.05 * float(spread.mean())), recipe.sparsity)
@@ -150,7 +150,7 @@ def calibrate_batch_norm(
         layer.momentum = None  # cumulative average
     network.train()
     for start in range(0, len(scans), recipe.batch_size):
-        with fast_arithmetic(device):
+        with arithmetic(device, recipe):
             network(batch([scan.load() for scan in scans[start : start + recipe.batch_size]]).to(device))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
@@ -176,6 +176,7 @@ def _features(
     network: nn.Module,
     scans: Sequence[TrainingScan],
     variations: Sequence[Callable[[Sequence[Any]], Tensor]],
+    recipe: Recipe,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Features (N, F) of each scan in each variation, and the labels (N,)."""
@@ -185,7 +186,7 @@ def _features(
         voxels = scan.load()
         for varied in variations:
             image = varied([voxels]).to(device)
-            with fast_arithmetic(device):
+            with arithmetic(device, recipe):
                 features.append(_head(network).features(image).float())
             labels.append(scan.label)
     return torch.cat(features), torch.tensor(labels, device=device)

@@ -111,6 +111,11 @@ def fast_arithmetic(device: torch.device) -> Any:
     return nullcontext()
 
 
+def arithmetic(device: torch.device, recipe: Recipe) -> Any:
+    """The arithmetic that a recipe asks for."""
+    return fast_arithmetic(device) if recipe.mixed_precision else nullcontext()
+
+
 def _cpu_multiplies_bfloat16() -> bool:
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported is not None and supported())

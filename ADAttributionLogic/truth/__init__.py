@@ -4,6 +4,7 @@
 * ``metrics``: pure functions of a map and the truth;
 * ``contestants``: the methods with their main options, and what must lose: an edge filter, noise, an untrained network;
 * ``scoring``: one file per patient and contestant, so that an interrupted run goes on;
+* ``shared_work``: tasks among processes, whose number changes no bit;
 * ``summary``: means with bootstrap intervals, the table and the figure.
 
 ``make benchmark-truth`` runs it; ``ad-attribution benchmark-truth --map-folder`` scores the maps of another tool.

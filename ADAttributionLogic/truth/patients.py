@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy.typing as npt
 
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.scan_files import write_volume
-from ADAttributionLogic.simulation.anatomy import Anatomy
+from ADAttributionLogic.simulation.anatomy import Anatomy, icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import SimulatedScans
 from ADAttributionLogic.simulation.subject import CONTROL, PATIENT, SubjectParameters, draw_parameters, simulate_subject
+from ADAttributionLogic.truth.shared_work import in_processes
 from ADAttributionLogic.volume import Volume
 
 #: Gives what the network sees of a scan.
@@ -74,15 +76,24 @@ class BenchmarkData:
         except OSError as cause:
             raise OutputError(f"{self.folder} cannot be made: {cause.strerror}.") from cause
 
+    def make_all(self, numbers: Sequence[int], jobs: int) -> Iterator[str]:
+        """Simulate patients and all controls, those that are not there yet, in several processes; yields their names.
+
+        The anatomy must be :func:`~.simulation.anatomy.icbm152_anatomy`, which each process makes for itself.
+        """
+        wanted = [*(_patient(number) for number in numbers), *(_control(number) for number in range(CONTROLS))]
+        missing = [(name, parameters) for name, parameters in wanted if not (self.folder / f"{name}.npz").exists()]
+        for (name, _), _ in in_processes(partial(_simulate, self.folder), missing, jobs):
+            yield name
+
     def patient(self, number: int) -> Patient:
         """Patient 1, 2, …: always the same."""
-        name = patient_name(number)
-        scan, moved = self._subject(name, draw_parameters(PATIENT, PATIENT_SEED + number - 1))
-        return Patient(name, scan, moved)
+        name, parameters = _patient(number)
+        return Patient(name, *self._subject(name, parameters))
 
     def control(self, number: int) -> npt.NDArray[np.float32]:
         """Scan of control 0, 1, …: always the same."""
-        return self._subject(f"control-{number + 1:02d}", draw_parameters(CONTROL, CONTROL_SEED + number))[0]
+        return self._subject(*_control(number))[0]
 
     def control_mean(self, normalise: Normaliser) -> npt.NDArray[np.float32]:
         """Mean of the controls as the network sees them."""
@@ -131,6 +142,18 @@ class BenchmarkData:
                     f"{path} is another subject (of another version?); remove it, or choose another folder."
                 )
             return kept["scan"].astype(np.float32), kept["moved_mm"].astype(np.float32)
+
+
+def _patient(number: int) -> tuple[str, SubjectParameters]:
+    return patient_name(number), draw_parameters(PATIENT, PATIENT_SEED + number - 1)
+
+
+def _control(number: int) -> tuple[str, SubjectParameters]:
+    return f"control-{number + 1:02d}", draw_parameters(CONTROL, CONTROL_SEED + number)
+
+
+def _simulate(folder: Path, subject: tuple[str, SubjectParameters]) -> None:
+    BenchmarkData(icbm152_anatomy(), folder)._subject(*subject)
 
 
 def patient_name(number: int) -> str:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ADAttributionLogic.simulation.anatomy import affected_labels
 from ADAttributionLogic.truth import metrics
 from ADAttributionLogic.truth.contestants import Contestant, FloatMap
 from ADAttributionLogic.truth.patients import BenchmarkData, Patient, patient_name
+from ADAttributionLogic.truth.shared_work import in_processes
 
 #: Changes whenever the same map would be scored otherwise.
 VERSION = 1
@@ -57,6 +59,8 @@ class Bench:
     index : RegionIndex
     places : ndarray, shape (regions, 3)
         Centroids, mm.
+    device : torch.device
+        Of maps and answers.
     """
 
     data: BenchmarkData
@@ -65,6 +69,7 @@ class Bench:
     control_mean: npt.NDArray[np.float32]
     index: RegionIndex
     places: npt.NDArray[np.float64]
+    device: torch.device = _CPU
 
     @property
     def key(self) -> str:
@@ -73,7 +78,7 @@ class Bench:
         return f"{VERSION}-{self.model.weights_sha256[:16]}-{mean[:16]}"
 
 
-def prepare_bench(data: BenchmarkData, model: Model) -> Bench:
+def prepare_bench(data: BenchmarkData, model: Model, device: torch.device = _CPU) -> Bench:
     """Make or read what all patients share.
 
     Raises
@@ -96,6 +101,7 @@ def prepare_bench(data: BenchmarkData, model: Model) -> Bench:
         data.control_mean(lambda scan: model.normalisation.apply(scan)[0]),
         index,
         _centroids(index),
+        device,
     )
 
 
@@ -130,9 +136,9 @@ def see(bench: Bench, number: int) -> Seen:
     patient = bench.data.patient(number)
     image = bench.model.normalisation.apply(patient.scan)[0]
     tensor = torch.from_numpy(image)[None, None]
-    evaluation = Evaluation(bench.model.network, tensor, _CPU)
+    evaluation = Evaluation(bench.model.network, tensor, bench.device)
     decision = evaluation.decision(Target(bench.model.positive_class, "probability"))
-    return Seen(patient, image, evaluation, Evaluation(bench.untrained, tensor, _CPU), decision.score)
+    return Seen(patient, image, evaluation, Evaluation(bench.untrained, tensor, bench.device), decision.score)
 
 
 def map_of(bench: Bench, seen: Seen, contestant: Contestant, number: int) -> FloatMap:
@@ -185,7 +191,7 @@ def deleted(bench: Bench, seen: Seen, order: npt.NDArray[np.int64]) -> list[floa
         chosen = inside[order[: math.ceil(part * inside.size)]]
         image = seen.image.copy()
         image.ravel()[chosen] = bench.control_mean.ravel()[chosen]
-        logits = seen.evaluation.logits_of(torch.from_numpy(image)[None, None])
+        logits = seen.evaluation.logits_of(torch.from_numpy(image)[None, None].to(bench.device))
         left.append(float(decision.score_of(logits)[0]))
     return left
 
@@ -214,6 +220,42 @@ def run(
             seen = seen or see(bench, number)
             _write_result(path, key, seen, score(bench, seen, map_of(bench, seen, contestant, number)))
             yield path.stem, contestant.name, False
+
+
+def run_shared(
+    make_bench: Callable[..., Bench],
+    arguments: tuple[Any, ...],
+    numbers: Sequence[int],
+    contestants: Sequence[Contestant],
+    folder: Path,
+    jobs: int,
+) -> Iterator[tuple[str, str, bool]]:
+    """As :func:`run`, patients shared among processes of one thread each; yields as it does, patient by patient.
+
+    Parameters
+    ----------
+    make_bench : callable
+        A function of a module, called with `arguments` (hashable) once in each process.
+    """
+    for _, done in in_processes(
+        partial(_one_patient, make_bench, arguments, tuple(contestants), folder), numbers, jobs
+    ):
+        yield from done
+
+
+def _one_patient(
+    make_bench: Callable[..., Bench],
+    arguments: tuple[Any, ...],
+    contestants: Sequence[Contestant],
+    folder: Path,
+    number: int,
+) -> list[tuple[str, str, bool]]:
+    return list(run(_bench_of_process(make_bench, arguments), range(number, number + 1), contestants, folder))
+
+
+@cache
+def _bench_of_process(make_bench: Callable[..., Bench], arguments: tuple[Any, ...]) -> Bench:
+    return make_bench(*arguments)
 
 
 def run_maps(bench: Bench, numbers: range, maps: Path, folder: Path) -> Iterator[tuple[str, str, bool]]:
@@ -274,7 +316,13 @@ def read_result(path: Path, key: str = "") -> dict[str, Any] | None:
 def _write_result(path: Path, key: str, seen: Seen, found: dict[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: None if math.isnan(value) else value for name, value in found.items()}
-    document = {"key": key, "patient": seen.patient.name, "probability": seen.probability, "metrics": plain}
+    document = {
+        "key": key,
+        "patient": seen.patient.name,
+        "device": seen.evaluation.device.type,
+        "probability": seen.probability,
+        "metrics": plain,
+    }
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     os.replace(unfinished, path)

@@ -32,7 +32,14 @@ METRICS: dict[str, tuple[str, bool]] = {
 }
 
 #: Shown in the figure.
-_PLOTTED = ("top_five_regions", "precision_at_1000", "average_precision", "region_distance_mm", "deletion_5")
+_PLOTTED = (
+    "top_five_regions",
+    "precision_at_1000",
+    "average_precision",
+    "region_distance_mm",
+    "deletion_5",
+    "deletion_area",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def write_figure(rows: Sequence[Row], path: Path) -> None:
     """Draw means and intervals, one panel per metric."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 1.4 + 0.26 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(16, 1.4 + 0.26 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(_PLOTTED), sharey=True)
     places = np.arange(len(rows))[::-1]
     for panel, metric in zip(panels, _PLOTTED, strict=True):

@@ -419,9 +419,9 @@ def test_mean_maps_are_means_and_memory_does_not_grow(generator: np.random.Gener
         assert found is not None and found.array.dtype == np.float32
         np.testing.assert_allclose(found.array, expected, rtol=1e-6)
     peaks = []
-    for count in (4, 12):
+    for count in (12, 48):
         tracemalloc.start()
-        sum_cases({r: paths[r] for r in range(count)}, cells)
+        sum_cases({r: paths[r % 12] for r in range(count)}, {r: cells[r % 12] for r in range(count)})
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]

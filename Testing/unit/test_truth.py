@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 from sklearn.metrics import average_precision_score, precision_recall_curve
+from small_grid import SMALL_AFFINE, SMALL_SHAPE
 
-from ADAttributionLogic.errors import GridMismatchError, ScanError, UnknownNameError
+from ADAttributionLogic.atlas.library import load_atlas, load_template
+from ADAttributionLogic.errors import GridMismatchError, ScanError, UnknownNameError, UsageError
+from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.networks.loading import load_model
+from ADAttributionLogic.simulation.anatomy import Anatomy, atrophy_field
 from ADAttributionLogic.truth import metrics
 from ADAttributionLogic.truth.contestants import CONTESTANTS, choose_contestants
-from ADAttributionLogic.truth.scoring import read_result, run_maps
+from ADAttributionLogic.truth.patients import BenchmarkData
+from ADAttributionLogic.truth.scoring import Bench, map_of, prepare_bench, read_result, run_maps, run_shared, see
+from ADAttributionLogic.truth.shared_work import in_processes
 from ADAttributionLogic.truth.summary import METRICS, summarise, table_text, write_figure
-from ADAttributionLogic.volume import Volume
+from ADAttributionLogic.volume import Volume, resample
 
 
 @pytest.fixture
@@ -141,6 +148,45 @@ def test_contestants_are_chosen_by_name_and_differ() -> None:
     with pytest.raises(UnknownNameError, match="edge-filter"):
         choose_contestants("edge-filtr")
     assert len({c.name for c in CONTESTANTS}) == len({c.fingerprint for c in CONTESTANTS}) == len(CONTESTANTS)
+
+
+# -------------------------------------------------------------------------------------------------- bit for bit again
+
+
+def small_bench(package: str, data: str) -> Bench:
+    """The bench on a grid of 2.5 mm, with an untrained network."""
+    grid = Grid(SMALL_SHAPE, SMALL_AFFINE)
+    atlas = load_atlas("neuromorphometrics").on_grid(grid)
+    anatomy = Anatomy(resample(load_template(), grid), atlas, atrophy_field(atlas))
+    return prepare_bench(BenchmarkData(anatomy, data), load_model(package))
+
+
+def test_maps_and_scores_repeat_bit_for_bit_whatever_the_number_of_processes(
+    small_package: Path, tmp_path: Path
+) -> None:
+    """Also those with random numbers in them, and on patients who were simulated again."""
+    chosen = choose_contestants("lrp,deeplift-gamma,guided-backprop,smoothgrad,grad-cam,occlusion-20,edge-filter,noise")
+    files = {}
+    for jobs in (1, 2):
+        bench = (small_bench, (str(small_package), str(tmp_path / f"data-{jobs}")))
+        done = list(run_shared(*bench, [1, 2], chosen, tmp_path / f"results-{jobs}", jobs))
+        assert sorted(done) == sorted((f"patient-0{n}", c.name, False) for n in (1, 2) for c in chosen)
+        paths = sorted((tmp_path / f"results-{jobs}").rglob("*.json"))
+        files[jobs] = {path.relative_to(tmp_path / f"results-{jobs}"): path.read_bytes() for path in paths}
+    assert len(files[1]) == 2 * len(chosen) and files[1] == files[2]
+    here = small_bench(str(small_package), str(tmp_path / "data-2"))
+    for contestant in chosen:
+        first, second = (map_of(here, see(here, 1), contestant, 1) for _ in range(2))
+        assert first.any() and np.array_equal(first, second), contestant.name
+
+
+def test_work_is_shared_among_one_process_or_more() -> None:
+    assert sorted(in_processes(abs, [-3, 2], 2)) == [(-3, 3), (2, 2)]
+    assert list(in_processes(abs, [], 2)) == []
+    with pytest.raises(UsageError, match="not among 0"):
+        list(in_processes(abs, [1], 0))
+    with pytest.raises(TypeError):
+        list(in_processes(abs, ["what fails is heard of"], 1))
 
 
 # -------------------------------------------------------------------------------------------------- another tool's maps
