@@ -34,7 +34,7 @@ from ADAttributionLogic.reference.state import load_state, save_state
 from ADAttributionLogic.reference.writing import About, check_reference_folder, write_reference
 from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
 from ADAttributionLogic.simulation.subject import CONTROL, draw_parameters, simulate_subject
-from ADAttributionLogic.training.demonstration import LICENCE, NAME
+from ADAttributionLogic.training.demonstration_card import LICENCE, NAME
 from ADAttributionLogic.volume import Volume
 
 #: Of the first control; those of training and test are 20,190,000 and following.

@@ -2,7 +2,7 @@
 
 The study of Eitel & Ritter 2019 where the truth is known. On a grid of 2 mm, on which a training takes minutes of one
 core instead of an hour: the network of Böhle et al. 2019, 100 simulated people to learn from, 24 to choose the epoch
-by, 60 to be asked about. The trainings differ in their seed alone: initial weights, order, mirroring and shifts.
+by, 40 to be asked about. The trainings differ in their seed alone: initial weights, order, mirroring and shifts.
 
     study_robustness.py FOLDER [--trainings 10] [--keep TO]
 
@@ -34,14 +34,15 @@ from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.simulation.anatomy import Anatomy, affected_labels, atrophy_field
 from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
-from ADAttributionLogic.training.demonstration import INTENDED_USE, LICENCE, CohortScan
+from ADAttributionLogic.training.demonstration import CohortScan
+from ADAttributionLogic.training.demonstration_card import INTENDED_USE, LICENCE
 from ADAttributionLogic.training.fit import Epoch, fit, predict
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import Recipe
 from ADAttributionLogic.volume import Volume, resample
 
 GRID = Grid((96, 114, 96), np.array([[2.0, 0, 0, -96], [0, 2.0, 0, -132], [0, 0, 2.0, -78], [0, 0, 0, 1]]))
-RECIPE = Recipe(learning_rate=5e-4, epochs=12, head_start=True, translation_voxels=1)
+RECIPE = Recipe(learning_rate=5e-4, epochs=8, head_start=True, translation_voxels=1)
 METHODS = ("lrp", "lrp:beta=0.5", "lrp:beta=1", "deeplift:rule=gamma,baseline=blur", "guided-backprop",
            "gradient-x-input")  # fmt: skip
 
@@ -123,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--trainings", type=int, default=10)
-    parser.add_argument("--people", type=int, default=60, help="of the test")
+    parser.add_argument("--people", type=int, default=40, help="of the test (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="TO")
     given = parser.parse_args()
     study = given.folder / "study"

@@ -131,7 +131,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             list(network.parameters())[-1].copy_(torch.tensor([-3.0, 3.0]))
     card = {
         "schema_version": 1, "name": "three", "title": "Three", "network": {"architecture": "boehle2019"},
-        "grid": {"shape": list(SHAPE), "affine": np.diag([2.0, 2, 2, 1]).tolist()},
+        "grid": {"shape": list(SHAPE), "affine": np.diag([2.0, 2, 2, 1]).tolist(), "space": "none"},
         "normalisation": {"kind": "min-max", "mask": "nonzero"}, "classes": ["CN", "AD"], "positive_class": 1,
         "training": {"data": "none"}, "licence": "none", "intended_use": "tests",
     }  # fmt: skip
