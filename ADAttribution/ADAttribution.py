@@ -254,7 +254,9 @@ class ADAttributionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def initializeParameterNode(self):
         self.setParameterNode(self.logic.getParameterNode())
-        if self._parameterNode.inputVolume is None:
+        self._card = self._question.card
+        if self._parameterNode.inputVolume is None:  # nobody has chosen anything yet
+            preselect(self._parameterNode, self._card)
             self._parameterNode.inputVolume = firstScan(slicer.mrmlScene)
 
     def _onScanLoaded(self):

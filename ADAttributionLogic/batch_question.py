@@ -4,23 +4,71 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ADAttributionLogic.atlas.atlas import Atlas
+from ADAttributionLogic.checked_explanation import CheckRequest
+from ADAttributionLogic.comparison.comparing import Against
 from ADAttributionLogic.errors import OutputError
+from ADAttributionLogic.explanation import MethodRequest
 from ADAttributionLogic.graph.tracing import tensors_of
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.owned_folders import is_owned, owned_folder
+from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.provenance import array_sha256, describe_atlas, describe_model, text_sha256
-
-if TYPE_CHECKING:
-    from ADAttributionLogic.batch import BatchOptions
 
 QUESTION_FILE = "batch.json"
 KIND = "ad-attribution/batch/2"
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What is asked of every scan; see :func:`ADAttributionLogic.explain.explain`.
+
+    With a `preparation` every scan is registered first (see :func:`~.explain_native.explain_native`); one that does not
+    pass the quality checks is a failed scan, with the numbers in its row, unless the preparation accepts it.
+
+    Attributes
+    ----------
+    cache : Path, optional
+        Folder of preprocessed scans; the user's cache folder by default.
+    private : bool
+        Results without paths and names: a scan and its folder are called by the hash of its file.
+    against : Against, optional
+        Controls to compare every scan with.
+    adjusted : bool
+        Adjust z for the reference's covariates, which each scan's row of the list must have.
+    page : bool
+        A report per scan and an ``index.html``, where what they need is installed.
+    keep_identifiers : bool
+        Reports name scans and paths.
+    checks : CheckRequest, optional
+        Whether each map can be believed: two columns per map in the summary.
+    with_spread : bool
+        Also how far the answer moves with the scan's placement: four forward passes more per scan.
+    """
+
+    methods: Sequence[MethodRequest]
+    target: str | int = "positive"
+    start: str | None = None
+    start_reference: float | None = None
+    member_sd: bool = False
+    device: str = "auto"
+    replace_non_finite: float | None = None
+    figure: bool = True
+    preparation: Preparation | None = None
+    cache: Path | None = None
+    private: bool = False
+    against: Against | None = None
+    adjusted: bool = False
+    page: bool = True
+    keep_identifiers: bool = False
+    checks: CheckRequest | None = None
+    with_spread: bool = True
 
 
 def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dict[str, Any]:
@@ -86,12 +134,25 @@ def claim(folder: Path, question: Mapping[str, Any]) -> None:
         raise OutputError(f"{folder} cannot be written: {cause}") from cause
 
 
+def require_claimable(folder: Path, question: Mapping[str, Any]) -> None:
+    """Look whether :func:`claim` would take a folder, without writing.
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        _answers(folder, question)
+    except OSError as cause:
+        raise OutputError(f"{folder} cannot be read: {cause}") from cause
+
+
 def _answers(folder: Path, question: Mapping[str, Any]) -> bool:
     """Whether it is a batch already; an empty folder is none, and neither is one that a full disk left."""
     mark = folder / QUESTION_FILE
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder. Choose another.")
-    others = [] if not folder.exists() else [p for p in folder.iterdir() if p != mark and not is_owned(p)]
+    others = [] if not folder.exists() else [p for p in folder.iterdir() if p != mark and not _is_of_runs(p)]
     text = mark.read_text(encoding="utf-8") if mark.is_file() else ""
     if not text.strip() and not others:
         return False
@@ -115,6 +176,11 @@ def _answers(folder: Path, question: Mapping[str, Any]) -> bool:
             "another folder, or ask the same as before."
         )
     return True
+
+
+def _is_of_runs(path: Path) -> bool:
+    """Whether it says who is writing here (:mod:`~.runs`), or is what a killed process has left."""
+    return path.name.startswith("_") or is_owned(path)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from ADAttributionLogic.commands import (
     atlases,
     batch,
     benchmark_truth,
+    bids,
     cache,
     check,
     dicom,
@@ -44,6 +45,7 @@ EXIT_CODES = {
     6: "the output cannot be written, or would overwrite something",
     7: "the memory did not suffice",
     8: "the table of subjects or the reference cohort cannot be read or used",
+    9: "the workers or their scheduler were lost; what was complete by then is kept",
     130: "cancelled; what was finished by then is written",
 }
 
@@ -98,19 +100,8 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        *(
-            check,
-            what_if,
-            preprocess,
-            simulate,
-            batch,
-            reference,
-            study,
-            study_robustness,
-            report,
-            dicom,
-            benchmark_truth,
-        ),
+        *(check, what_if, preprocess, simulate, batch, bids, reference),
+        *(study, study_robustness, report, dicom, benchmark_truth),
         *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)

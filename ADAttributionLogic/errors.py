@@ -103,6 +103,14 @@ class OutputError(ADAttributionError):
     exit_code = 6
 
 
+class RunningError(OutputError):
+    """A living run has the output."""
+
+
+class DiskError(OutputError):
+    """The disk of the output takes nothing more."""
+
+
 class OutOfMemoryError(ADAttributionError):
     """The memory did not suffice."""
 
@@ -117,6 +125,27 @@ class CohortError(ADAttributionError):
 
 class ReferenceCohortError(CohortError):
     """A reference cohort that cannot be built, read, or compared with."""
+
+
+class EngineError(ADAttributionError):
+    """Workers, or their scheduler, cannot begin or were lost; what is complete is kept.
+
+    Parameters
+    ----------
+    text : str
+    exit_code : int, optional
+        That of what went wrong in the workers.
+    story : str
+        What they said of it.
+    """
+
+    exit_code = 9
+
+    def __init__(self, text: str, exit_code: int | None = None, story: str = "") -> None:
+        super().__init__(text)
+        self.story = story
+        if exit_code is not None:
+            self.exit_code = exit_code
 
 
 class Cancelled(ADAttributionError):

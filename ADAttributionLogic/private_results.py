@@ -93,6 +93,11 @@ def hide_in_question(question: Any, atlas: Atlas | None) -> Any:
     return _Hider("", _HIDDEN, _own_names(atlas)).plain(question)
 
 
+def hide_in_record(record: Any, source: str, name: str) -> Any:
+    """Plain values without paths; the scan's own is replaced by a name."""
+    return _Hider(source, name).plain(record)
+
+
 def _own_names(atlas: Atlas | None) -> dict[str, str]:
     """Of an atlas that is the user's own file: its name may be a patient's. Those to be installed have a licence."""
     return {} if atlas is None or atlas.licence else {atlas.name: _OWN_ATLAS, atlas.title: _OWN_ATLAS}

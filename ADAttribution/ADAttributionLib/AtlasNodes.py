@@ -12,6 +12,7 @@ from vtk.util import numpy_support
 from ADAttributionLib import SceneBuilder
 from ADAttributionLib.SegmentOverlaps import layersOf, overlapNotes
 from ADAttributionLib.VolumeNodes import nodesOfClass, orientedImage
+from ADAttributionLogic.atlas.anatomical_codes import BRAIN, SIDES, structure_of
 from ADAttributionLogic.atlas.atlas import Atlas, Region, side_from_name
 from ADAttributionLogic.errors import AtlasError, UsageError
 from ADAttributionLogic.volume import Volume
@@ -21,22 +22,19 @@ SIDE_TAG = "ADAttribution.Hemisphere"
 GROUP_TAG = "ADAttribution.Group"
 HASH_ATTRIBUTE = "ADAttribution.LabelsHash"
 
-#: Words in a region's name → SNOMED CT code and meaning, and whether Slicer's list has a left and a right one. As in
-#: Slicer's "DICOM master list" (SegmentationCategoryTypeModifier-DICOM-Master.json); all other regions are "Brain".
-_STRUCTURES = {
-    "hippocampus": ("5366008", "Hippocampus", True),
-    "amygdala": ("4958002", "Amygdala", True),
-    "thalamus": ("42695009", "Thalamus", True),
-    "caudate": ("11000004", "Caudate nucleus", True),
-    "putamen": ("89278009", "Putamen", True),
-    "pallidum": ("14738005", "Globus pallidus", True),
-    "lateral ventricle": ("66720007", "Lateral ventricle", True),
-    "brain stem": ("119238007", "Brain stem", False),
-    "cerebellum": ("113305005", "Cerebellum", False),
-    "cerebelum": ("113305005", "Cerebellum", False),  # as AAL spells it
+#: Structures that Slicer's "DICOM master list" (SegmentationCategoryTypeModifier-DICOM-Master.json) has, and whether it
+#: has a left and a right one; all other regions are "Brain".
+_IN_SLICERS_LIST = {
+    "Hippocampus": True,
+    "Amygdala": True,
+    "Thalamus": True,
+    "Caudate nucleus": True,
+    "Putamen": True,
+    "Globus pallidus": True,
+    "Lateral ventricle": True,
+    "Brain stem": False,
+    "Cerebellum": False,
 }
-_BRAIN = ("12738006", "Brain", False)
-_SIDES = {"left": "SCT^7771000^Left", "right": "SCT^24028007^Right"}
 
 
 def addAtlas(scene, atlas, name):
@@ -75,12 +73,14 @@ def isUnedited(node, atlas):
 
 def terminologyOf(region):
     """Slicer's terminology entry of a region: anatomical structure, what it is as far as it is known, and its side."""
-    words = f"{region.group} {region.name}".lower().replace("_", " ")
-    code, meaning, isPaired = next((found for word, found in _STRUCTURES.items() if word in words), _BRAIN)
+    found = structure_of(region)
+    structure = found if found.meaning in _IN_SLICERS_LIST else BRAIN
     category = "SCT^123037004^Anatomical Structure"
-    side = _SIDES.get(region.hemisphere, "^^") if isPaired else "^^"
+    isPaired = _IN_SLICERS_LIST.get(structure.meaning, False) and region.hemisphere in SIDES
+    side = "SCT^{}^{}".format(*SIDES[region.hemisphere]) if isPaired else "^^"
     context = "Segmentation category and type - DICOM master list"
-    return f"{context}~{category}~SCT^{code}^{meaning}~{side}~Anatomic codes - DICOM master list~^^~^^"
+    coded = f"SCT^{structure.code}^{structure.meaning}"
+    return f"{context}~{category}~{coded}~{side}~Anatomic codes - DICOM master list~^^~^^"
 
 
 def atlasFromSegmentation(node, grid):

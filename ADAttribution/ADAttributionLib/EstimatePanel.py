@@ -59,4 +59,6 @@ def estimateText(found):
     parts = ", ".join(f"{entry['name']} {durationText(entry['seconds'])}" for entry in found["methods"])
     if found.get("preparation"):
         parts += f", preparation {durationText(found['preparation'])} (nothing if it was done before)"
+    if found.get("checks"):
+        parts += f", checks up to {durationText(found['checks'])}"
     return f"About {durationText(found['seconds'])} on {found['device']}: {parts}"

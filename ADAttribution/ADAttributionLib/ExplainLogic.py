@@ -17,7 +17,8 @@ from ADAttributionLib.Overlays import forgetStatistics
 from ADAttributionLib.Preparation import Preparation
 from ADAttributionLib.References import comparisonJob
 from ADAttributionLib.RunDisplay import RunDisplay
-from ADAttributionLib.Runs import createRun, removeNode
+from ADAttributionLib.RunMaking import createRun
+from ADAttributionLib.Runs import removeNode
 from ADAttributionLib.SceneBuilder import addScan, addVolume
 from ADAttributionLib.VolumeNodes import nodeOfVolume, scanName, volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError

@@ -15,6 +15,7 @@ class Preset(enum.Enum):
     QUICK = "quick"
     PAPERS = "papers"
     ALL = "all"
+    COMPARED = "compared"
     OWN = "own"
 
     def label(self):
@@ -22,6 +23,7 @@ class Preset(enum.Enum):
             "quick": "quick: LRP and area occlusion",
             "papers": "papers: the four that Eitel & Ritter 2019 compare",
             "all": "all that need no reference (voxel occlusion alone takes ten minutes)",
+            "compared": "compared: DeepLIFT (against the network's reference scan) and area occlusion",
             "own": "own choice, ticked below",
         }[self.value]
 
@@ -32,6 +34,7 @@ CHOSEN = {
     Preset.PAPERS: frozenset({"lrp", "guidedBackprop", "gradientXInput", "occlusion"}),
     # DeepLIFT compares with a reference, which not every network has: it is ticked on its own.
     Preset.ALL: frozenset(METHODS) - {"deeplift"},
+    Preset.COMPARED: frozenset({"deeplift", "areaOcclusion"}),
 }
 
 

@@ -11,7 +11,8 @@ import json
 import re
 from pathlib import Path
 
-from ADAttributionLib.Runs import RUN, adoptRun
+from ADAttributionLib.RunMaking import adoptRun
+from ADAttributionLib.Runs import RUN
 from ADAttributionLib.VolumeNodes import nodesOfClass
 from ADAttributionLogic.report.result_places import KIND, PROVENANCE_FILE
 

@@ -6,7 +6,7 @@ from ADAttributionLib import Violins
 from ADAttributionLib.ComparePanel import ComparePanel
 from ADAttributionLib.Overlays import PALETTES, Sign
 from ADAttributionLib.Plots import AXES
-from ADAttributionLib.Runs import addCharts, addOtherMap
+from ADAttributionLib.RunMaps import addCharts, addOtherMap
 from ADAttributionLib.Signals import connect
 
 PERCENTILE, VALUE = "percentile", "value"

@@ -263,7 +263,7 @@ class QuestionPanel:
         methods = [{"name": name, "options": options} for name, options in methodsOf(parameters)]
         regions = 0 if parameters.atlas is AtlasChoice.NONE else 120
         job = {"model": self.model, "methods": methods, "device": parameters.device.value, "regions": regions}
-        return {**job, "registration": registration}
+        return {**job, "registration": registration, "checks": parameters.checkMaps}
 
 
 def durationText(seconds):

@@ -8,7 +8,8 @@ import numpy as np
 
 from ADAttributionLib import AtlasNodes, Comparison, Legend, Overlays, Surfaces, Views
 from ADAttributionLib.Clusters import Clusters
-from ADAttributionLib.Runs import setFilteredMap, tableRows
+from ADAttributionLib.RunMaps import setFilteredMap
+from ADAttributionLib.Runs import tableRows
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
 from ADAttributionLogic.relevance.columns import RANKED_BY
 
@@ -68,9 +69,15 @@ class RunDisplay:
         Overlays.showMap(self.scene, self.run.backgroundNode, self.shownNode, Views.mainViews(self.scene) or None)
         self.change()
 
+    def showRanks(self, role):
+        """Show what the maps say together, ``consensus`` or ``disagreement``, in place of the shown map."""
+        node = self.run.rankNodes[role]
+        Overlays.showMap(self.scene, self.run.backgroundNode, node, Views.mainViews(self.scene) or None)
+
     def hide(self):
         """Take the run's maps out of the views."""
-        Overlays.hideMap(self.scene, [*self.run.mapNodes.values(), *self.run.filteredNodes.values()])
+        kinds = (self.run.mapNodes, self.run.filteredNodes, self.run.rankNodes)
+        Overlays.hideMap(self.scene, [node for nodes in kinds for node in nodes.values()])
 
     def change(self, **changes):
         """Change settings of the shown map: fields of OverlaySettings."""

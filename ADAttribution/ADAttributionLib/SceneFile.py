@@ -12,7 +12,7 @@ import slicer
 import vtk
 
 from ADAttributionLib.RunDisplay import RunDisplay
-from ADAttributionLib.Runs import createRun
+from ADAttributionLib.RunMaking import createRun
 from ADAttributionLib.SceneBuilder import addScan
 from ADAttributionLib.VolumeNodes import scanName
 from ADAttributionLogic.errors import OutputError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ADAttributionLib.AtlasNodes import atlasFromSegmentation, maskFromSegment
 from ADAttributionLib.ExplainLogic import Request
-from ADAttributionLib.Runs import transformOfRun
+from ADAttributionLib.RunMaps import transformOfRun
 from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerError
 from ADAttributionLogic.atlas.library import available_atlases

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class BidsImage:
 
     root: Path
     relative: str
-    entities: Mapping[str, str]
+    entities: Mapping[str, str] = field(hash=False)
 
     @property
     def path(self) -> Path:
@@ -115,15 +116,23 @@ def index_images(root: str | os.PathLike[str], subjects: Sequence[str] = ()) -> 
     place = Path(root).resolve()
     if not place.is_dir():
         raise CohortError(f"{root} is no folder, and so no BIDS dataset.")
-    with temporary_folder("bids") as folder:
-        seen = place
-        if place.suffix or place.name.startswith("."):  # bids2table takes ds000001-1.0.0 for a file
-            seen = folder / "dataset"
-            seen.symlink_to(place, target_is_directory=True)
+    with _plainly_named(place) as seen:
         table = bids2table.index_dataset(seen, list(subjects) or None)
         found = table.select(["path", "suffix", "ext", "datatype"]).to_pylist()
     paths = [row["path"] for row in found if _is_t1w(row)]
     return [_image(Path(root), Path(path).as_posix()) for path in sorted(paths)]
+
+
+@contextlib.contextmanager
+def _plainly_named(place: Path) -> Iterator[Path]:
+    """bids2table takes a folder with a point in its name (``ds000001-1.0.0``) for a file: then it is given a link."""
+    if not place.suffix and not place.name.startswith("."):
+        yield place
+        return
+    with temporary_folder("bids") as folder:
+        link = folder / "dataset"
+        link.symlink_to(place, target_is_directory=True)
+        yield link
 
 
 def _is_t1w(row: Mapping[str, str | None]) -> bool:

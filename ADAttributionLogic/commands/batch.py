@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ADAttributionLogic.commands.check_options import add_check_options, check_request
-from ADAttributionLogic.commands.preparation_options import (
-    add_preprocessing_options,
-    cache_folder,
-    preprocessing_options,
-    wants_preprocessing,
-)
-from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
-from ADAttributionLogic.commands.report import add_identifiers
-from ADAttributionLogic.commands.start_options import add_start_options
+from ADAttributionLogic.commands.batch_options import add_question_options, asked_atlas, asked_options
+from ADAttributionLogic.commands.batch_options import parse_method as parse_method
+from ADAttributionLogic.commands.engine_options import add_engine_options, asked_engine, asked_shard, sources_of
+from ADAttributionLogic.commands.preparation_options import cache_folder
 from ADAttributionLogic.errors import Cancelled, UsageError
-
-if TYPE_CHECKING:
-    from ADAttributionLogic.explain import MethodRequest
 
 #: Exit code when the batch is complete but for scans that failed.
 SOME_FAILED = 3
@@ -38,76 +28,36 @@ def add(commands: Any) -> None:
         "summary table. Started again with the same question, it goes on where it was interrupted.",
     )
     command.add_argument("input", metavar="INPUT", help="folder with scans, or CSV with a column 'scan'")
-    command.add_argument("--model", default="simulated-atrophy", help="as for explain (default: %(default)s)")
-    command.add_argument(
-        "--method",
-        action="append",
-        dest="methods",
-        metavar="METHOD[:OPTION=VALUE,…]",
-        help="may be repeated, e.g. lrp:beta=0.5 (default: lrp)",
-    )
-    command.add_argument("--atlas", default="aal", help="as for explain (default: %(default)s)")
-    command.add_argument("--grouping", metavar="NAME", help="as for explain")
-    command.add_argument("--target", default="positive", help="as for explain (default: %(default)s)")
-    add_start_options(command, "as for explain")
-    command.add_argument("--output", choices=("softmax", "sigmoid", "score"), help="of a bare file, as for explain")
-    command.add_argument("--device", default="auto", help="as for explain (default: %(default)s)")
+    add_question_options(command, "none")
     command.add_argument("--out", required=True, metavar="DIR", help="new folder, or one of an interrupted batch")
-    command.add_argument("--no-figure", action="store_true", help="write no figures")
-    command.add_argument(
-        "--space", choices=("model", "native"), default="model", help="as for explain (default: %(default)s)"
-    )
-    add_reference_options(command, many_scans=True)
-    command.add_argument(
-        "--no-spread", action="store_true", help="do not measure how far the answer moves with the scan's placement"
-    )
-    command.add_argument("--no-report", action="store_true", help="write no reports (report.html) and no index.html")
-    add_identifiers(command)
     command.add_argument("--private", action="store_true", help="as for explain, also in the summary")
-    add_check_options(command, "none")
-    add_preprocessing_options(command, "none", many_scans=True)
-    command.set_defaults(run=_batch, replace_non_finite=None)
+    add_engine_options(command)
+    command.set_defaults(run=_batch)
 
 
 def _batch(options: argparse.Namespace) -> int:
-    from ADAttributionLogic.atlas.library import load_atlas
-    from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+    from ADAttributionLogic.batch import count_open, explain_batch, find_scans
     from ADAttributionLogic.networks.loading import load_model
-    from ADAttributionLogic.preparation import Preparation
 
     if options.private and options.keep_identifiers:
         raise UsageError("--private leaves out what --keep-identifiers keeps. Say one of them.")
-    preparation = None
-    if wants_preprocessing(options):
-        preparation = Preparation(preprocessing_options(options), options.space, options.accept_qc)
     scans = find_scans(options.input, without=[options.out])
-    asked = BatchOptions(
-        [parse_method(text) for text in options.methods or ["lrp"]],
-        options.target,
-        options.start,
-        options.start_reference,
-        options.member_sd,
-        options.device,
-        figure=not options.no_figure,
-        preparation=preparation,
-        private=options.private,
-        against=asked_comparison(options),
-        adjusted=options.adjusted,
-        page=not options.no_report,
-        keep_identifiers=options.keep_identifiers,
-        checks=check_request(options),
-        with_spread=not options.no_spread,
-    )
-    atlas = None if options.atlas == "none" else load_atlas(options.atlas, grouping=options.grouping)
-    print(f"{len(scans)} scans", file=sys.stderr)
+    asked, atlas = asked_options(options, options.private), asked_atlas(options)
+    model, shard = load_model(options.model, output=options.output), asked_shard(options)
+    print(f"{len(scans)} scans" + (f", shard {shard}" if shard else ""), file=sys.stderr)
+    share = list(scans) if shard is None else shard.of(scans)
+    engine = asked_engine(options, count_open(share, options.out), model, asked)
     with cache_folder(options.no_cache) as cache, going_on_later():
         result = explain_batch(
             scans,
-            load_model(options.model, output=options.output),
+            model,
             replace(asked, cache=cache),
             options.out,
             atlas=atlas,
             on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
+            engine=engine,
+            sources=sources_of(options, None if atlas is None else options.atlas),
+            shard=shard,
         )
     print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}")
     return SOME_FAILED if result.failed else 0
@@ -120,30 +70,3 @@ def going_on_later() -> Iterator[None]:
         yield
     except KeyboardInterrupt as cause:
         raise Cancelled("Cancelled; the results that are complete are kept. Start it again to go on.") from cause
-
-
-def parse_method(text: str) -> MethodRequest:
-    """Read ``lrp:beta=0.5,epsilon=1e-6``.
-
-    Raises
-    ------
-    UsageError
-    """
-    from ADAttributionLogic.explain import MethodRequest
-
-    name, _, rest = text.partition(":")
-    given: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise UsageError(f"Option {part!r} of {name} has no value; write {name}:{part}=VALUE.")
-        given[key.strip().replace("-", "_")] = _value(value.strip())
-    return MethodRequest(name.strip(), given)
-
-
-def _value(text: str) -> Any:
-    """A number or truth value as JSON writes it; anything else is text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

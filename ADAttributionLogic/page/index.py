@@ -1,8 +1,9 @@
-"""The page of a batch: a line per scan, with its answer and a link to its report."""
+"""The page of many scans: a line per scan, with its answer and a link to its report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,19 +17,44 @@ from ADAttributionLogic.report.result_places import INDEX_FILE, REPORT_FILE
 from ADAttributionLogic.resources import resources_folder
 
 #: What a row of the summary holds beside answers.
-_SHOWN_ELSEWHERE = ("name", "scan", "status", "message", "folder", "seconds", "explained_class")
+_SHOWN_ELSEWHERE = ("name", "scan", "status", "message", "folder", "report", "seconds", "explained_class")
 
 
-def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], title: str) -> Path | None:
+@dataclass(frozen=True)
+class IndexLink:
+    """Something else that was made of the scans.
+
+    Attributes
+    ----------
+    title : str
+    target : str
+        Relative to the page.
+    is_there : bool
+    """
+
+    title: str
+    target: str
+    is_there: bool = True
+
+
+def write_index(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    links: Sequence[IndexLink] = (),
+    notes: Sequence[str] = (),
+) -> Path | None:
     """Write ``index.html`` into the folder of a batch.
 
     Parameters
     ----------
     folder : Path
     rows : sequence of mapping
-        Of the summary.
+        Of the summary; their ``report`` is a link, where it is not that in the scan's folder.
     title : str
         Of the network.
+    links : sequence of IndexLink
+    notes : sequence of str
 
     Returns
     -------
@@ -42,13 +68,19 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
     if can_make_pages():
         return None
     try:
-        write_whole(folder / INDEX_FILE, build_index(folder, rows, title))
+        write_whole(folder / INDEX_FILE, build_index(folder, rows, title, links, notes))
     except OSError as cause:
         raise OutputError(f"{folder / INDEX_FILE} cannot be written: {cause.strerror or cause}.") from cause
     return folder / INDEX_FILE
 
 
-def build_index(folder: Path, rows: Sequence[Mapping[str, Any]], title: str) -> str:
+def build_index(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    links: Sequence[IndexLink] = (),
+    notes: Sequence[str] = (),
+) -> str:
     """The page as text; a scan without a report has no link."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -66,10 +98,12 @@ def build_index(folder: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
         notice=NOTICE,
         version=__version__,
         columns=columns,
+        links=[link for link in links if link.is_there],
+        notes=notes,
         rows=[
             {
                 "name": str(row["name"]),
-                "link": _link(folder, str(row.get("folder", ""))),
+                "link": quote(str(row["report"])) if row.get("report") else _link(folder, str(row.get("folder", ""))),
                 "status": str(row["status"]),
                 "failed": row["status"] == "failed",
                 "cells": [_text(row.get(column, "")) for column in columns],

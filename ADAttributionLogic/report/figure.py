@@ -297,6 +297,10 @@ def _letters(cell: Axes, plane: str) -> None:
         )
 
 
+#: Of a colour bar's half height: a threshold nearer to 0 than this has one label for both signs.
+_LABELS_APART = 0.1
+
+
 def _draw_colour_bar(beside: Axes, row: FigureRow) -> None:
     beside.axis("off")
     cell = beside.inset_axes((0.12, 0.04, 0.2, 0.82))
@@ -306,9 +310,13 @@ def _draw_colour_bar(beside: Axes, row: FigureRow) -> None:
     colours = table if signed else table[len(table) // 2 :]
     low = -row.display.maximum if signed else 0.0
     cell.imshow(colours[:, None], aspect="auto", origin="lower", extent=(0, 1, low, row.display.maximum))
-    ticks = [row.display.threshold, row.display.maximum]
-    cell.set_yticks(([-t for t in reversed(ticks)] if signed else []) + ticks)
-    cell.set_yticklabels([f"{t:.2g}" for t in cell.get_yticks()], color=MUTED, fontsize=7)
+    threshold, maximum = row.display.threshold, row.display.maximum
+    ticks = {threshold: f"{threshold:.2g}", maximum: f"{maximum:.2g}"}
+    if signed and threshold < _LABELS_APART * maximum:  # the labels of both thresholds would touch
+        ticks = {0.0: f"±{threshold:.2g}", maximum: f"{maximum:.2g}", -maximum: f"{-maximum:.2g}"}
+    elif signed:
+        ticks |= {-threshold: f"{-threshold:.2g}", -maximum: f"{-maximum:.2g}"}
+    cell.set_yticks(list(ticks), list(ticks.values()), color=MUTED, fontsize=7)
     cell.set_xticks([])
     cell.set_facecolor("#2a2a30")
     cell.yaxis.tick_right()

@@ -93,6 +93,9 @@ class Answer:
     provenance : mapping
     preparation : AnswerPreparation or None
         None for a scan that was taken as registered.
+    consensus : tuple of Volume, or None
+        With checks of several maps: what they say together and how far they disagree, where the maps are
+        (:class:`ADAttributionLogic.checks.agreement.Consensus`).
     """
 
     probabilities: Mapping[str, float]
@@ -102,6 +105,7 @@ class Answer:
     atlas: Atlas | None
     provenance: Mapping[str, Any]
     preparation: AnswerPreparation | None = None
+    consensus: tuple[Volume, Volume] | None = None
 
 
 def answer_of(explanation: Explanation, figure: bytes | None = None, note: str = "") -> Answer:
@@ -127,6 +131,7 @@ def answer_of(explanation: Explanation, figure: bytes | None = None, note: str =
         explanation.atlas,
         explanation.provenance,
         _preparation_of(explanation, figure, note),
+        explanation.consensus,
     )
 
 
@@ -289,6 +294,7 @@ def save_answer(answer: Answer, folder: Path, prefix: str) -> dict[str, Any]:
             "atlas": None if answer.atlas is None else save_atlas(answer.atlas, folder, f"{prefix}-atlas"),
             "provenance": dict(answer.provenance),
             "preparation": answer.preparation and _save_preparation(answer.preparation, folder, prefix),
+            "consensus": [save_volume(v, folder, f"{prefix}-ranks-{n}") for n, v in enumerate(answer.consensus or ())],
         }
     except OSError as cause:
         raise OutputError(f"The result cannot be written to {folder}: {cause}") from cause
@@ -315,6 +321,7 @@ def load_answer(document: Mapping[str, Any], folder: Path) -> Answer:
         for m in document["maps"]
     )
     atlas = None if document["atlas"] is None else load_atlas_entry(document["atlas"], folder)
+    ranks = [load_volume(entry, folder) for entry in document["consensus"]]
     return Answer(
         document["probabilities"],
         document["target_class"],
@@ -323,6 +330,7 @@ def load_answer(document: Mapping[str, Any], folder: Path) -> Answer:
         atlas,
         document["provenance"],
         document["preparation"] and _load_preparation(document["preparation"], folder),
+        (ranks[0], ranks[1]) if ranks else None,
     )
 
 

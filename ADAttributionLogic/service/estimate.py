@@ -56,8 +56,9 @@ def estimate(
     pass_seconds: float,
     regions: int = 0,
     registration: str = "none",
+    checks: float = 0.0,
 ) -> Mapping[str, Any]:
-    """Seconds per method, of the preparation and altogether.
+    """Seconds per method, of the preparation, of the checks at most, and altogether.
 
     Parameters
     ----------
@@ -69,6 +70,8 @@ def estimate(
         Regions of the atlas, 0 without one.
     registration : str
         How the scan is prepared; "none" also where that was done before and is in the cache.
+    checks : float
+        Forward passes that checks may take per map.
 
     Raises
     ------
@@ -81,8 +84,9 @@ def estimate(
     seconds = [networks * _seconds(request, model, pass_seconds, regions) for request in requests]
     named = [{"name": r.name, "seconds": round(s, 3)} for r, s in zip(requests, seconds, strict=True)]
     preparation = PREPARATION_SECONDS[registration]
-    total = sum(seconds) + networks * _ANSWERS * pass_seconds + preparation
-    return {"methods": named, "preparation": preparation, "seconds": round(total, 3)}
+    checking = networks * len(requests) * checks * pass_seconds
+    total = sum(seconds) + networks * _ANSWERS * pass_seconds + preparation + checking
+    return {"methods": named, "preparation": preparation, "checks": round(checking, 3), "seconds": round(total, 3)}
 
 
 def _seconds(request: MethodRequest, model: Model, pass_seconds: float, regions: int) -> float:

@@ -99,6 +99,7 @@ _ANSWER = _object(
         "atlas": _or_none(_ATLAS),
         "provenance": _FREE,
         "preparation": _or_none(_PREPARATION),
+        "consensus": {"anyOf": [{"maxItems": 0}, {"minItems": 2, "maxItems": 2}], **_list(_VOLUME)},
     }
 )
 

@@ -210,7 +210,15 @@ def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
     name, device = _required(job, "model"), job.get("device", "auto")
     pass_seconds = store.seconds_per_pass(name, device)
     registration = job.get("registration", "none")
-    found = estimate(_requests(job), store.model(name), pass_seconds, int(job.get("regions", 0)), registration)
+    wanted = _check_request(job.get("checks", False))
+    found = estimate(
+        _requests(job),
+        store.model(name),
+        pass_seconds,
+        int(job.get("regions", 0)),
+        registration,
+        0.0 if wanted is None else wanted.budget,
+    )
     return {**found, "device": describe_device(choose_device(device)), "pass_seconds": round(pass_seconds, 4)}
 
 

@@ -76,7 +76,7 @@ def scene_display() -> Iterator[Figure]:
 
 def surfaces() -> Iterator[Figure]:
     """The 3D view's surfaces of a map of the real size: after the threshold, what a user waits for."""
-    from ADAttributionLib import Runs, SceneBuilder, SceneFile, Surfaces
+    from ADAttributionLib import RunMaking, SceneBuilder, SceneFile, Surfaces
     from ADAttributionLib.RunDisplay import RunDisplay
     from ADAttributionLogic.atlas.library import load_template
     from ADAttributionLogic.service.answer import Answer, AnswerMap
@@ -87,7 +87,7 @@ def surfaces() -> Iterator[Figure]:
     found = AnswerMap("lrp", "lrp", "Layer-wise relevance propagation", heatmap, None, {})
     scene = SceneFile.newScene()
     scan = SceneBuilder.addScan(scene, template, "scan")
-    display = RunDisplay(Runs.createRun(scene, Answer({"AD": 1.0}, "AD", template, (found,), None, record), scan))
+    display = RunDisplay(RunMaking.createRun(scene, Answer({"AD": 1.0}, "AD", template, (found,), None, record), scan))
     display.show()
     yield Figure("surface of the brain, processor seconds", _processor(lambda _: Surfaces.showBrain(display.run), 1))
     display.showSurfaces()

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
 from contract import Api
 from stand_in import panel
 
-from ADAttributionLib import Legend, Overlays, References, RegionRows, Runs, SceneBuilder, Violins
+from ADAttributionLib import Legend, Overlays, References, RegionRows, RunMaking, Runs, SceneBuilder, Violins
 from ADAttributionLib.ChartPanel import ChartPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.ReferencePanel import ReferencePanel
@@ -44,7 +44,7 @@ def comparedAnswer(small_reference, small_model, tmp_path_factory):
 def run(scene, comparedAnswer):
     node = SceneBuilder.addVolume(scene, small_control(40, age=85), "T1")
     node.CreateDefaultDisplayNodes()
-    return Runs.createRun(scene, comparedAnswer, node)
+    return RunMaking.createRun(scene, comparedAnswer, node)
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ def test_a_run_against_other_controls_is_another_run(scene, run, comparedAnswer)
 
     record = comparedAnswer.provenance
     other = {**record, "comparison": {**record["comparison"], "covariates": {}}}
-    Runs.createRun(scene, replace(comparedAnswer, provenance=other), run.scanNode)
+    RunMaking.createRun(scene, replace(comparedAnswer, provenance=other), run.scanNode)
     assert len(Runs.findRuns(scene)) == 2
-    Runs.createRun(scene, comparedAnswer, run.scanNode)
+    RunMaking.createRun(scene, comparedAnswer, run.scanNode)
     assert len(Runs.findRuns(scene)) == 2, "the same question replaces its run"
 
 

@@ -15,7 +15,7 @@ from stand_in import panel
 from test_dicom_export import acquired, answer_on
 from test_volume import reoriented
 
-from ADAttributionLib import Dependencies, Runs
+from ADAttributionLib import Dependencies, RunMaking
 from ADAttributionLib.DicomSource import filesOf, seriesOf
 from ADAttributionLib.ExportPanel import ExportPanel
 from ADAttributionLib.RunAnswer import answerOf
@@ -62,7 +62,7 @@ def scanNode(scene, series):
 
 @pytest.fixture
 def run(scene, scanNode):
-    return Runs.createRun(scene, answer_on(volumeFromNode(scanNode)), scanNode)
+    return RunMaking.createRun(scene, answer_on(volumeFromNode(scanNode)), scanNode)
 
 
 def test_a_scan_knows_its_series_and_its_files(scanNode, series) -> None:

@@ -13,7 +13,7 @@ from slice_views import SliceView
 from stand_in import panel
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ADAttributionLib import Runs, ViewPictures
+from ADAttributionLib import RunMaking, ViewPictures
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.ExportPanel import ExportPanel
 from ADAttributionLib.RunAnswer import answerOf
@@ -25,7 +25,7 @@ from ADAttributionLogic.errors import ADAttributionError, UsageError
 
 @pytest.fixture
 def display(scene, scanNode, answer):
-    made = RunDisplay(Runs.createRun(scene, answer, scanNode))
+    made = RunDisplay(RunMaking.createRun(scene, answer, scanNode))
     made.show()
     return made
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from slice_views import SliceView
 
-from ADAttributionLib import Legend, Overlays, Runs, SceneFile
+from ADAttributionLib import Legend, Overlays, RunMaking, Runs, SceneFile
 from ADAttributionLib.Overlays import MapStatistics, OverlaySettings, Sign
 from ADAttributionLib.RunDisplay import RunDisplay
 
 
 @pytest.fixture
 def display(scene, scanNode, answer):
-    made = RunDisplay(Runs.createRun(scene, answer, scanNode))
+    made = RunDisplay(RunMaking.createRun(scene, answer, scanNode))
     made.show("gradient-x-input")
     made.showLegend()
     return made
@@ -79,7 +79,7 @@ def test_one_legend_at_a_time_and_in_one_view(scene, display) -> None:
 
 def test_nothing_of_it_is_left_of_a_removed_run_or_filter(scene, scanNode, answer) -> None:
     before = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
-    display = RunDisplay(Runs.createRun(scene, answer, scanNode))
+    display = RunDisplay(RunMaking.createRun(scene, answer, scanNode))
     display.show("lrp")
     count = scene.GetNumberOfNodes()
     display.filterClusters(3)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ADAttributionLib import AtlasNodes, OlderScenes, Runs, SceneBuilder
+from ADAttributionLib import AtlasNodes, OlderScenes, RunMaps, Runs, SceneBuilder
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
@@ -191,7 +191,7 @@ def test_a_scene_of_an_earlier_version_is_picked_up(scene, explanation, folder) 
     display.show()
     expected = explanation.heatmaps[0].table.ranked("density_rank")[0]
     assert display.showTopRegion()["name"] == expected["name"], "ranked by today's rule"
-    assert set(Runs.addCharts(run, next(iter(run.mapNodes)))) == set("RAS")
+    assert set(RunMaps.addCharts(run, next(iter(run.mapNodes)))) == set("RAS")
 
 
 def test_an_older_scene_takes_its_probabilities_from_the_folder_that_it_lies_in(scene, explanation, folder) -> None:

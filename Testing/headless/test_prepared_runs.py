@@ -14,7 +14,7 @@ import torch
 import vtk
 from test_runs import drawn
 
-from ADAttributionLib import AnswerPanel, QualityText, Runs, SceneBuilder, SceneFile
+from ADAttributionLib import AnswerPanel, QualityText, RunMaking, RunMaps, Runs, SceneBuilder, SceneFile
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.Overlays import shownMap
 from ADAttributionLib.RunDisplay import RunDisplay
@@ -205,7 +205,7 @@ def test_the_transforms_say_where_the_patient_lay(run, native) -> None:
 def test_everything_is_in_one_folder_and_goes_with_the_run(scene, scan, run) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     nodes = [*run.mapNodes.values(), *run.tableNodes.values(), run.atlasNode, run.gridScanNode, run.aboutNode]
-    for node in (*nodes, *run.transformNodes.values(), Runs.addModelMap(run, "lrp")):
+    for node in (*nodes, *run.transformNodes.values(), RunMaps.addModelMap(run, "lrp")):
         assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == run.folderItem, node.GetName()
     assert sorted(node.GetName() for node in run.transformNodes.values()) == [
         "T1 as acquired - model to scan",
@@ -227,8 +227,8 @@ def test_the_answer_tells_what_was_done(run) -> None:
 
 
 def test_a_saved_run_is_picked_up_with_its_transforms(scene, run, scan, tmp_path: Path) -> None:
-    expected = volumeFromNode(Runs.addModelMap(run, "lrp")).array
-    Runs._removeAll(scene, {run.modelNodes["lrp"].GetID()})
+    expected = volumeFromNode(RunMaps.addModelMap(run, "lrp")).array
+    Runs.removeAll(scene, {run.modelNodes["lrp"].GetID()})
     toScan = matrixOf(run.transformNodes["model-to-scan"])
     assert scene.WriteToMRB(str(tmp_path / "run.mrb"))
     again = SceneFile.readScene(tmp_path / "run.mrb")
@@ -238,7 +238,7 @@ def test_a_saved_run_is_picked_up_with_its_transforms(scene, run, scan, tmp_path
         assert list(found.mapNodes) == METHODS and found.atlasNode is not None
         np.testing.assert_allclose(matrixOf(found.transformNodes["model-to-scan"]), toScan, atol=1e-6)
         assert volumeFromNode(found.mapNodes["lrp"]).grid.is_same(volumeFromNode(found.scanNode).grid)
-        carried = volumeFromNode(Runs.addModelMap(found, "lrp"))
+        carried = volumeFromNode(RunMaps.addModelMap(found, "lrp"))
         np.testing.assert_allclose(carried.array, expected, atol=1e-6 * np.abs(expected).max())
         Runs.removeRun(found)
         assert not nodesOfClass(again, "vtkMRMLTransformNode")
@@ -264,20 +264,20 @@ def test_both_spaces_of_the_same_scan(scene, logic, scan, run, small_package) ->
     view = nodesOfClass(scene, "vtkMRMLSliceCompositeNode")[0]
     assert view.GetBackgroundVolumeID() == model.gridScanNode.GetID(), "the scan itself lies elsewhere"
     for name in METHODS:
-        there = volumeFromNode(Runs.addModelMap(run, name))
+        there = volumeFromNode(RunMaps.addModelMap(run, name))
         here = volumeFromNode(model.mapNodes[name])
-        assert there.grid.is_same(here.grid) and Runs.addModelMap(model, name) is model.mapNodes[name]
-        back = volumeFromNode(Runs.addNativeMap(model, name))
+        assert there.grid.is_same(here.grid) and RunMaps.addModelMap(model, name) is model.mapNodes[name]
+        back = volumeFromNode(RunMaps.addNativeMap(model, name))
         native = volumeFromNode(run.mapNodes[name])
         np.testing.assert_allclose(back.array, native.array, atol=1e-4 * np.abs(native.array).max())
-        assert Runs.addNativeMap(run, name) is run.mapNodes[name]
+        assert RunMaps.addNativeMap(run, name) is run.mapNodes[name]
         # A gradient's noise does not survive two interpolations, its places do.
         coarse = [_blocks(v.array) for v in (there, here)]
         assert np.corrcoef(*[c.ravel() for c in coarse])[0, 1] > 0.8
-    lrp = [volumeFromNode(n).array.sum() for n in (Runs.addModelMap(run, "lrp"), model.mapNodes["lrp"])]
+    lrp = [volumeFromNode(n).array.sum() for n in (RunMaps.addModelMap(run, "lrp"), model.mapNodes["lrp"])]
     assert lrp[0] == pytest.approx(lrp[1], rel=0.05), "relevance that adds up still does"
     count = scene.GetNumberOfNodes()
-    Runs.addOtherMap(run, "lrp")
+    RunMaps.addOtherMap(run, "lrp")
     assert scene.GetNumberOfNodes() == count, "made once"
     logic.explain(
         scan, model=small_package, methods=METHODS, atlas="neuromorphometrics", registration="affine", space="model"
@@ -294,14 +294,14 @@ def test_a_map_is_carried_from_where_the_scan_was(run, scan) -> None:
     """The user may have moved the scan since, with the very transform that the run offers."""
     before = volumeFromNode(run.mapNodes["lrp"]).grid
     scan.SetAndObserveTransformNodeID(run.transformNodes["scan-to-model"].GetID())
-    assert Runs._scanGridOf(run).is_same(before) and not volumeFromNode(scan).grid.is_same(before)
+    assert RunMaps._scanGridOf(run).is_same(before) and not volumeFromNode(scan).grid.is_same(before)
 
 
 def test_a_removed_transform_is_said_to_be_missing(scene, run) -> None:
     scene.RemoveNode(run.transformNodes["model-to-scan"])
     before = contents(scene)
     with pytest.raises(OutputError, match="model-to-scan of this run is no longer in the scene"):
-        Runs.addModelMap(run, "lrp")
+        RunMaps.addModelMap(run, "lrp")
     assert contents(scene) == before
 
 
@@ -319,7 +319,7 @@ def test_a_warp_travels_to_the_scene_and_back(scene, scanNode, answer, tmp_path:
     assert loaded.preparation.report.figure == b"\x89PNG" and loaded.preparation.transform.kind == "deformable"
     points = np.random.default_rng(0).uniform(-50, 50, (50, 3))
     np.testing.assert_allclose(loaded.preparation.transform.points_to_scan(points), warp.points_to_scan(points))
-    run = Runs.createRun(scene, loaded, scanNode)
+    run = RunMaking.createRun(scene, loaded, scanNode)
     assert all(not node.IsLinear() for node in run.transformNodes.values())
     assert scene.WriteToMRB(str(tmp_path / "run.mrb"))
     again = SceneFile.readScene(tmp_path / "run.mrb")
@@ -330,7 +330,7 @@ def test_a_warp_travels_to_the_scene_and_back(scene, scanNode, answer, tmp_path:
         np.testing.assert_allclose(there.points_to_scan(points), warp.points_to_scan(points), atol=0.1)
         np.testing.assert_allclose(there.points_to_model(points), warp.points_to_model(points), atol=0.1)
         expected = map_on_model(values, warp, brain.grid, True).array
-        carried = volumeFromNode(Runs.addModelMap(found, "lrp")).array
+        carried = volumeFromNode(RunMaps.addModelMap(found, "lrp")).array
         inside = np.s_[8:-8, 8:-8, 8:-8]
         assert np.corrcoef(carried[inside].ravel(), expected[inside].ravel())[0, 1] > 0.98
     finally:

@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 from slice_views import SliceView
 
-from ADAttributionLib import AtlasNodes, Overlays, Runs, SceneBuilder, SceneFile
+from ADAttributionLib import AtlasNodes, Overlays, RunMaking, SceneBuilder, SceneFile
 from ADAttributionLib.Overlays import Sign
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.VolumeNodes import volumeFromNode
@@ -61,7 +61,7 @@ def shown(template: Volume):
         name: SliceView(scene, color, name, centre, PIXELS, 200.0)
         for color, name in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal"))
     }
-    display = RunDisplay(Runs.createRun(scene, answer, scan))
+    display = RunDisplay(RunMaking.createRun(scene, answer, scan))
     display.show()
     display.change(percentile=97.0, opacity=1.0)
     segmentId = AtlasNodes.segmentIdOf(display.run.atlasNode, region.label)

@@ -12,7 +12,7 @@ import vtk
 from scipy import ndimage
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ADAttributionLib import AtlasNodes, Overlays, Plots, Runs, SceneBuilder, SceneFile, Views
+from ADAttributionLib import AtlasNodes, Overlays, Plots, RunMaking, RunMaps, Runs, SceneBuilder, SceneFile, Views
 from ADAttributionLib.Clusters import Clusters
 from ADAttributionLib.Overlays import OverlaySettings, Sign
 from ADAttributionLib.RunDisplay import RunDisplay
@@ -25,7 +25,7 @@ from ADAttributionLogic.volume import Volume
 
 @pytest.fixture
 def run(scene, scanNode, answer):
-    return Runs.createRun(scene, answer, scanNode)
+    return RunMaking.createRun(scene, answer, scanNode)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_run_is_one_folder_beside_the_scan(scene, scanNode, answer) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     subject = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient 7")
     hierarchy.CreateItem(subject, scanNode)
-    run = Runs.createRun(scene, answer, scanNode)
+    run = RunMaking.createRun(scene, answer, scanNode)
     assert hierarchy.GetItemParent(run.folderItem) == subject
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(scanNode)) == subject, "the scan stays where it was"
     nodes = [*run.mapNodes.values(), *run.tableNodes.values(), run.atlasNode, run.aboutNode, run.gridScanNode]
@@ -87,8 +87,8 @@ def test_maps_are_named_scan_method_class_and_lie_where_they_belong(run, answer)
 
 def test_the_map_on_the_scans_own_grid(run, scanNode) -> None:
     """The scan runs from right to left, the network's grid from left to right: the same place, another order."""
-    native = Runs.addNativeMap(run, "lrp")
-    assert Runs.addNativeMap(run, "lrp") is native
+    native = RunMaps.addNativeMap(run, "lrp")
+    assert RunMaps.addNativeMap(run, "lrp") is native
     there, here = volumeFromNode(native), volumeFromNode(run.mapNodes["lrp"])
     assert there.grid.is_same(volumeFromNode(scanNode).grid) and not there.grid.is_same(here.grid)
     peak = np.unravel_index(np.argmax(np.abs(here.array)), here.array.shape)
@@ -183,7 +183,7 @@ def test_settings_that_make_no_sense_are_refused(display, wrong) -> None:
 
 def test_a_map_without_relevance_can_be_shown(scene, scanNode, answer) -> None:
     empty = replace(answer.maps[0], volume=answer.maps[0].volume.with_array(answer.maps[0].volume.array * 0))
-    display = RunDisplay(Runs.createRun(scene, replace(answer, maps=(empty,)), scanNode))
+    display = RunDisplay(RunMaking.createRun(scene, replace(answer, maps=(empty,)), scanNode))
     display.show()
     assert not visible(display.mapNode).any()
     assert display.clusters().count == 0 and "No cluster" in display.clusters().describe(5)
@@ -337,7 +337,7 @@ def test_the_top_regions_of_the_shown_map_for_its_bars(display, answer) -> None:
 
 
 def test_profiles_add_up_and_lead_back(run, answer) -> None:
-    charts = Runs.addCharts(run, "gradient-x-input")
+    charts = RunMaps.addCharts(run, "gradient-x-input")
     volume = answer.maps[1].volume
     for axis, letter in enumerate("RAS"):
         table = charts[letter].GetNthPlotSeriesNode(0).GetTableNode().GetTable()
@@ -364,18 +364,18 @@ def test_a_profile_of_a_grid_that_runs_backwards_and_sideways() -> None:
 
 
 def test_running_twice_does_not_litter(scene, scanNode, answer) -> None:
-    first = Runs.createRun(scene, answer, scanNode)
-    Runs.addCharts(first, "lrp")
+    first = RunMaking.createRun(scene, answer, scanNode)
+    RunMaps.addCharts(first, "lrp")
     RunDisplay(first).filterClusters(5)
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     Runs.removeRun(first)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     clean, items = scene.GetNumberOfNodes(), hierarchy.GetNumberOfItems()
-    second = Runs.createRun(scene, answer, scanNode)
+    second = RunMaking.createRun(scene, answer, scanNode)
     full, fullItems = scene.GetNumberOfNodes(), hierarchy.GetNumberOfItems()
     for _ in range(2):
-        Runs.addCharts(second, "lrp")
-        second = Runs.createRun(scene, answer, scanNode)
+        RunMaps.addCharts(second, "lrp")
+        second = RunMaking.createRun(scene, answer, scanNode)
         assert scene.GetNumberOfNodes() == full, [
             scene.GetNthNode(i).GetName() for i in range(scene.GetNumberOfNodes())
         ]
@@ -387,8 +387,8 @@ def test_running_twice_does_not_litter(scene, scanNode, answer) -> None:
 
 
 def test_another_question_is_another_run_with_the_same_atlas(scene, scanNode, answer) -> None:
-    first = Runs.createRun(scene, answer, scanNode)
-    second = Runs.createRun(scene, replace(answer, maps=answer.maps[:1]), scanNode)
+    first = RunMaking.createRun(scene, answer, scanNode)
+    second = RunMaking.createRun(scene, replace(answer, maps=answer.maps[:1]), scanNode)
     assert len(Runs.findRuns(scene)) == 2 and first.name != second.name and first.folderItem != second.folderItem
     assert first.atlasNode is second.atlasNode
     Runs.removeRun(first)
@@ -410,14 +410,14 @@ def test_a_failure_half_way_leaves_the_scene_as_it_was(scene, scanNode, answer) 
     before = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
     broken = replace(answer.maps[2], table=replace(answer.maps[2].table, columns={"label": None}))
     with pytest.raises(AttributeError):
-        Runs.createRun(scene, replace(answer, maps=(*answer.maps[:2], broken)), scanNode)
+        RunMaking.createRun(scene, replace(answer, maps=(*answer.maps[:2], broken)), scanNode)
     assert {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())} == before
 
 
 def test_a_saved_scene_is_picked_up_again(scene, display, tmp_path: Path) -> None:
     display.change(percentile=98.0, sign=Sign.NEGATIVE, palette="red and blue", opacity=0.6)
     display.filterClusters(3)
-    Runs.addCharts(display.run, "lrp")
+    RunMaps.addCharts(display.run, "lrp")
     expected = {n: volumeFromNode(node).array.copy() for n, node in display.run.mapNodes.items()}
     table = colours(display.mapNode)
     assert scene.WriteToMRB(str(tmp_path / "run.mrb"))
@@ -520,7 +520,7 @@ def test_a_segmentation_that_the_user_drew_is_an_atlas(scene, scanNode, small_sc
         here = small_scan.grid.to_ras(np.argwhere(mask))
         np.testing.assert_allclose(there.mean(axis=0), here.mean(axis=0), atol=1e-3)
         assert len(there) == len(here)
-    run = Runs.createRun(scene, replace(answer, atlas=atlas), scanNode, node)
+    run = RunMaking.createRun(scene, replace(answer, atlas=atlas), scanNode, node)
     assert run.atlasNode is node and len(nodesOfClass(scene, "vtkMRMLSegmentationNode")) == 1
     assert AtlasNodes.segmentIdOf(node, atlas.regions[1].label, "lesion right") is not None
     Runs.removeRun(run)

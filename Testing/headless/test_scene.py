@@ -13,7 +13,7 @@ slicer = pytest.importorskip("slicer", reason="needs the slicer-core wheel (extr
 import vtk  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
-from ADAttributionLib import AtlasNodes, Legend, Runs, SceneFile  # noqa: E402
+from ADAttributionLib import AtlasNodes, Legend, RunMaps, Runs, SceneFile  # noqa: E402
 from ADAttributionLib.RunDisplay import RunDisplay  # noqa: E402
 from ADAttributionLogic.atlas.library import load_atlas  # noqa: E402
 from ADAttributionLogic.errors import OutputError  # noqa: E402
@@ -170,7 +170,7 @@ def test_the_panel_finds_the_run_in_it(scene, explanation: Explanation) -> None:
     assert Legend.legendOf(run.mapNodes["lrp"]).GetVisibility()
     display.change(percentile=99.0)
     display.filterClusters(3)
-    assert set(Runs.addCharts(run, "lrp")) == set("RAS")
+    assert set(RunMaps.addCharts(run, "lrp")) == set("RAS")
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     assert hierarchy.GetItemName(run.folderItem) == run.name
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
 from contract import Api
 from stand_in import StandIn, panel
 
-from ADAttributionLib import AtlasNodes, Comparison, Legend, Overlays, Runs, SceneBuilder, SceneFile, Views
+from ADAttributionLib import AtlasNodes, Comparison, Legend, Overlays, RunMaking, Runs, SceneBuilder, SceneFile, Views
 from ADAttributionLib.AnswerPanel import AnswerPanel
 from ADAttributionLib.OverlayPanel import OverlayPanel
 from ADAttributionLib.Overlays import Sign
@@ -33,7 +33,7 @@ def ui():
 
 @pytest.fixture
 def display(scene, scanNode, answer):
-    made = RunDisplay(Runs.createRun(scene, answer, scanNode))
+    made = RunDisplay(RunMaking.createRun(scene, answer, scanNode))
     made.show()
     return made
 
@@ -140,7 +140,7 @@ def two_runs(scene, display, answer):
     far[:3, 3] += 1000
     control = SceneBuilder.addVolume(scene, Volume(answer.scan.array, far), "T1 of a control")
     control.CreateDefaultDisplayNodes()
-    return display.run, Runs.createRun(scene, answer, control)
+    return display.run, RunMaking.createRun(scene, answer, control)
 
 
 def test_any_maps_side_by_side_in_the_order_of_ticking(scene, ui, display, two_runs) -> None:

@@ -17,7 +17,7 @@ from stand_in import panel
 from test_panels import parameters
 from test_preparation_panel import parameters as preparation
 
-from ADAttributionLib import Dependencies, Runs, SceneBuilder
+from ADAttributionLib import Dependencies, RunMaking, SceneBuilder
 from ADAttributionLib.EstimatePanel import EstimatePanel, estimateText
 from ADAttributionLib.QuestionPanel import Device, QuestionPanel
 from ADAttributionLib.RequestPanel import RequestPanel
@@ -60,7 +60,7 @@ def test_a_scan_that_is_loaded_is_noticed_and_nothing_else(scene, small_scan) ->
 
 def test_a_runs_own_volumes_are_no_scans(scene, scanNode, answer) -> None:
     arrivals = ScanArrivals(scene, lambda: None)
-    Runs.createRun(scene, answer, scanNode)
+    RunMaking.createRun(scene, answer, scanNode)
     assert arrivals.newest() is None and firstScan(scene) is scanNode
     scene.Clear(False)
     assert arrivals.newest() is None and firstScan(scene) is None
@@ -250,7 +250,7 @@ class Estimator:
 def test_an_estimate_is_asked_for_once_at_a_time_and_shown(ui, small_package) -> None:
     question, estimator = QuestionPanel(ui, []), Estimator()
     question.addModel(small_package)
-    asked = parameters(methods={"lrp": True}, device=Device.AUTO)
+    asked = parameters(methods={"lrp": True}, device=Device.AUTO, checkMaps=True)
     for name, value in vars(preparation()).items():
         setattr(asked, name, value)
     panel = EstimatePanel(ui, question, lambda: asked, lambda: estimator)
@@ -258,7 +258,7 @@ def test_an_estimate_is_asked_for_once_at_a_time_and_shown(ui, small_package) ->
     assert ui.estimateLabel.text == "Measuring one forward pass…"
     panel.refresh()
     (job,) = estimator.jobs
-    assert job["registration"] == "affine" and [m["name"] for m in job["methods"]] == ["lrp"]
+    assert job["checks"] is True and job["registration"] == "affine" and [m["name"] for m in job["methods"]] == ["lrp"]
     methods = [{"name": "lrp", "seconds": 45.0}]
     found = {"seconds": 60, "preparation": 15.0, "device": "cpu", "methods": methods}
     estimator.onEnd(SimpleNamespace(state="done", result=found))
@@ -267,6 +267,8 @@ def test_an_estimate_is_asked_for_once_at_a_time_and_shown(ui, small_package) ->
     estimator.onEnd(SimpleNamespace(state="failed", result=None, error=WorkerError("no memory")))
     assert len(estimator.jobs) == 2 and ui.estimateLabel.text == "no memory"
     assert estimateText({"seconds": 100, "device": "cpu", "methods": methods}) == "About 2 min on cpu: lrp 45 s"
+    found = {"seconds": 100, "device": "cpu", "methods": methods, "checks": 40}
+    assert estimateText(found) == "About 2 min on cpu: lrp 45 s, checks up to 40 s"
     asked.otherOptions = "no option"
     panel.refresh()
     assert "cannot be estimated: 'no option' is no option" in ui.estimateLabel.text and len(estimator.jobs) == 2

@@ -9,7 +9,7 @@ from scipy import ndimage
 from view3d import View3D
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ADAttributionLib import Overlays, Runs, SceneBuilder, SceneFile, Surfaces
+from ADAttributionLib import Overlays, RunMaking, Runs, SceneBuilder, SceneFile, Surfaces
 from ADAttributionLib.Overlays import Sign
 from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
@@ -18,7 +18,7 @@ from ADAttributionLogic.volume import Volume
 
 @pytest.fixture
 def display(scene, scanNode, answer):
-    made = RunDisplay(Runs.createRun(scene, answer, scanNode))
+    made = RunDisplay(RunMaking.createRun(scene, answer, scanNode))
     made.show("gradient-x-input")
     made.showSurfaces()
     return made
@@ -133,7 +133,7 @@ def test_one_run_at_a_time_and_a_camera_that_looks_at_it(scene, display, answer)
     far[:3, 3] += 1000
     other = SceneBuilder.addScan(scene, Volume(answer.scan.array, far), "elsewhere")
     camera = scene.AddNode(slicer.vtkMRMLCameraNode())
-    second = RunDisplay(Runs.createRun(scene, answer, other))
+    second = RunDisplay(RunMaking.createRun(scene, answer, other))
     second.showSurfaces()
     assert not surface(display, Surfaces.BRAIN).GetDisplayNode().GetVisibility()
     bounds = [0.0] * 6

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "panel"))
 from contract import Api
 from stand_in import panel
 
-from ADAttributionLib import Runs, SceneFile
+from ADAttributionLib import RunMaking, Runs, SceneFile
 from ADAttributionLib.DraggedBox import FAST_ENOUGH, DraggedBox, Pace
 from ADAttributionLib.ExplainLogic import ExplainLogic
 from ADAttributionLib.RegionsPanel import RegionsPanel
@@ -88,7 +88,7 @@ class Section:
 
 @pytest.fixture
 def display(scene, scanNode, answer):
-    return RunDisplay(Runs.createRun(scene, answer, scanNode))
+    return RunDisplay(RunMaking.createRun(scene, answer, scanNode))
 
 
 @pytest.fixture

@@ -49,7 +49,8 @@ def test_the_first_scan_that_is_loaded_is_chosen_and_no_other(application, scene
 
 def test_presets_tick_boxes_and_follow_them(application) -> None:
     ui = application.ui
-    assert ui.presetComboBox.currentData == "QUICK" and ui.lrpCheckBox.checked and ui.areaOcclusionCheckBox.checked
+    assert ui.presetComboBox.currentData == "COMPARED" and ui.deepliftCheckBox.checked, "as the network's card advises"
+    assert ui.otherOptionsLineEdit.text == "deeplift.rule = gamma" and ui.areaOcclusionCheckBox.checked
     ui.presetComboBox.setCurrentIndex(1)
     ui.presetComboBox.emit("activated(int)", 1)
     assert ui.guidedBackpropCheckBox.checked and not ui.areaOcclusionCheckBox.checked

@@ -97,3 +97,10 @@ def test_seconds_are_passes_times_a_real_pass_and_end_with_the_budget(small_mode
     lrp, voxels = (entry["seconds"] for entry in found["methods"])
     assert 0.001 < seconds < 60 and lrp == pytest.approx(3.8 * seconds, abs=1e-3) and voxels == 0.006
     assert found["seconds"] == pytest.approx(lrp + voxels + 5 * seconds, abs=5e-3)  # five answers
+
+
+def test_checks_count_for_every_map_and_network_with_their_whole_budget(bundled: Model) -> None:
+    requests = [MethodRequest("lrp"), MethodRequest("sensitivity")]
+    without, found = estimate(requests, bundled, 0.5), estimate(requests, bundled, 0.5, checks=40)
+    assert found["checks"] == 2 * 40 * 0.5 and without["checks"] == 0
+    assert found["seconds"] == pytest.approx(without["seconds"] + 40)

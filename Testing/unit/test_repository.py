@@ -55,7 +55,9 @@ ROOMS = {
     "truth": {"truth", "simulation", "attribution", "networks", "relevance"},
     "whatif": {"whatif", "attribution", "graph", "incremental", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
-    "bids": {"bids", "cohort", "atlas", "networks", "page", "reference", "relevance", "report", "study"},
+    "engines": {"engines"},
+    "runs": {"runs"},
+    "bids": {"bids", "cohort", "atlas", "attribution", "networks", "page", "reference", "relevance", "report", "study"},
     "page": {"page", "checks", "networks", "relevance", "report", "service"},
     "study": {"study", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
     "robustness": {"robustness", "study", "comparison", "cohort", "attribution", "graph", "networks", "relevance"}

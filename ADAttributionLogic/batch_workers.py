@@ -1,0 +1,160 @@
+"""What a worker of a batch opens: the same network, atlas and controls as the batch itself, read from where they lie.
+
+Nothing large travels: a worker reads the files itself, and refuses when what it found there is not what was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ADAttributionLogic.batch_list import BatchScan
+from ADAttributionLogic.batch_question import BatchOptions, differences, question_of
+from ADAttributionLogic.batch_scan import Asked, one_scan
+from ADAttributionLogic.engines.tasks import Session, Task
+from ADAttributionLogic.errors import DiskError, EngineError
+from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.private_results import hide_in_question
+
+#: Key of the value that ends a batch: why nothing can be written any more.
+STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where workers find what a batch asks with.
+
+    Attributes
+    ----------
+    model : str
+        As for :func:`~.networks.loading.load_model`; paths are absolute, on a disk that all workers see.
+    output : str or None
+        Of a bare file.
+    atlas : str or None
+        As for :func:`~.atlas.library.load_atlas`.
+    grouping : str or None
+    """
+
+    model: str
+    output: str | None = None
+    atlas: str | None = None
+    grouping: str | None = None
+
+    @classmethod
+    def named(
+        cls, model: str, output: str | None = None, atlas: str | None = None, grouping: str | None = None
+    ) -> Sources:
+        """Of names or paths as typed."""
+        return cls(_whole(model), output, atlas and _whole(atlas), grouping and _whole(grouping))
+
+
+def _whole(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def task_of(scan: BatchScan) -> Task:
+    """A scan as a task: plain values."""
+    return Task(scan.name, (scan.name, str(scan.path.absolute()), dict(scan.values)))
+
+
+@dataclass(frozen=True)
+class HereOpening:
+    """What this process has open already."""
+
+    asked: Asked
+
+    def __call__(self) -> Session:
+        """Take it as it is."""
+        return session_of(self.asked)
+
+
+@dataclass(frozen=True)
+class BatchOpening:
+    """Opens in a worker what a batch asks with; all of it is small and plain.
+
+    Attributes
+    ----------
+    sources : Sources
+    options : BatchOptions
+        Without the controls.
+    controls : tuple of (str, float, str) or None
+        Folder of the reference, smoothing and quantity.
+    question : mapping
+        What the batch asks, by content: a worker that finds other files refuses.
+    folder : str
+    engine : mapping
+        For provenance.
+    threads : int or None
+        Of torch; by default as many as the worker's environment says.
+    """
+
+    sources: Sources
+    options: BatchOptions
+    controls: tuple[str, float, str] | None
+    question: Mapping[str, Any]
+    folder: str
+    engine: Mapping[str, Any]
+    threads: int | None = None
+
+    @classmethod
+    def of(cls, asked: Asked, sources: Sources, threads: int | None = None) -> BatchOpening:
+        """Of what this process has open."""
+        against = asked.options.against
+        controls = None
+        if against is not None:
+            controls = (str(Path(against.reference.folder).resolve()), against.smoothing_mm, against.quantity)
+        cache = asked.options.cache
+        options = replace(asked.options, against=None, cache=cache and cache.resolve())
+        folder = str(asked.folder.resolve())
+        return cls(sources, options, controls, dict(asked.question), folder, dict(asked.engine), threads)
+
+    def __call__(self) -> Session:
+        """Read network, atlas and controls, and hold them against the question.
+
+        Raises
+        ------
+        EngineError
+            This worker finds other files, or another version of the program, than the batch.
+        ADAttributionError
+            As reading them.
+        """
+        import torch
+
+        from ADAttributionLogic.atlas.library import load_atlas
+        from ADAttributionLogic.comparison.comparing import Against
+        from ADAttributionLogic.networks.loading import load_model
+        from ADAttributionLogic.reference.package import read_reference
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        model: Model = load_model(self.sources.model, output=self.sources.output)  # type: ignore[arg-type]
+        atlas = None if self.sources.atlas is None else load_atlas(self.sources.atlas, grouping=self.sources.grouping)
+        options = self.options
+        if self.controls is not None:
+            folder, smoothing, quantity = self.controls
+            options = replace(options, against=Against(read_reference(folder), {}, smoothing, quantity))
+        question = question_of(model, options, atlas)
+        question = hide_in_question(question, atlas) if options.private else question
+        different = differences(question, self.question)
+        if different:
+            raise EngineError(
+                f"It finds another {', '.join(different)} than the batch. All workers need the same files, by the same "
+                "paths, and the same version of this program."
+            )
+        return session_of(Asked(model, options, atlas, self.question, Path(self.folder), engine=self.engine))
+
+
+def session_of(asked: Asked) -> Callable[[Any, Monitor], dict[str, Any]]:
+    """Computes the row of a scan; a disk that takes nothing more is a value, which ends the batch."""
+
+    def compute(payload: Any, monitor: Monitor) -> dict[str, Any]:
+        name, path, values = payload
+        try:
+            return one_scan(BatchScan(name, Path(path), values), asked, monitor)
+        except DiskError as error:
+            return {STOP: str(error)}
+
+    return compute
