@@ -9,12 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.networks.architectures import build_network
 from ADAttributionLogic.networks.loading import load_model
-from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.networks.packages import Model, save_package
+from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import CohortPlan
+from ADAttributionLogic.training.demonstration import network_of
 from ADAttributionLogic.training.demonstration_card import (
     COMPARED_WITH,
     RECOMMENDABLE,
@@ -77,3 +82,16 @@ def test_the_method_that_puts_the_truth_first_is_recommended(model: Model) -> No
     worse = [Row(r.contestant, r.patients, r.figures | {"top_five_regions": (0.1, 0, 0), "all_top_five": (0.0, 0, 0)})
              if r.contestant == "deeplift-gamma" else r for r in rows]  # fmt: skip
     assert recommended_entry(worse)["method"] == "lrp" and "most often" in recommended_entry(worse)["why"]
+
+
+def test_a_network_is_trained_on_from_its_own_weights_and_no_other_kind_is(model: Model, tmp_path: Path) -> None:
+    parameters = dict(network_of("simulated-atrophy").named_parameters())
+    shipped = load_file(resources_folder() / "Models" / "simulated-atrophy" / model.card["weights"]["file"])
+    assert all(torch.equal(value, shipped[name]) for name, value in parameters.items())
+    small = build_network("rieke2018", (80, 80, 80))
+    card = {key: model.card[key] for key in ("schema_version", "name", "title", "normalisation", "classes", "licence")}
+    card |= {"positive_class": 1, "training": {"data": "none"}, "intended_use": "tests"}
+    grid = {"shape": [80, 80, 80], "affine": np.eye(4).tolist(), "space": "none"}
+    save_package(tmp_path / "other", card | {"network": {"architecture": "rieke2018"}, "grid": grid}, small)
+    with pytest.raises(NetworkError, match="is not the network of Böhle"):
+        network_of(str(tmp_path / "other"))
