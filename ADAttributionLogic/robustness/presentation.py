@@ -43,7 +43,7 @@ def coherence_table(relevances: dict[str, Relevance]) -> Table:
     for title, relevance in relevances.items():
         regions = int(relevance.is_ranked.sum())
         for number, quantity in enumerate(QUANTITIES):
-            published = PUBLISHED.get(title.split(" ")[0], (np.nan,) * 3)[number]
+            published = PUBLISHED.get(title, (np.nan,) * 3)[number]
             rows.append(
                 {
                     "method": title,
