@@ -114,5 +114,5 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,dicom,report,animation,headless,training,bids,dev]"
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,dicom,report,animation,headless,training,bids,cluster,dev]"
 	touch $@

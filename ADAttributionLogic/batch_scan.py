@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class Asked:
     scene_writer : callable or None
     engine : mapping
         What computes, for provenance.
+    turn : callable
+        Gives a context in which a device that several workers share is used.
     """
 
     model: Model
@@ -65,6 +68,7 @@ class Asked:
     folder: Path
     scene_writer: SceneWriter | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def one_scan(scan: BatchScan, asked: Asked, monitor: Monitor) -> dict[str, Any]:
@@ -86,7 +90,14 @@ def one_scan(scan: BatchScan, asked: Asked, monitor: Monitor) -> dict[str, Any]:
         because = "" if earlier is None else _why_not_kept(earlier, target, sha256, asked, covariates)
         if earlier is not None and not because:
             return shown_row(row_from_folder(scan, target, earlier), asked.options)
-        return shown_row(_computed(scan, sha256, asked, because, monitor), asked.options)
+        try:
+            return shown_row(_computed(scan, sha256, asked, because, monitor), asked.options)
+        except OutputError:
+            # A worker of a cluster may have gone on after its run had ended, and have finished it meanwhile.
+            meanwhile = earlier_result(target)
+            if meanwhile is None or _why_not_kept(meanwhile, target, sha256, asked, covariates):
+                raise
+            return shown_row(row_from_folder(scan, target, meanwhile), asked.options)
     except (Cancelled, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # also what libraries written in Rust raise
@@ -167,7 +178,7 @@ def _computed(scan: BatchScan, sha256: str, asked: Asked, because: str, monitor:
         options = asked.options
         if options.against is not None:
             options = replace(options, against=replace(options.against, covariates=_covariates_of(scan, options)))
-        found = _explain_one(read_scan(scan.path), asked.model, options, asked.atlas, part)
+        found = _explain_one(read_scan(scan.path), asked, options, part)
     if _hash_of(scan) != sha256:
         raise ScanError(f"{scan.path} was changed while it was read; start again.")
     found = without_names(found) if asked.options.private else found
@@ -211,11 +222,10 @@ def _write_log(scan: BatchScan, asked: Asked, error: BaseException) -> None:
         raise OutputError(f"{path} cannot be written: {cause}") from cause
 
 
-def _explain_one(
-    scan: Volume, model: Model, options: BatchOptions, atlas: Atlas | None, monitor: Monitor
-) -> Explanation:
+def _explain_one(scan: Volume, batch: Asked, options: BatchOptions, monitor: Monitor) -> Explanation:
+    model = batch.model
     common: dict[str, Any] = {
-        "atlas": atlas,
+        "atlas": batch.atlas,
         "target": options.target,
         "start": options.start,
         "start_reference": options.start_reference,
@@ -224,6 +234,7 @@ def _explain_one(
         "device": options.device,
         "checks": options.checks,
         "with_spread": options.with_spread,
+        "turn": batch.turn,
         "monitor": monitor,
     }
     asked = options.preparation

@@ -5,7 +5,9 @@ Nothing large travels: a worker reads the files itself, and refuses when what it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,7 @@ def _whole(name: str) -> str:
 
 def task_of(scan: BatchScan) -> Task:
     """A scan as a task: plain values."""
-    return Task(scan.name, (scan.name, str(scan.path.absolute()), dict(scan.values)))
+    return Task(scan.name, (scan.name, str(scan.path.absolute()), dict(scan.values)), "scan")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,42 @@ class BatchOpening:
                 f"It finds another {', '.join(different)} than the batch. All workers need the same files, by the same "
                 "paths, and the same version of this program."
             )
-        return session_of(Asked(model, options, atlas, self.question, Path(self.folder), engine=self.engine))
+        turn = gpu_turns(model, options.device)
+        return session_of(Asked(model, options, atlas, self.question, Path(self.folder), None, self.engine, turn))
+
+
+#: More scans at a time on one GPU than this do not make it faster.
+_MOST_TURNS = 4
+
+
+def gpu_turns(model: Model, device: str) -> Callable[[], AbstractContextManager[object]]:
+    """Turns on a worker's GPU, so many as its memory suffices for; none are needed on the processors."""
+    import torch
+
+    from ADAttributionLogic.device import choose_device
+    from ADAttributionLogic.engines.turns import Turns
+
+    chosen = choose_device(device)
+    if chosen.type != "cuda":
+        return nullcontext
+    graph = model.network.graph
+    values = 10 * math.prod(model.shape) if graph is None else sum(math.prod(layer.shape) for layer in graph.layers)
+    memory = torch.cuda.get_device_properties(chosen).total_memory
+    turns = Turns(str(chosen), min(int(memory // (_TURN_BYTES * values)), _MOST_TURNS))
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        with turns.turn():
+            try:
+                yield
+            finally:
+                torch.cuda.empty_cache()  # the others need it
+
+    return turn
+
+
+#: Of a GPU, for each value of a network's layers: activations, relevances, work spaces, and as much again to spare.
+_TURN_BYTES = 32
 
 
 def session_of(asked: Asked) -> Callable[[Any, Monitor], dict[str, Any]]:

@@ -27,8 +27,10 @@ from ADAttributionLogic.commands import (
     reference,
     report,
     simulate,
+    status,
     study,
     study_robustness,
+    train,
     what_if,
 )
 from ADAttributionLogic.departure import leave_in_order
@@ -100,8 +102,8 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        *(check, what_if, preprocess, simulate, batch, bids, reference),
-        *(study, study_robustness, report, dicom, benchmark_truth),
+        *(check, what_if, preprocess, simulate, batch, bids, status, reference),
+        *(study, study_robustness, train, report, dicom, benchmark_truth),
         *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,7 @@ def explain(
     mover: Mover | None = None,
     with_spread: bool = True,
     checks: CheckRequest | None = None,
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
     monitor: Monitor | None = None,
 ) -> Explanation:
     """Explain a network's decision on a scan.
@@ -96,6 +98,8 @@ def explain(
         Compute those answers (:mod:`~.answer_spread`): four forward passes more.
     checks : CheckRequest, optional
         Whether the maps can be believed (:mod:`~.checks`); not asked without it.
+    turn : callable, optional
+        Gives a context in which the device is used; many processes that share a GPU take turns.
     monitor : Monitor, optional
         Progress and cancellation. What was finished when the user cancelled is kept (also an unfinished map that is
         usable), with a note that says so; if there is nothing, it is an error.
@@ -141,7 +145,7 @@ def explain(
         member_sd,
     )
     with monitor.stage(0.0, 0.5 if checks else 1.0) as part:
-        answered, spread = _answered(model, question, seen, mover, with_spread, part)
+        answered, spread = _answered(model, question, seen, mover, with_spread, turn, part)
     heatmaps = heatmaps_of(answered, chosen, model, seen.model_input, seen.index)
     notes = [*seen.notes, *answered.notes]
     if monitor.is_cancelled and not model.members:
@@ -161,7 +165,7 @@ def explain(
     }
     found = Explanation(model, seen.model_input, answered.outcome, record["target_class"], heatmaps, seen.atlas, record)
     if checks is not None:
-        with monitor.stage(0.5, 1.0) as part:
+        with monitor.stage(0.5, 1.0) as part, turn():
             found = check_explanation(
                 found,
                 checks,
@@ -260,7 +264,13 @@ def _request(method: str | MethodRequest) -> MethodRequest:
 
 
 def _answered(
-    model: Model, question: Question, seen: SeenScan, mover: Mover | None, with_spread: bool, monitor: Monitor
+    model: Model,
+    question: Question,
+    seen: SeenScan,
+    mover: Mover | None,
+    with_spread: bool,
+    turn: Callable[[], AbstractContextManager[object]],
+    monitor: Monitor,
 ) -> tuple[Answered, dict[str, Any]]:
     """What the networks say of the scan and of the scan moved a little; the latter as a part of the provenance."""
     centre = seen.model_input.volume.grid.to_ras((np.array(model.shape) - 1) / 2)
@@ -269,7 +279,7 @@ def _answered(
     share = moving_share(model, question, len(moves))
     with monitor.stage(0.0, share) as part:
         question = replace(question, moved=moved_images(model, mover, moves, part))
-    with monitor.stage(share, 1.0) as part:
+    with monitor.stage(share, 1.0) as part, turn():
         answered = run(model, question, part)
     if not answered.moved:
         return answered, {}

@@ -234,9 +234,7 @@ COVERED: dict[str, Covered] = {
         "MONAI",
         _monai("EfficientNetBN", model_name="efficientnet-b0", in_channels=1, num_classes=2, pretrained=False),
         (1, 96, 112, 96),
-        _monai(
-            "EfficientNet", blocks_args_str=_EFFICIENT_BLOCKS, in_channels=1, num_classes=2, width_coefficient=0.25
-        ),
+        _monai("EfficientNet", blocks_args_str=_EFFICIENT_BLOCKS, in_channels=1, num_classes=2, width_coefficient=0.25),
         (1, 33, 35, 32),
     ),
     "ViT": Covered(

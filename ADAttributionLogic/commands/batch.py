@@ -13,6 +13,7 @@ from ADAttributionLogic.commands.batch_options import add_question_options, aske
 from ADAttributionLogic.commands.batch_options import parse_method as parse_method
 from ADAttributionLogic.commands.engine_options import add_engine_options, asked_engine, asked_shard, sources_of
 from ADAttributionLogic.commands.preparation_options import cache_folder
+from ADAttributionLogic.commands.run_page import view_of
 from ADAttributionLogic.errors import Cancelled, UsageError
 
 #: Exit code when the batch is complete but for scans that failed.
@@ -47,19 +48,22 @@ def _batch(options: argparse.Namespace) -> int:
     print(f"{len(scans)} scans" + (f", shard {shard}" if shard else ""), file=sys.stderr)
     share = list(scans) if shard is None else shard.of(scans)
     engine = asked_engine(options, count_open(share, options.out), model, asked)
-    with cache_folder(options.no_cache) as cache, going_on_later():
+    with cache_folder(options.no_cache) as cache, going_on_later(), view_of(options.json_lines) as view:
         result = explain_batch(
             scans,
             model,
             replace(asked, cache=cache),
             options.out,
             atlas=atlas,
-            on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
+            on_row=view.row,
+            listener=view.event,
+            on_progress=view.progress,
             engine=engine,
             sources=sources_of(options, None if atlas is None else options.atlas),
             shard=shard,
         )
-    print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}")
+    told = f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {result.summary}"
+    print(told, file=sys.stderr if options.json_lines else sys.stdout)
     return SOME_FAILED if result.failed else 0
 
 

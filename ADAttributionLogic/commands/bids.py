@@ -13,6 +13,7 @@ from ADAttributionLogic.commands.batch import SOME_FAILED, going_on_later
 from ADAttributionLogic.commands.batch_options import add_question_options, asked_atlas, asked_options
 from ADAttributionLogic.commands.bids_group_options import add_group_options, run_group
 from ADAttributionLogic.commands.engine_options import add_engine_options, asked_engine, asked_shard, sources_of
+from ADAttributionLogic.commands.run_page import view_of
 from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -153,13 +154,11 @@ def _participants(options: argparse.Namespace, level: Level) -> int:
 
     def where(count: int) -> Mapping[str, Any]:
         engine = asked_engine(options, count, level.model, level.options)
-        return {"engine": engine, "sources": sources_of(options, None if level.atlas is None else options.atlas)}
+        sources = sources_of(options, None if level.atlas is None else options.atlas)
+        return {"engine": engine, "sources": sources, "listener": view.event, "on_progress": view.progress}
 
-    with going_on_later():
-        result = explain_participants(
-            level,
-            on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
-            where=where,
-        )
-    print(f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {level.out}")
+    with going_on_later(), view_of(options.json_lines) as view:
+        result = explain_participants(level, on_row=view.row, where=where)
+    told = f"{result.done} computed, {result.kept} complete from before, {result.failed} failed: {level.out}"
+    print(told, file=sys.stderr if options.json_lines else sys.stdout)
     return SOME_FAILED if result.failed else 0

@@ -15,11 +15,26 @@ if TYPE_CHECKING:
     from ADAttributionLogic.engines.tasks import Engine
     from ADAttributionLogic.networks.packages import Model
 
-#: Fewer scans than this are computed before other processes have begun.
-_WORTH_PROCESSES = 3
+#: Fewer scans than this are computed before other processes have begun: of those to be registered, and of others.
+_WORTH_REGISTERED, _WORTH_PROCESSES = 3, 8
+#: Of a GPU, in MB: what each process that uses it takes for itself; and which share of it may be taken so.
+_CONTEXT_MB, _CONTEXT_SHARE = 600.0, 0.5
 
 
-def add_engine_options(command: Any, *also: str) -> None:
+#: What the options say where nobody asked.
+UNASKED: dict[str, Any] = {
+    "workers": None,
+    "threads": None,
+    "mem_gb": None,
+    "scheduler": None,
+    "cluster": None,
+    "jobs": None,
+    "json_lines": False,
+    "shard": None,
+}
+
+
+def add_engine_options(command: Any, *also: str, shards: bool = True) -> None:
     """Add ``--workers``, ``--threads``, ``--mem-gb``, ``--scheduler``, ``--cluster``, ``--jobs`` and ``--shard``.
 
     Parameters
@@ -28,6 +43,8 @@ def add_engine_options(command: Any, *also: str) -> None:
         Parser of the command.
     *also : str
         Other names of ``--workers``.
+    shards : bool
+        Whether a share can be asked for.
     """
     group = command.add_argument_group("where scans are computed")
     group.add_argument(
@@ -52,8 +69,12 @@ def add_engine_options(command: Any, *also: str) -> None:
     )
     group.add_argument("--jobs", type=int, metavar="N", help="workers that --cluster starts")
     group.add_argument(
-        "--shard", metavar="I/N", help="only the I-th of N shares of the scans; 'slurm' in a job array of SLURM"
+        "--json-lines", action="store_true", help="what happens as JSON, a line each, on stdout; for other programs"
     )
+    if shards:
+        group.add_argument(
+            "--shard", metavar="I/N", help="only the I-th of N shares of the scans; 'slurm' in a job array of SLURM"
+        )
 
 
 def asked_shard(options: argparse.Namespace) -> Shard | None:
@@ -80,11 +101,13 @@ def asked_engine(options: argparse.Namespace, count: int, model: Model, asked: B
 
     _check(options)
     if options.scheduler is not None or options.cluster is not None:
-        raise UsageError("Dask clusters come soon.")
-    if options.workers is None and count < _WORTH_PROCESSES:
+        from ADAttributionLogic.engines.dask_cluster import DaskCluster
+
+        return DaskCluster(options.scheduler or "", kind=options.cluster or "", jobs=options.jobs or 0)
+    if options.workers is None and count < (_WORTH_PROCESSES if asked.preparation is None else _WORTH_REGISTERED):
         return _here(options)
     plan = plan_for(
-        max(count, 1),
+        max(min(count, _most_on_device(asked.device)), 1),
         memory_need_mb(model, asked),
         workers=options.workers,
         threads=options.threads,
@@ -94,6 +117,19 @@ def asked_engine(options: argparse.Namespace, count: int, model: Model, asked: B
         return _here(options)
     print(plan.reason, file=sys.stderr)
     return LocalProcesses(plan)
+
+
+def _most_on_device(device: str) -> int:
+    """So many processes that a GPU's memory is not used up by their being there."""
+    import torch
+
+    from ADAttributionLogic.device import choose_device
+
+    chosen = choose_device(device)
+    if chosen.type != "cuda":
+        return sys.maxsize
+    memory = torch.cuda.get_device_properties(chosen).total_memory / 2**20
+    return max(int(_CONTEXT_SHARE * memory / _CONTEXT_MB), 1)
 
 
 def _here(options: argparse.Namespace) -> Engine:
@@ -127,12 +163,16 @@ def memory_need_mb(model: Model, asked: BatchOptions) -> float:
     voxel of the network's grid: activations, relevances, maps, and the scan at its own resolution.
     """
     voxels = math.prod(model.shape)
-    registered = asked.preparation is not None
-    return _BASE_MB + voxels * (_BYTES_PREPARED if registered else _BYTES_EXPLAINED) / 2**20
+    graph = model.network.graph
+    # A network whose layers are unknown is taken for one of the published size.
+    values = _USUAL_VALUES * voxels if graph is None else sum(math.prod(layer.shape) for layer in graph.layers)
+    of_scan = _BYTES_PREPARED if asked.preparation is not None else _BYTES_GIVEN
+    return _BASE_MB + (voxels * of_scan + values * _BYTES_OF_VALUES) / 2**20
 
 
-_BASE_MB = 700.0
-_BYTES_EXPLAINED, _BYTES_PREPARED = 250, 320
+_BASE_MB = 850.0
+_BYTES_GIVEN, _BYTES_PREPARED = 30, 60
+_USUAL_VALUES, _BYTES_OF_VALUES = 30, 4
 
 
 def sources_of(options: argparse.Namespace, atlas: str | None) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.commands.batch import going_on_later, parse_method
+from ADAttributionLogic.commands.engine_options import UNASKED, add_engine_options, asked_engine, sources_of
 from ADAttributionLogic.commands.listing import print_entry, print_json
 from ADAttributionLogic.commands.preparation_options import (
     add_preprocessing_options,
@@ -17,6 +18,7 @@ from ADAttributionLogic.commands.preparation_options import (
     preprocessing_options,
     wants_preprocessing,
 )
+from ADAttributionLogic.commands.run_page import view_of
 from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import OutputError, UsageError
 
@@ -91,6 +93,7 @@ def _add_build(own: Any) -> None:
     build.add_argument("--output", choices=("softmax", "sigmoid", "score"), help="of a bare file, as for explain")
     build.add_argument("--device", default="auto", help="as for explain (default: %(default)s)")
     add_preprocessing_options(build, "none", many_scans=True)
+    add_engine_options(build, shards=False)
     build.set_defaults(run=_build, replace_non_finite=None, space="model")
 
 
@@ -114,22 +117,36 @@ def _build_with(options: argparse.Namespace, tables: list[str]) -> int:
     for note in cohort.notes:
         print(note, file=sys.stderr)
     about = About(title=options.title, controls=options.about_controls, licence=options.licence)
-    with cache_folder(options.no_cache) as cache, going_on_later():
+    model = load_model(options.model, output=options.output)
+    with cache_folder(options.no_cache) as cache, going_on_later(), view_of(options.json_lines) as view:
+        asked = _asked(options, cache)
         built = build_reference(
             cohort,
-            load_model(options.model, output=options.output),
-            _asked(options, cache),
+            model,
+            asked,
             [load_atlas(name, grouping=options.grouping) for name in options.atlas or ["aal"]],
             options.out,
             BuildOptions(options.controls or (), options.covariate or (), options.leave_out, options.rounded, about),
             work=options.work,
-            on_row=lambda row: print(f"{row['status']:12} {row['name']}  {row['message']}".rstrip(), file=sys.stderr),
+            on_row=view.row,
+            listener=view.event,
+            on_progress=view.progress,
+            engine=asked_engine(options, len(cohort.scans), model, asked),
+            sources=sources_of(options, _atlas_of_maps(asked, options.atlas)),
         )
     _remember(options, tables)
     for note in built.notes:
         print(note, file=sys.stderr)
     print(f"{built.n} controls, {built.taken} of them taken up now: {built.folder}")
     return 0
+
+
+def _atlas_of_maps(asked: BatchOptions, atlases: list[str] | None) -> str | None:
+    """Maps know an atlas only where methods cover its regions."""
+    from ADAttributionLogic.attribution.registry import get_method
+
+    needs = any(get_method(method.name).needs_regions for method in asked.methods)
+    return (atlases or ["aal"])[0] if needs else None
 
 
 def _asked(options: argparse.Namespace, cache: Path | None) -> BatchOptions:
@@ -154,7 +171,7 @@ def _asked(options: argparse.Namespace, cache: Path | None) -> BatchOptions:
 def _remember(options: argparse.Namespace, tables: list[str]) -> None:
     from ADAttributionLogic.batch_question import write_whole
 
-    kept = {key: value for key, value in vars(options).items() if key != "run"}
+    kept = {key: value for key, value in vars(options).items() if key != "run" and key not in UNASKED}
     kept["tables"] = [str(Path(table).resolve()) for table in tables]
     for key in ("scans", "out", "work"):
         kept[key] = str(Path(kept[key]).resolve()) if kept[key] else None
@@ -177,7 +194,7 @@ def _add_more(options: argparse.Namespace) -> int:
             f"{asked} cannot be read ({cause}). A reference holds nobody's data, and can only grow together with the "
             "working folder that building has left; say where it is (--work), or build one of both tables."
         ) from cause
-    again = argparse.Namespace(**{**kept, "out": str(folder), "work": str(asked.parent)})
+    again = argparse.Namespace(**{**UNASKED, **kept, "out": str(folder), "work": str(asked.parent)})
     return _build_with(again, list(dict.fromkeys(tables)))
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from ADAttributionLogic.errors import UsageError
 
+#: Memory of a worker that sums maps of the usual size.
+_WORKER_MB = 1500.0
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -67,6 +70,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--no-maps", action="store_true", help="read the region tables only: no mean maps, no distances"
     )
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="processes among which the sets of maps are shared (default: this one)"
+    )
     command.add_argument("--overwrite", action="store_true", help="replace an earlier study that nobody has changed")
     command.set_defaults(run=_study)
 
@@ -94,6 +100,13 @@ def _study(options: argparse.Namespace) -> int:
         options.resamples,
         seed=options.seed,
     )
+    engine = None
+    if options.workers is not None:
+        from ADAttributionLogic.engines.local import LocalProcesses
+        from ADAttributionLogic.engines.machine import plan_for
+
+        plan = plan_for(len(material.sets), _WORKER_MB, workers=options.workers)
+        engine = LocalProcesses(plan) if plan.workers > 1 else None
     with Progress() as monitor:
         volumes = asked_volumes(options.volumes, options.table, material, monitor)
         page = run_study(
@@ -103,6 +116,7 @@ def _study(options: argparse.Namespace) -> int:
             volumes=volumes,
             with_maps=not options.no_maps,
             overwrite=options.overwrite,
+            engine=engine,
             monitor=monitor,
         )
     for note in material.notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ADAttributionLogic.engines.machine import peak_memory_mb
@@ -28,7 +29,7 @@ class Here:
         session = opening()
         for number, task in enumerate(tasks):
             with monitor.stage(number / len(tasks), (number + 1) / len(tasks)) as part:
-                part.report(0.0, f"{task.key}, scan {number + 1} of {len(tasks)}")
+                part.report(0.0, f"{task.key}, {task.noun} {number + 1} of {len(tasks)}")
                 listener(Event("started", key=task.key, worker="here"))
                 started = time.perf_counter()
                 value, failure = None, None
@@ -37,7 +38,7 @@ class Here:
                 except (Cancelled, KeyboardInterrupt, SystemExit, GeneratorExit):
                     raise
                 except BaseException as error:  # also what libraries written in Rust raise
-                    failure = Failure.of(error)
+                    failure = replace(Failure.of(error), error=error)
             seconds = time.perf_counter() - started
             yield Outcome(task, value, failure, "here", 1, seconds, peak_memory_mb())
 

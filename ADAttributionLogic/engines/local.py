@@ -236,8 +236,9 @@ class _Run:
         if given is None:
             if not worker.is_ready and not worker.is_dismissed:
                 self.unready_deaths += 1
-            if self.unready_deaths >= MOST_ATTEMPTS:
-                raise EngineError(f"{self.unready_deaths} workers {_died(code)} before they had begun. {words}".strip())
+            if self.unready_deaths >= self.engine.attempts:
+                text = f"{self.unready_deaths} workers ended before they had begun; the last one {_died(code)}."
+                raise EngineError(f"{text} {words}".strip())
             return None
         if worker.is_dismissed:  # by us, for want of memory
             given.attempts -= 1

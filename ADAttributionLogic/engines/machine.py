@@ -105,7 +105,7 @@ def plan_for(
 
 def _limit(chosen: int, by_cores: int, by_memory: int, tasks: int) -> str:
     if chosen == tasks:
-        return "one for each scan that is left"
+        return "more would be of no use"
     if by_memory < by_cores:
         return "limited by memory"
     return "limited by cores"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from ADAttributionLogic.errors import ADAttributionError, sentence_of
+from ADAttributionLogic.errors import ADAttributionError, EngineError, sentence_of
 from ADAttributionLogic.monitor import Monitor
 
 #: How often a task is given to a worker that is then lost; the machine may be too small for it.
@@ -24,10 +24,13 @@ class Task:
         Unique among the tasks of a run.
     payload : object
         Plain values.
+    noun : str
+        What it is to the user.
     """
 
     key: str
     payload: Any
+    noun: str = "task"
 
 
 #: What all tasks of a worker share: computes a payload's value. Whatever it raises is that task's failure.
@@ -55,18 +58,25 @@ class Failure:
         Of the error, as the command line has it.
     story : str
         Traceback, or the last words of the worker.
+    error : BaseException or None
+        What was raised, where that was in this process.
     """
 
     is_lost: bool
     message: str
     exit_code: int = 1
     story: str = ""
+    error: BaseException | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Of what a task raised."""
         code = error.exit_code if isinstance(error, ADAttributionError) else 1
         return cls(False, sentence_of(error), code, "".join(traceback.format_exception(error)))
+
+    def as_error(self) -> BaseException:
+        """For those whose tasks must all succeed."""
+        return self.error or EngineError(self.message, self.exit_code, self.story)
 
 
 @dataclass(frozen=True)

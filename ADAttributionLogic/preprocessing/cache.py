@@ -102,7 +102,7 @@ def cache_key(scan: Volume, grid: Grid, target: RegistrationTarget, options: Opt
     digest = hashlib.sha256(f"{VERSION} {json.dumps(asdict(options), sort_keys=True)}".encode())
     for package in ("SimpleITK", "antspyx", "numpy", "scipy", "hd-bet"):
         digest.update(f"{package} {_version(package)}".encode())
-    digest.update(_code_sha256().encode())
+    digest.update(preparing_code_sha256().encode())
     digest.update(json.dumps([scan.notes]).encode())
     for volume in (scan, target.brain, mask):
         if volume is not None:
@@ -114,7 +114,7 @@ def cache_key(scan: Volume, grid: Grid, target: RegistrationTarget, options: Opt
 
 
 @functools.cache
-def _code_sha256() -> str:
+def preparing_code_sha256() -> str:
     """Hash of the code that preprocesses: whatever is changed there, old entries are not taken for new ones."""
     room = Path(__file__).parent
     digest = hashlib.sha256()

@@ -96,6 +96,7 @@ def build_reference(
     work: str | os.PathLike[str] | None = None,
     monitor: Monitor | None = None,
     on_row: Callable[[Mapping[str, Any]], None] | None = None,
+    **where: Any,
 ) -> Built:
     """Build a reference, or let one grow.
 
@@ -117,6 +118,8 @@ def build_reference(
     monitor : Monitor, optional
     on_row : callable, optional
         Called with each row of the batch's summary.
+    **where
+        Engine, sources, listener and on_progress, as :func:`~.batch.explain_batch`: where the maps are computed.
 
     Raises
     ------
@@ -147,6 +150,7 @@ def build_reference(
             atlas=atlases[0] if region_atlas else None,
             monitor=part,
             on_row=on_row,
+            **where,
         )
     unplaced = {row["name"]: row["message"] for row in batch.rows if row["looks_registered"] in _UNPLACED}
     joined = join_results(usable, folder / MAPS_FOLDER)

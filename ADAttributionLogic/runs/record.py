@@ -200,11 +200,7 @@ class RunState:
             "shard": progress.shard,
             "state": self.state,
             "owner": None if self.held is None or self.held.is_stale else str(self.held.owner),
-            "total": progress.total,
-            "done": progress.done,
-            "kept": progress.kept,
-            "failed": len(progress.failed),
-            "left": progress.left,
+            **numbers_of(progress),
             "scans_per_hour": progress.per_hour,
             "remaining_seconds": progress.remaining_seconds if self.is_running else None,
             "peak_mb": progress.peak_mb,
@@ -269,11 +265,21 @@ def known_failures(folder: Path, without: Sequence[Path] = ()) -> dict[str, Mapp
 
 def counts(runs: Sequence[RunState]) -> Counter[str]:
     """Sums over all shards."""
-    found: Counter[str] = Counter()
+    found: Counter[str] = Counter(dict.fromkeys(("total", "done", "kept", "failed", "left"), 0))
     for run in runs:
-        p = run.progress
-        found.update(total=p.total, done=p.done, kept=p.kept, failed=len(p.failed), left=p.left)
+        found.update(numbers_of(run.progress))
     return found
+
+
+def numbers_of(progress: Progress) -> dict[str, int]:
+    """How many there are, were done, kept, failed, and are left."""
+    return {
+        "total": progress.total,
+        "done": progress.done,
+        "kept": progress.kept,
+        "failed": len(progress.failed),
+        "left": progress.left,
+    }
 
 
 def _time(seconds: float) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic import provenance
+from ADAttributionLogic.engines.here import Here
+from ADAttributionLogic.engines.tasks import Engine, Session, Task
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.report.placing import Place, check_place, check_replacement, hashes_of, read_marked, writing
@@ -92,6 +95,7 @@ def run_study(
     volumes: FloatArray | None = None,
     with_maps: bool = True,
     overwrite: bool = False,
+    engine: Engine | None = None,
     monitor: Monitor | None = None,
 ) -> Path:
     """Compute a study and write it.
@@ -109,6 +113,8 @@ def run_study(
         Mean maps, their figures and distances; without, only the region tables are read.
     overwrite : bool
         Replace an earlier study.
+    engine : Engine, optional
+        Where the sets of maps are summed and compared, each by itself; by default in this process.
     monitor : Monitor, optional
 
     Returns
@@ -125,12 +131,12 @@ def run_study(
     for maps in material.sets:
         members = members_of(maps, material, options.threshold)
         require_members(members, [material.groups.positive, material.groups.negative], FEWEST)
-    kept = _kept_folder(Path(out), material, options)
+    kept, engine = _kept_folder(Path(out), material, options), engine or Here()
     if with_maps:
         with monitor.stage(0.0, 0.6) as part:
-            _mean_maps(material, options, kept, part)
+            _each_set(engine, _MeanMaps(material, options, kept), part)
     with monitor.stage(0.6, 0.95) as part:
-        study = _computed(material, options, kept if with_maps else None, volumes, part)
+        study = _computed(material, options, kept if with_maps else None, volumes, engine, part)
     monitor.report(0.95, "drawing figures and writing")
     with writing(place) as folder:
         if with_maps:
@@ -157,28 +163,39 @@ def _kept_folder(out: Path, material: Material, options: StudyOptions) -> Path:
     return out.absolute().parent / f".{out.name}-maps-{question[:12]}"
 
 
-def _mean_maps(material: Material, options: StudyOptions, kept: Path, monitor: Monitor) -> None:
-    """Write the mean maps of every set and case; a set's folder appears when it is whole."""
-    for number, maps in enumerate(material.sets):
-        target = kept / maps.key
+@dataclass(frozen=True)
+class _MeanMaps:
+    """Opens what writes the mean maps of a set, of every case; a set's folder appears when it is whole."""
+
+    material: Material
+    options: StudyOptions
+    kept: Path
+
+    def __call__(self) -> Session:
+        return self.write
+
+    def write(self, number: int, monitor: Monitor) -> None:
+        """Of one set, where they are not there already."""
+        maps = self.material.sets[number]
+        target = self.kept / maps.key
         if target.is_dir():
-            continue
-        members = members_of(maps, material, options.threshold)
+            return
+        members = members_of(maps, self.material, self.options.threshold)
         cells = {row: next(cell for cell in CELLS if members[cell][row]) for row in maps.paths}
-        with monitor.stage(number / len(material.sets), (number + 1) / len(material.sets)) as part:
-            sums = sum_cases(maps.paths, cells, part)
+        sums = sum_cases(maps.paths, cells, monitor)
         try:
-            unfinished = kept / f"{maps.key}.unfinished"
+            unfinished = self.kept / f"{maps.key}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True, mode=0o700)
             with ThreadPoolExecutor(READERS) as pool:  # packing takes the time
                 for _ in pool.map(
-                    partial(_write_mean, sums, unfinished, maps.title), *zip(*_parts(material).items(), strict=True)
+                    partial(_write_mean, sums, unfinished, maps.title),
+                    *zip(*_parts(self.material).items(), strict=True),
                 ):
                     pass
             os.replace(unfinished, target)
         except OSError as cause:
-            raise OutputError(f"{kept} cannot be written: {cause}") from cause
+            raise OutputError(f"{self.kept} cannot be written: {cause}") from cause
 
 
 def _write_mean(sums: CaseSums, folder: Path, title: str, case: str, cells: tuple[str, ...]) -> None:
@@ -186,6 +203,33 @@ def _write_mean(sums: CaseSums, folder: Path, title: str, case: str, cells: tupl
     if mean is not None:
         write_volume(mean, folder / f"{case}.nii.gz")
         np.save(folder / f"{case}.npy", mean.array)
+
+
+@dataclass(frozen=True)
+class _Analyses:
+    """Opens what compares the groups by a set."""
+
+    material: Material
+    options: StudyOptions
+
+    def __call__(self) -> Session:
+        return self.analysis
+
+    def analysis(self, number: int, monitor: Monitor) -> SetAnalysis:
+        """Of one set."""
+        return analyse(self.material.sets[number], self.material, self.options, monitor)
+
+
+def _each_set(engine: Engine, opening: _MeanMaps | _Analyses, monitor: Monitor) -> list[Any]:
+    """What becomes of each set of maps, in their order; the first that fails ends it."""
+    tasks = [Task(maps.key, number, "set of maps") for number, maps in enumerate(opening.material.sets)]
+    found: dict[str, Any] = {}
+    with closing(engine.run(tasks, opening, monitor=monitor)) as outcomes:
+        for outcome in outcomes:
+            if outcome.failure is not None:
+                raise outcome.failure.as_error()
+            found[outcome.task.key] = outcome.value
+    return [found[task.key] for task in tasks]
 
 
 def _parts(material: Material) -> dict[str, tuple[str, ...]]:
@@ -204,12 +248,15 @@ def mean_maps(kept: Path, maps: MapSet, material: Material) -> dict[str, Volume]
 
 
 def _computed(
-    material: Material, options: StudyOptions, kept: Path | None, volumes: FloatArray | None, monitor: Monitor
+    material: Material,
+    options: StudyOptions,
+    kept: Path | None,
+    volumes: FloatArray | None,
+    engine: Engine,
+    monitor: Monitor,
 ) -> Study:
-    analyses = []
-    for number, maps in enumerate(material.sets):
-        with monitor.stage(0.8 * number / len(material.sets), 0.8 * (number + 1) / len(material.sets)) as part:
-            analyses.append(analyse(maps, material, options, part))
+    with monitor.stage(0.0, 0.8) as part:
+        analyses = _each_set(engine, _Analyses(material, options), part)
     found = [c for family in families(material.sets) for c in coherences(family, material, options.threshold)]
     by_sum = by_maximum = None
     compared: list[tuple[str, str]] = []

@@ -115,7 +115,9 @@ def fit_temperature(labels: npt.ArrayLike, logits: FloatArray) -> Temperature:
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return Temperature(float(np.exp(found.x)), f"fitted on {truth.size} validation scans (log loss)")
+    value = float(np.exp(found.x))
+    limit = ", at the limit of what is tried" if value < 1.01 * _LOWEST or value > 0.99 * _HIGHEST else ""
+    return Temperature(value, f"fitted on {truth.size} validation scans (log loss){limit}")
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -141,9 +142,11 @@ def test_workers_killed_at_random_lose_nothing_and_repeat_nothing(tmp_path: Path
     thread = threading.Thread(target=kill)
     thread.start()
     tasks = [Task(f"t{n:02d}", (f"t{n:02d}", 0.1)) for n in range(60)]
-    found = list(engine.run(tasks, Folders(str(tmp_path))))
-    over.set()
-    thread.join()
+    try:
+        found = list(engine.run(tasks, Folders(str(tmp_path))))
+    finally:
+        over.set()
+        thread.join()
     assert kills == 12 and Counter(o.task.key for o in found) == Counter(t.key for t in tasks)
     assert all(o.failure is None for o in found) and sum(o.attempts - 1 for o in found) <= kills
     whole = [p for p in tmp_path.iterdir() if (p / "done").is_file()]
@@ -239,7 +242,7 @@ def test_what_is_no_shard_is_refused(text: str, environment: dict[str, str], wor
         ({"cores": 16, "free_mb": 131072.0}, 16, 1, "limited by cores"),
         ({"cores": 16, "free_mb": 16384.0}, 4, 4, "limited by memory"),
         ({"cores": 2, "free_mb": 1000.0}, 1, 2, "limited by memory"),
-        ({"cores": 16, "free_mb": 131072.0, "tasks": 3}, 3, 5, "one for each scan"),
+        ({"cores": 16, "free_mb": 131072.0, "tasks": 3}, 3, 5, "more would be of no use"),
         ({"cores": 16, "free_mb": 131072.0, "threads": 4}, 4, 4, "limited by cores"),
         ({"cores": 4, "free_mb": 131072.0, "workers": 6}, 6, 1, "as asked"),
         ({"cores": 16, "free_mb": 131072.0, "total_mb": 8192.0}, 2, 8, "limited by memory"),
@@ -262,3 +265,129 @@ def test_what_this_machine_has() -> None:
     assert 1 <= available_cores() <= os.cpu_count()
     free = available_memory_mb()
     assert free is None or free > 10
+
+
+# ---------------------------------------------------------------------------------------------------------------- Dask
+
+
+@pytest.fixture
+def cluster():
+    """Real processes: a scheduler, and three workers whose nannies start them again."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1", silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+def test_dask_gives_the_same_and_outlives_its_workers(cluster, tmp_path: Path) -> None:
+    """Values, a bad task, a fatal one, and eight kills among thirty tasks."""
+    from ADAttributionLogic.engines.dask_cluster import DaskCluster
+
+    engine = DaskCluster(cluster.scheduler_address)
+    found = {o.task.key: o for o in engine.run([*numbers(5), Task("b", "bad")], Squares(3))}
+    assert [found[f"t{n}"].value for n in range(5)] == [n * n + 3 for n in range(5)]
+    assert found["b"].failure.message == "This scan is bad." and found["b"].attempts == 1
+    generator, kills, over = random.Random(5), 0, threading.Event()
+
+    def kill() -> None:
+        nonlocal kills
+        while kills < 8 and not over.is_set():
+            time.sleep(0.1 + 0.3 * generator.random())
+            alive = [n.pid for n in (w.process for w in cluster.workers.values()) if n is not None and n.pid]
+            if alive:
+                os.kill(generator.choice(alive), signal.SIGKILL)
+                kills += 1
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    tasks = [Task(f"t{n:02d}", (f"t{n:02d}", 0.2)) for n in range(30)]
+    try:
+        found = {o.task.key: o for o in engine.run(tasks, Folders(str(tmp_path)))}
+    finally:
+        over.set()
+        thread.join()
+    # Dask gives a task up after three workers; started again, that one is computed as well.
+    lost = [o for o in found.values() if o.failure is not None]
+    assert all(o.failure.is_lost for o in lost) and kills >= 4
+    again = list(engine.run(tasks, Folders(str(tmp_path))))
+    assert [o.value for o in again].count("kept") >= 30 - len(lost) and not any(o.failure for o in again)
+    computed = Counter((tmp_path / "computed.log").read_text().split())
+    assert len(computed) == 30 and max(computed.values()) == 1
+
+
+def test_a_scheduler_that_dies_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    """Killed at random moments, four times; the next one goes on with what is left."""
+    pytest.importorskip("distributed")
+    from ADAttributionLogic.engines.dask_cluster import DaskCluster
+
+    tasks = [Task(f"t{n:02d}", (f"t{n:02d}", 0.2)) for n in range(60)]
+    generator, kills = random.Random(2), 0
+    for trial in range(5):
+        with dask_processes(tmp_path / f"scheduler-{trial}.json") as (scheduler, file):
+            engine = DaskCluster(str(file))
+            timer = threading.Timer(0.3 + generator.random(), scheduler.kill)
+            try:
+                outcomes = engine.run(tasks, Folders(str(tmp_path / "out")))
+                first = next(outcomes)
+                if trial < 4:
+                    timer.start()
+                assert first.failure is None and len([first, *outcomes]) == 60
+                assert trial == 4
+            except EngineError as error:
+                assert "scheduler" in str(error) and "it goes on where it was" in str(error)
+                kills += 1
+            finally:
+                timer.cancel()
+    assert kills == 4
+    computed = Counter((tmp_path / "out" / "computed.log").read_text().split())
+    assert len(computed) == 60 and max(computed.values()) == 1
+
+
+@contextlib.contextmanager
+def dask_processes(file: Path):
+    """A scheduler and two workers as people start them, by the command ``dask``."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"]
+    scheduler = subprocess.Popen([*command, *options], **quiet)
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1"]
+    worker += ["--no-nanny", "--no-dashboard", "--death-timeout", "20"]
+    workers = [subprocess.Popen(worker, **quiet) for _ in range(2)]
+    try:
+        stop = time.monotonic() + 60
+        while not file.is_file() and time.monotonic() < stop:
+            time.sleep(0.05)
+        yield scheduler, file
+    finally:
+        for process in (scheduler, *workers):
+            process.kill()
+            process.wait()
+
+
+def test_dask_jobqueue_starts_workers_as_it_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own kind "local" writes and runs job scripts as those of queues do."""
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("dask_jobqueue")
+    from ADAttributionLogic.engines.dask_cluster import DaskCluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.chdir(tmp_path)
+    configured = {"cores": 1, "memory": "1GB", "processes": 1, "interface": "lo", "death-timeout": 60}
+    with dask.config.set({f"jobqueue.local.{key}": value for key, value in configured.items()}):
+        found = list(DaskCluster(kind="local", jobs=2).run(numbers(6, 0.05), Squares()))
+    assert sorted(o.value for o in found) == [n * n for n in range(6)]
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    from ADAttributionLogic.engines import dask_cluster
+
+    monkeypatch.setattr(dask_cluster, "_SCHEDULER_SECONDS", 0.5)
+    with pytest.raises(EngineError, match="no Dask scheduler at tcp://127.0.0.1:1"):
+        list(dask_cluster.DaskCluster("tcp://127.0.0.1:1").run(numbers(1), Squares()))
+    with pytest.raises(UsageError, match="slurm"):
+        dask_cluster.DaskCluster(kind="slrm", jobs=2)
+    with pytest.raises(UsageError, match="--jobs"):
+        dask_cluster.DaskCluster(kind="slurm")

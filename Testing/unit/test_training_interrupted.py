@@ -21,9 +21,11 @@ from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.training.augmentation import Augmentation
 from ADAttributionLogic.training.checkpoint import CheckpointFolder
-from ADAttributionLogic.training.fit import Fit, fit
+from ADAttributionLogic.training.fit import Epoch, Fit, fit
 from ADAttributionLogic.training.prefetching import prefetched
-from ADAttributionLogic.training.recipe import Recipe
+from ADAttributionLogic.training.recipe import BOEHLE_2019, Recipe
+from ADAttributionLogic.training.trained import NetworkPlan, train_network
+from ADAttributionLogic.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = {"seed": 0}
@@ -176,3 +178,24 @@ def test_what_is_made_in_the_background_comes_in_order_and_its_errors_arrive() -
     assert next(endless) == 0
     endless.close()
     assert len(made) <= 4, "at most a few ahead, and no more once nobody takes them"
+
+
+@pytest.mark.slow
+def test_an_epoch_of_the_published_network_at_its_real_size(tmp_path: Path, template: Volume) -> None:
+    """193×229×193, from float16 on disk: it learns, is kept, and goes on from there without learning anew."""
+    brain, made = (template.array / template.array.max()).astype(np.float16), []
+    for number in range(6):
+        array = brain.copy()
+        array[60:130, 100:140, 60:100] *= 1 - 0.3 * (number % 2)
+        np.save(tmp_path / f"{number}.npy", array)
+        made.append(Scan(f"s{number}", number % 2, np.load(tmp_path / f"{number}.npy", mmap_mode="r")))
+    plan, recipe = NetworkPlan("boehle2019", brain.shape), replace(BOEHLE_2019, epochs=1)
+    seen: list[Epoch] = []
+    trained = train_network(plan, made[:4], made[4:], recipe, checkpoint=tmp_path / "kept", report=seen.append)
+    assert trained.fit.history[0].training_loss > 0 and sum(p.numel() for p in trained.network.parameters()) == 728_898
+    again = train_network(plan, made[:4], made[4:], recipe, checkpoint=tmp_path / "kept", report=seen.append)
+    assert seen[0] == seen[1] and torch.equal(
+        torch.tensor(again.validation_logits), torch.tensor(trained.validation_logits)
+    )
+    with pytest.raises(NetworkError, match="the state of another training"):
+        train_network(plan, made[:4], made[4:], replace(recipe, seed=1), checkpoint=tmp_path / "kept")
