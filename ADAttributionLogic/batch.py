@@ -25,6 +25,7 @@ from ADAttributionLogic.engines.here import Here
 from ADAttributionLogic.engines.shards import Shard
 from ADAttributionLogic.engines.tasks import Engine, Listener, Outcome, no_listener
 from ADAttributionLogic.errors import DiskError, RunningError, UsageError
+from ADAttributionLogic.explain import require_comparable
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.page.index import write_index
@@ -228,6 +229,8 @@ def explain_batch(
     ------
     OutputError
         The folder holds something else, or answers to another question.
+    ReferenceCohortError, UsageError
+        Nothing can be compared with the reference: it was asked otherwise, or does not say what is to be adjusted for.
     RunningError
         Another run that lives writes into it.
     DiskError
@@ -242,6 +245,7 @@ def explain_batch(
     computes_here = engine is None or isinstance(engine, Here)
     if not computes_here and (sources is None or scene_writer is not None):
         raise UsageError("Workers need to be told from where they read the network (sources), and write no scenes.")
+    _require_comparable(model, options, atlas)
     engine = engine or Here()
     question = question_of(model, options, atlas)
     question = hide_in_question(question, atlas) if options.private else question
@@ -269,6 +273,18 @@ def explain_batch(
         raise
     run.end(None)
     return run.result
+
+
+def _require_comparable(model: Model, options: BatchOptions, atlas: Atlas | None) -> None:
+    """Controls that were asked otherwise are no comparison for any scan: that is said once, and at once."""
+    if options.against is None or model.grid is None:
+        return
+    asked: dict[str, Any] = {
+        "target": options.target,
+        "start": options.start,
+        "start_reference": options.start_reference,
+    }
+    require_comparable(model, options.methods, options.against, model.grid, atlas=atlas, **asked)
 
 
 def _begin(asked: Asked, scans: Sequence[BatchScan], shard: Shard | None) -> _Run:

@@ -19,7 +19,9 @@ voxel occlusion, per 1000 voxels                  1.1
 ================================================  ======
 
 Each estimate is within a factor of two of these. On two threads of the same computer small boxes were up to twice as
-fast in relation to a pass (see the README); their factors lie between both. On a GPU nothing was measured.
+fast in relation to a pass (see the README); their factors lie between both. DeepLIFT's were measured beside other
+programs, which slow down what needs much memory: ``make bench BENCH=deeplift_passes`` measures them again. On a GPU
+nothing was measured.
 """
 
 from __future__ import annotations

@@ -86,9 +86,12 @@ def check_dataset(dataset: Dataset) -> bool:
     place = dataset.place
     if place.exists() and not place.is_dir():
         raise OutputError(f"{place} is not a folder. Choose another.")
-    if place.resolve() == dataset.raw.resolve() or dataset.raw.resolve().is_relative_to(place.resolve()):
-        other = dataset.raw / "derivatives" / "ad-attribution"
-        raise OutputError(f"{place} holds the dataset itself. Choose another folder, e.g. {other}.")
+    raw, target = dataset.raw.resolve(), place.resolve()
+    other = f"Choose another folder, e.g. {dataset.raw / 'derivatives' / 'ad-attribution'}."
+    if raw.is_relative_to(target):
+        raise OutputError(f"{place} holds the dataset itself. {other}")
+    if target.is_relative_to(raw) and not target.is_relative_to(raw / "derivatives"):
+        raise OutputError(f"{place} lies in the dataset, which is only read but for its derivatives. {other}")
     earlier = _earlier(place)
     if earlier is None:
         _refuse_strangers(place)

@@ -7,6 +7,7 @@ made.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from ADAttributionLogic.errors import ADAttributionError, Cancelled, CohortError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.owned_folders import OwnedFolder
 from ADAttributionLogic.page.index import IndexLink, write_index
+from ADAttributionLogic.private_results import hide_in_record
 from ADAttributionLogic.provenance import source_sha256
 from ADAttributionLogic.reference.building import MAPS_FOLDER, BuildOptions, build_reference
 from ADAttributionLogic.reference.package import CARD_FILE
@@ -121,9 +123,16 @@ def run_group_level(
                 _reference(level, cohort, there, options, work, result, part)
             with monitor.stage(0.4, 0.95) as part:
                 _study(level, cohort, options, work / "derivatives", result, part)
-        result.notes = _shortened(result.notes)
+        result.notes = [_without_paths(note, level) for note in _shortened(result.notes)]
         _write_page(level, rows, result)
     return result
+
+
+def _without_paths(note: str, level: Level) -> str:
+    if level.options.keep_identifiers:
+        return note
+    shown: str = hide_in_record(note.replace(f"{level.raw}{os.sep}", ""), "", "")
+    return shown
 
 
 def _shortened(notes: list[str]) -> list[str]:
@@ -288,7 +297,7 @@ def _working_folder(level: Level) -> Iterator[Path]:
     except OSError as cause:
         raise OutputError(f"{parent} cannot be written: {cause.strerror or cause}.") from cause
     try:
-        with temporary_files_in(owned.path / "tmp"):
+        with temporary_files_in(owned.path):
             yield owned.path
     finally:
         owned.close()

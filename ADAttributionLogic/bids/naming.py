@@ -22,13 +22,13 @@ from ADAttributionLogic.report.result_places import (
 )
 
 #: Suffixes that the standard does not know.
-MAP, TABLE, SCORES, PROVENANCE, REPORT, FIGURE, CHECKS, TRANSFORM = (
-    *("relevance", "regions", "scores", "provenance", "report", "figure", "checks", "xfm"),
+MAP, TABLE, SCORES, PROVENANCE, REPORT, FIGURE, CHECKS, TRANSFORM, OTHER = (
+    *("relevance", "regions", "scores", "provenance", "report", "figure", "checks", "xfm", "other"),
 )
 
 #: What ``.bidsignore`` holds.
 IGNORED = (
-    *(f"*_{suffix}.*" for suffix in (MAP, TABLE, SCORES, PROVENANCE, REPORT, FIGURE, CHECKS, TRANSFORM)),
+    *(f"*_{suffix}.*" for suffix in (MAP, TABLE, SCORES, PROVENANCE, REPORT, FIGURE, CHECKS, TRANSFORM, OTHER)),
     *("logs", "group", "ad-attribution.json"),  # a folder with a slash is not ignored by the validator
 )
 
@@ -160,5 +160,5 @@ def _name_of(image: BidsImage, file: str, space: str, map_space: str, atlas: str
     elif stem.startswith(f"{CONTROLS_FIGURE}-"):
         suffix, entities = FIGURE, {"desc": label}
     else:
-        suffix, entities = "other", {"desc": label_of(file.removesuffix(extension))}
+        suffix, entities = OTHER, {"desc": label_of(file.removesuffix(extension))}
     return name_for(image, suffix, extension, **entities)

@@ -54,6 +54,8 @@ class Level:
         Working folder; None for one in `out` that is gone afterwards.
     values : mapping of str to mapping
         By an image's path in the dataset, what is known of whom it shows (covariates).
+    keeps_prepared : bool
+        Keep prepared scans in `work`, for other questions.
     """
 
     raw: Path
@@ -64,6 +66,7 @@ class Level:
     atlas: Atlas | None = None
     work: Path | None = None
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    keeps_prepared: bool = True
 
     @property
     def dataset(self) -> Dataset:
@@ -160,8 +163,8 @@ def explain_participants(
     run = _run_folder(level, todo)
     take = _Taking(level, todo, run, result, tell)
     scans = [BatchScan(name, p.image.path, level.values.get(p.image.relative, {})) for name, p in todo.items()]
-    with temporary_files_in(run / "tmp"):
-        cache = run / _CACHE if level.work is None else level.work / _CACHE
+    with temporary_files_in(run) as temporary:
+        cache = (level.work if level.work is not None and level.keeps_prepared else temporary) / _CACHE
         explain_batch(
             scans,
             level.model,

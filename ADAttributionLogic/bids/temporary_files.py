@@ -8,18 +8,27 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ADAttributionLogic.owned_folders import owned_folder, remove_leftovers
+
+_PREFIX = ".temporary-"
+
 
 @contextlib.contextmanager
-def temporary_files_in(folder: Path) -> Iterator[None]:
-    """Have temporary files written into a folder, also by processes that are started meanwhile.
+def temporary_files_in(parent: Path) -> Iterator[Path]:
+    """Have temporary files written into a new folder, also by processes that are started meanwhile; then it is gone.
 
     Raises
     ------
     OSError
         It cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    place = str(folder.absolute())
+    remove_leftovers(parent, f"{_PREFIX}*")
+    with owned_folder(parent, _PREFIX) as folder, _environment(str(folder.absolute())):
+        yield folder
+
+
+@contextlib.contextmanager
+def _environment(place: str) -> Iterator[None]:
     wanted = {"TMPDIR": place}
     # matplotlib lists the machine's fonts once, for its user; where it has no list yet, none stays behind.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())

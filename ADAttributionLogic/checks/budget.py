@@ -25,6 +25,9 @@ DEFAULT_BUDGET = 40.0
 #: In this order: what finds most for least comes first.
 ORDER = ("conservation", "recomputation", "stability", "randomisation", "deletion", "causality", "insertion")
 
+#: These begin with the answers to the scan and to the reference, which the first of them pays for.
+CURVES, ENDS = ("deletion", "insertion"), 2.0
+
 #: Changes of the scan for which the map is made anew.
 _CHANGES = 5
 #: Bound on the memory for activations when regions are covered, in bytes.
@@ -42,7 +45,8 @@ class Costs:
     per_map : mapping of str to float
         By check, for this map alone.
     shared : mapping of str to float
-        What the first map that needs it pays for all: the answers in random order, covering all regions.
+        What the first map that needs it pays for all: the answers in random order, covering all regions. The ends of
+        the curves, :data:`ENDS`, are planned for with the first curve that runs.
     """
 
     per_map: Mapping[str, float]
@@ -77,7 +81,7 @@ def costs_of(question: Question, checked: CheckedMap, network: Network, regions:
             "causality": 0.0,
             "insertion": steps,
         },
-        {"deletion": 2 + steps, "causality": regions, "insertion": steps},
+        {"deletion": steps, "causality": regions, "insertion": steps},
     )
 
 
@@ -137,11 +141,24 @@ class Plan:
         return math.fsum(self.costs[name] for name in self.chosen)
 
 
-def plan_checks(costs: Mapping[str, float], wanted: Sequence[str], budget: float) -> Plan:
-    """Choose checks in their order, each as long as it fits into what is left; a cheaper one may still fit after it."""
+def plan_checks(costs: Mapping[str, float], wanted: Sequence[str], budget: float, ends: float = 0.0) -> Plan:
+    """Choose checks in their order, each as long as it fits into what is left; a cheaper one may still fit after it.
+
+    Parameters
+    ----------
+    costs : mapping of str to float
+        Without the ends of the curves.
+    wanted : sequence of str
+    budget : float
+    ends : float
+        What the first of :data:`CURVES` pays for their ends: :data:`ENDS`, or 0 where they are known.
+    """
     left, chosen = budget, []
-    for name in ORDER:
-        if name in wanted and costs[name] <= left + 1e-9:
+    planned: dict[str, float] = {}
+    for name in (one for one in ORDER if one in wanted):
+        pays = name in CURVES and not any(curve in chosen for curve in CURVES)
+        planned[name] = costs[name] + (ends if pays else 0.0)
+        if planned[name] <= left + 1e-9:
             chosen.append(name)
-            left -= costs[name]
-    return Plan({name: costs[name] for name in wanted}, tuple(chosen))
+            left -= planned[name]
+    return Plan({name: planned[name] for name in wanted}, tuple(chosen))

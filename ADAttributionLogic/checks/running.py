@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ADAttributionLogic.checks.agreement import Consensus, compare_methods, consensus
 from ADAttributionLogic.checks.budget import (
     DEFAULT_BUDGET,
+    ENDS,
     ORDER,
     Costs,
     Plan,
@@ -108,7 +109,8 @@ class _Run:
             self.regions = region_passes(question, network)
         costs = costs_of(question, checked, network, self.regions)
         wanted = [name for name in ORDER if _makes_sense(name, question, checked)]
-        plan = plan_checks({name: self._cost(name, costs) for name in wanted}, wanted, self.budget)
+        ends = ENDS if self.ends is None else 0.0
+        plan = plan_checks({name: self._cost(name, costs) for name in wanted}, wanted, self.budget, ends)
         made, done = [], 0.0
         for name in wanted:
             share = [done / (plan.total or 1.0), (done + plan.costs[name]) / (plan.total or 1.0)]

@@ -117,7 +117,7 @@ def _level(options: argparse.Namespace, raw: Path, chosen: Chosen, model: Model,
     shard = asked_shard(options)
     images = chosen.images if shard is None or options.analysis_level == "group" else tuple(shard.of(chosen.images))
     values = _values(options, raw, images) if options.adjusted else {}
-    return Level(raw, out, images, model, asked, asked_atlas(options), work, values)
+    return Level(raw, out, images, model, asked, asked_atlas(options), work, values, not options.no_cache)
 
 
 def _is_inside(raw: Path, work: Path) -> bool:

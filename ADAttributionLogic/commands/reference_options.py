@@ -47,15 +47,17 @@ def add_reference_options(command: Any, many_scans: bool = False) -> None:
         )
     command.add_argument(
         "--compare-by",
-        choices=("auto", "sum", "share", "absolute_sum"),
+        choices=("auto", "sum", "share", "magnitude_share", "absolute_sum"),
         default="auto",
-        help="what z and percentile are of (default: the share of maps that add up to the probability, else the sum)",
+        help="what z and percentile are of (default: the share of the map's magnitude where it starts from the "
+        "probability, which its sums repeat in every region; else the sum)",
     )
     command.add_argument(
         "--smoothing",
         type=float,
         metavar="MM",
-        help="full width at half maximum of the Gaussian that smooths the z map (default: 6)",
+        help="full width at half maximum of the Gaussian that smooths the z map (default: 6, for which the reference "
+        "knows the spread; with another the spread of single voxels is taken, and z is smaller)",
     )
 
 

@@ -18,13 +18,20 @@ from ADAttributionLogic.comparison.scores import (
     score_limit,
     standard_score,
 )
-from ADAttributionLogic.comparison.z_map import SMOOTHING_MM, require_finite, scaled_to, z_map
+from ADAttributionLogic.comparison.z_map import (
+    SMOOTHING_MM,
+    ZMap,
+    pattern_z_map,
+    require_finite,
+    scaled_to,
+    z_map,
+)
 from ADAttributionLogic.errors import ReferenceCohortError, UnknownNameError, UsageError
 from ADAttributionLogic.explanation import Explanation, Heatmap
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.provenance import text_sha256
 from ADAttributionLogic.reference.package import Reference
-from ADAttributionLogic.reference.statistics import RegionStatistics
+from ADAttributionLogic.reference.statistics import MAGNITUDE_SHARE, RegionStatistics, quantity_of
 from ADAttributionLogic.relevance.region_table import RegionTable, with_scores
 from ADAttributionLogic.volume import Volume
 
@@ -32,7 +39,7 @@ from ADAttributionLogic.volume import Volume
 FEW_CONTROLS = 20
 
 #: What z and percentile may be of; gain is that of sums, as published.
-QUANTITIES = ("auto", "sum", "share", "absolute_sum")
+QUANTITIES = ("auto", "sum", "share", MAGNITUDE_SHARE, "absolute_sum")
 
 _EVERY = "sum"
 
@@ -51,12 +58,13 @@ class Against:
         Of this scan, by the reference's names; {} for no adjusting.
     smoothing_mm : float
         Of the z maps, full width at half maximum.
-    quantity : {"auto", "sum", "share", "absolute_sum"}
-        What z and percentile are of. ``auto`` takes the share of a map that starts from the probability and adds up to
-        it: its sums repeat P, which is skewed among controls and saturated in patients, so that every region of a
-        patient would be beyond all limits (and 7 instead of 5 % of a control's). Of all others it takes the sum: a map
-        of the difference from a baseline adds up to a difference of probabilities, which among controls is about 0, of
-        either sign, so that shares of it say nothing.
+    quantity : {"auto", "sum", "share", "magnitude_share", "absolute_sum"}
+        What z and percentile are of. ``auto`` takes the share of the magnitude (Σ R of the region / Σ |R| of all) where
+        a map starts from the probability: its sums repeat P, which is skewed among controls and saturated in patients,
+        so that every region of a patient would be beyond all limits (and 7 instead of 5 % of a control's). Maps of the
+        difference from a baseline are about 0 in controls, with either sign: most of all theirs. Of other starts it
+        takes the sum. References of an earlier version know no shares of magnitude: then it takes shares, and sums of
+        maps of a difference.
     """
 
     reference: Reference
@@ -72,9 +80,12 @@ class Against:
         """What z of a map is of."""
         if self.quantity != "auto":
             return self.quantity
-        repeats = heatmap.attribution.start == "probability" and heatmap.method.is_conserving
+        if heatmap.attribution.start != "probability":
+            return _EVERY
+        if self.reference.has_patterns:
+            return MAGNITUDE_SHARE
         is_difference = any(option.name == _BASELINE for option in heatmap.method.options)
-        return "share" if repeats and not is_difference else "sum"
+        return "share" if heatmap.method.is_conserving and not is_difference else _EVERY
 
     def describe(self) -> dict[str, Any]:
         """What a batch asks of every scan: covariates differ from scan to scan."""
@@ -243,6 +254,11 @@ def _compared_map(heatmap: Heatmap, method: str, against: Against) -> MapCompari
     if heatmap.table is None:
         return MapComparison(heatmap.name, name, quantity, limit, None, {}, {}, np.empty(0), {}, {}, {})
     controls = reference.regions(method, heatmap.table.atlas)
+    if quantity not in controls.quantities:
+        raise ReferenceCohortError(
+            f"The reference {reference.name} was built by an earlier version and knows no {quantity}; compare by "
+            f"{', '.join(controls.quantities)}, or build it anew."
+        )
     own, sums = (_own(heatmap.table, controls, wanted) for wanted in (quantity, _EVERY))
     scores, adjusted_limit = region_scores(own, sums, quantity, controls, against)
     labels, known = controls.labels.tolist(), controls[quantity]
@@ -310,7 +326,7 @@ def region_scores(
 
 def _own(table: RegionTable, controls: RegionStatistics, quantity: str) -> np.ndarray[Any, Any]:
     """The scan's values in the order of the controls' regions."""
-    sums = dict(zip(table.columns["label"].tolist(), table.columns[quantity].tolist(), strict=True))
+    sums = dict(zip(table.columns["label"][:-1].tolist(), quantity_of(table, quantity).tolist(), strict=True))
     missing = [name for label, name in zip(controls.labels.tolist(), controls.names, strict=True) if label not in sums]
     if missing:
         raise ReferenceCohortError(
@@ -321,12 +337,8 @@ def _own(table: RegionTable, controls: RegionStatistics, quantity: str) -> np.nd
 
 def _z_heatmap(heatmap: Heatmap, method: str, against: Against, table: RegionTable | None) -> Heatmap:
     reference = against.reference
-    mean, sd = reference.voxel_mean(method), reference.voxel_sd(method)
-    own, scaled = heatmap.volume, ""
-    if against.quantity_of(heatmap) == "share":
-        own, scaled = scaled_to(own, mean), ", scaled to the sum of their mean map"
-    made = z_map(own, mean, sd, against.smoothing_mm)
-    width = f"smoothed by {against.smoothing_mm:g} mm" if against.smoothing_mm else "not smoothed"
+    made, scaled = _z_of_voxels(heatmap, method, against)
+    width = f"smoothed by {made.smoothing_mm:g} mm" if made.smoothing_mm else "not smoothed"
     note = (
         f"z of every voxel{scaled} against {reference.n} controls ({reference.name}), {width}; 0 where they have no "
         "spread. It shows where the map is unusual, not where disease is."
@@ -348,6 +360,24 @@ def _z_heatmap(heatmap: Heatmap, method: str, against: Against, table: RegionTab
     )
     volume = Volume(made.volume.array, heatmap.volume.affine, f"{kind.title} of {heatmap.volume.source}")
     return Heatmap(f"{heatmap.name}{Z_SUFFIX}", kind, values, volume, table, z_of=heatmap.name)
+
+
+def _z_of_voxels(heatmap: Heatmap, method: str, against: Against) -> tuple[ZMap, str]:
+    """The z map, and how the map was scaled for it.
+
+    Of the pattern where regions are compared by shares: then map and regions say the same. Any other width, and
+    references of an earlier version, have the spread of single voxels only, which is too large for a smoothed map.
+    """
+    reference, quantity = against.reference, against.quantity_of(heatmap)
+    sd = reference.voxel_sd(method)
+    if quantity in ("share", MAGNITUDE_SHARE) and against.smoothing_mm == SMOOTHING_MM:
+        pattern = reference.pattern(method)
+        if pattern is not None:
+            return pattern_z_map(heatmap.volume, *pattern, sd.array > 0), ", as part of the map's magnitude,"
+    mean, own, scaled = reference.voxel_mean(method), heatmap.volume, ""
+    if quantity in ("share", MAGNITUDE_SHARE):
+        own, scaled = scaled_to(own, mean), ", scaled to the sum of their mean map"
+    return z_map(own, mean, sd, against.smoothing_mm), scaled
 
 
 def _notices(against: Against, left_out: Sequence[str]) -> list[str]:

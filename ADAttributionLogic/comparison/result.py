@@ -30,7 +30,7 @@ class MapComparison:
     z_map : str
         Name of its z map.
     quantity : str
-        What z and percentile are of: ``"sum"``, ``"share"`` or ``"absolute_sum"``.
+        What z and percentile are of: ``"sum"``, ``"share"``, ``"magnitude_share"`` or ``"absolute_sum"``.
     limit : float
         |z| that a further control exceeds with probability 1 − :data:`LEVEL`.
     adjusted_limit : float or None

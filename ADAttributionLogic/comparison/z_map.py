@@ -11,13 +11,17 @@ import numpy.typing as npt
 
 from ADAttributionLogic.comparison.scores import has_spread
 from ADAttributionLogic.errors import GeometryError, ScanError, UsageError
+from ADAttributionLogic.reference.pattern import PATTERN_MM, on_all_voxels, pattern_of
 from ADAttributionLogic.volume import Volume
 
 #: Full width at half maximum of the smoothing, unless another is asked for.
-SMOOTHING_MM = 6.0
+SMOOTHING_MM = PATTERN_MM
 
 #: Maps are float32: a standard deviation below this part of the mean is rounding.
 _ROUNDING = 1e-6
+
+#: Patterns of controls that vary less than this part of the largest spread are not compared.
+_SMALLEST = 1e-4
 
 #: A Gaussian's full width at half maximum in standard deviations.
 _FWHM = math.sqrt(8 * math.log(2))
@@ -88,6 +92,34 @@ def z_map(heatmap: Volume, mean: Volume, sd: Volume, smoothing_mm: float = SMOOT
         np.divide(above, below, out=values[box], where=inside)
     source = f"z of {heatmap.source}" if heatmap.source else "z"
     return ZMap(Volume(values, heatmap.affine, source), known, smoothing_mm)
+
+
+def pattern_z_map(heatmap: Volume, mean: Volume, sd: Volume, known: npt.NDArray[np.bool_]) -> ZMap:
+    """z of a map's pattern against those of controls: where it lies otherwise than theirs, whatever its size.
+
+    Of the smoothed map itself, not of single voxels: spread and map are smoothed alike before they are divided.
+
+    Parameters
+    ----------
+    heatmap : Volume
+    mean, sd : Volume
+        Of the controls' patterns, on :func:`~.reference.pattern.pattern_grid`.
+    known : ndarray of bool
+        Voxels of the map in which controls have a spread.
+
+    Raises
+    ------
+    ScanError
+        The map has NaN or infinite voxels.
+    """
+    require_finite(heatmap)
+    own = pattern_of(heatmap.array, heatmap.grid)
+    # Beside the smallest of spreads, a smoothed map is what its neighbours spread into it.
+    floor = np.float32(_SMALLEST * float(sd.array.max(initial=0)))
+    z = np.divide(own - mean.array, sd.array, out=np.zeros_like(own), where=sd.array > floor)
+    values = np.where(known, on_all_voxels(z, heatmap.array.shape), np.float32(0))
+    source = f"z of {heatmap.source}" if heatmap.source else "z"
+    return ZMap(Volume(values, heatmap.affine, source), known, PATTERN_MM)
 
 
 def scaled_to(heatmap: Volume, mean: Volume) -> Volume:

@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.relevance.region_table import RegionSpread
-
-#: Length of the lists that are compared.
-TOP = 10
+from ADAttributionLogic.relevance.top_lists import is_among_top
 
 Matrix = npt.NDArray[np.float64]
 
@@ -77,7 +75,10 @@ def agreement_of(
         Regions that are large enough to be ranked.
     """
     densities = sums / volumes
-    tops = {name: _tops(values, is_ranked) for name, values in (("sum", sums), ("density", densities))}
+    tops = {
+        name: np.array([is_among_top(member, is_ranked) for member in values])
+        for name, values in (("sum", sums), ("density", densities))
+    }
     counts = tops["density"].sum(axis=0)
     spread = sums.std(axis=0, ddof=1)
     by_label = {int(label): RegionSpread(float(s), int(c)) for label, s, c in zip(labels, spread, counts, strict=True)}
@@ -89,14 +90,6 @@ def agreement_of(
         intraclass_correlation(sums[:, is_ranked].T),
         intraclass_correlation(densities[:, is_ranked].T),
     )
-
-
-def _tops(values: Matrix, is_ranked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Per member (rows), which regions are among its ten largest; of equal ones, the first."""
-    found = np.zeros(values.shape, dtype=bool)
-    order = np.argsort(np.where(is_ranked, -values, np.inf), axis=1, kind="stable")[:, : min(TOP, int(is_ranked.sum()))]
-    np.put_along_axis(found, order, True, axis=1)
-    return found
 
 
 def _overlap(tops: npt.NDArray[np.bool_]) -> float:

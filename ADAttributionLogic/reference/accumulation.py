@@ -17,6 +17,7 @@ from ADAttributionLogic.errors import ReferenceCohortError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.reference.covariates import Design, design_of
 from ADAttributionLogic.reference.moments import VoxelMoments
+from ADAttributionLogic.reference.pattern import pattern_grid, pattern_of
 from ADAttributionLogic.reference.question import (
     differences,
     grid_of,
@@ -24,7 +25,7 @@ from ADAttributionLogic.reference.question import (
     method_of_record,
     question_of_record,
 )
-from ADAttributionLogic.reference.statistics import RegionStatistics, Values, statistics_of, values_of
+from ADAttributionLogic.reference.statistics import QUANTITIES, RegionStatistics, Values, statistics_of, values_of
 from ADAttributionLogic.relevance.region_table import RegionIndex, RegionTable, index_regions, region_table
 from ADAttributionLogic.volume import Volume
 
@@ -66,10 +67,12 @@ class Accumulation:
     controls : list of Control
     moments : dict of str to VoxelMoments
         By map.
+    patterns : dict of str to VoxelMoments
+        Of each map's :func:`~.pattern.pattern_of`.
     scan : VoxelMoments
         Of the scans as the network saw them.
     values : dict of (str, str) to list of ndarray
-        By map and atlas, (R, 4) of each control.
+        By map and atlas, (R, 5) of each control.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Accumulation:
         self.atlases = tuple(atlas.on_grid(self.grid) for atlas in atlases)
         self.controls: list[Control] = []
         self.moments = {name: VoxelMoments(self.grid.shape) for name in methods}
+        self.patterns = {name: VoxelMoments(pattern_grid(self.grid).shape) for name in methods}
         self.scan = VoxelMoments(self.grid.shape)
         self._indices: dict[str, RegionIndex] = {atlas.name: index_regions(atlas) for atlas in self.atlases}
         if len(self._indices) < len(self.atlases):
@@ -129,6 +133,7 @@ class Accumulation:
             raise ReferenceCohortError(f"The scan of {control.subject} is not finite, or not on the network's grid.")
         for name in self.methods:
             self.moments[name].add(maps[name].array)
+            self.patterns[name].add(pattern_of(maps[name].array, self.grid))
         self.scan.add(scan.array)
         for key, table in tables.items():
             self.values[key].append(values_of(table))
@@ -161,7 +166,9 @@ class Accumulation:
         """
         design = self.design(covariates)
         return {
-            key: statistics_of(np.stack(values) if values else np.empty((0, 0, 4)), self.like(*key), design)
+            key: statistics_of(
+                np.stack(values) if values else np.empty((0, 0, len(QUANTITIES))), self.like(*key), design
+            )
             for key, values in self.values.items()
         }
 

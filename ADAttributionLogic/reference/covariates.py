@@ -1,7 +1,7 @@
 """What age, sex and the like do to a region's relevance among controls: least squares, as Dyrba et al. 2021.
 
 Fitted on controls only. What is kept suffices to say of a new scan what a control of that age and sex would have, with
-its prediction interval; nobody's own values are kept.
+its prediction interval (:func:`~ADAttributionLogic.comparison.adjusted.adjusted_scores`); nobody's own values are kept.
 """
 
 from __future__ import annotations
@@ -55,37 +55,6 @@ class Term:
         if self.kind == "number":
             return {"name": self.name, "kind": self.kind, "mean": self.mean, "range": [self.low, self.high]}
         return {"name": self.name, "kind": self.kind, "levels": list(self.levels)}
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What controls with the same covariates have, per region.
-
-    Attributes
-    ----------
-    mean : ndarray, shape (R,)
-    sd : ndarray, shape (R,)
-        Of a *new* control around it: residual standard deviation times √(1 + xᵀ(XᵀX)⁻¹x).
-    dof : int
-        Degrees of freedom of the t distribution that the prediction interval takes.
-    """
-
-    mean: Values
-    sd: Values
-    dof: int
-
-    def z(self, own: Values) -> Values:
-        """(own − mean) / sd; NaN where controls have no spread."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found: Values = np.where(self.sd > 0, (own - self.mean) / np.where(self.sd > 0, self.sd, 1), np.nan)
-        return found
-
-    def interval(self, level: float = 0.95) -> tuple[Values, Values]:
-        """Between which values a new control lies with this probability."""
-        from scipy import stats
-
-        half = float(stats.t.ppf(0.5 + level / 2, self.dof)) * self.sd
-        return self.mean - half, self.mean + half
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,24 +122,6 @@ class CovariateModel:
                         f"{term.name} {number:g} is outside the reference's range ({term.low:g} to {term.high:g})."
                     )
         return tuple(found)
-
-    def predict(self, coefficients: Values, residual_sd: Values, values: Mapping[str, Any]) -> Prediction:
-        """What controls with these covariates have.
-
-        Parameters
-        ----------
-        coefficients : ndarray, shape (P, R)
-        residual_sd : ndarray, shape (R,)
-        values : mapping of str to float or str
-
-        Raises
-        ------
-        ReferenceCohortError
-            As :meth:`row`.
-        """
-        row = self.row(values)
-        mean: Values = row @ coefficients
-        return Prediction(mean, residual_sd * math.sqrt(1 + float(row @ self.inverse @ row)), self.dof)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a card; see :func:`read_covariates`."""

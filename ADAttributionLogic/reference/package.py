@@ -23,6 +23,7 @@ from ADAttributionLogic.errors import NetworkError, ReferenceCohortError, Unknow
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.json_document import read_document
 from ADAttributionLogic.reference.covariates import CovariateModel, read_covariates
+from ADAttributionLogic.reference.pattern import PATTERN_MM, PATTERN_STEP, pattern_grid
 from ADAttributionLogic.reference.question import (
     differences,
     grid_of,
@@ -47,8 +48,12 @@ MAX_CARD_BYTES = 2_000_000
 MAX_STATISTICS_BYTES = 200_000_000
 
 
+#: Mean and standard deviation of the controls' patterns (:mod:`~.pattern`).
+PATTERNS = ("pattern-mean", "pattern-sd")
+
+
 def voxel_file(method: str, what: str) -> str:
-    """Name of a map's file; `what` is ``mean`` or ``sd``."""
+    """Name of a map's file; `what` is ``mean``, ``sd`` or one of :data:`PATTERNS`."""
     return f"{method}-{what}.nii.gz"
 
 
@@ -141,6 +146,22 @@ class Reference:
         self._known(method)
         return self._volume(voxel_file(method, "sd"))
 
+    @property
+    def has_patterns(self) -> bool:
+        """Whether it knows patterns and shares of magnitude: references of an earlier version do not."""
+        return "pattern" in self.card
+
+    def pattern(self, method: str) -> tuple[Volume, Volume] | None:
+        """Mean and standard deviation of the controls' patterns, on :func:`~.pattern.pattern_grid`.
+
+        None where they were not kept, or are of another width than this version's.
+        """
+        self._known(method)
+        if self.card.get("pattern") != {"smoothing_mm": PATTERN_MM, "step": PATTERN_STEP}:
+            return None
+        mean, sd = (self._volume(voxel_file(method, what), pattern_grid(self.grid)) for what in PATTERNS)
+        return mean, sd
+
     def mean_scan(self) -> Volume:
         """Mean of the controls' scans as the network sees them: on its grid, normalised, float32."""
         return self._volume(MEAN_SCAN_FILE)
@@ -230,16 +251,16 @@ class Reference:
                 f"atlas of {method} in the reference {self.name}", atlas, self.card["methods"][method]["atlases"]
             )
 
-    def _volume(self, name: str) -> Volume:
-        volume = read_scan(self._checked(name))
-        if not volume.grid.is_same(self.grid):
+    def _volume(self, name: str, grid: Grid | None = None) -> Volume:
+        volume, grid = read_scan(self._checked(name)), grid or self.grid
+        if not volume.grid.is_same(grid):
             raise ReferenceCohortError(
-                f"{self.folder / name} lies on {volume.grid.describe()}, the reference on {self.grid.describe()}."
+                f"{self.folder / name} lies on {volume.grid.describe()}, the reference on {grid.describe()}."
             )
         array = volume.array.astype(np.float32, copy=False)
         if not np.isfinite(array).all() or (name.endswith("-sd.nii.gz") and float(array.min()) < 0):
             raise ReferenceCohortError(f"{self.folder / name} is damaged: values that are not finite, or sd below 0.")
-        return Volume(array, self.grid.affine, f"{self.title}: {name.removesuffix('.nii.gz')}")
+        return Volume(array, grid.affine, f"{self.title}: {name.removesuffix('.nii.gz')}")
 
     def _checked(self, name: str) -> Path:
         """A file of the package, after comparing its size and hash with the card."""
@@ -335,6 +356,6 @@ def read_reference_card(folder: Path) -> dict[str, Any]:
 def _expected_files(card: Mapping[str, Any]) -> list[str]:
     names = [MEAN_SCAN_FILE]
     for method, entry in card["methods"].items():
-        names += [voxel_file(method, "mean"), voxel_file(method, "sd")]
+        names += [voxel_file(method, what) for what in ("mean", "sd", *(PATTERNS if "pattern" in card else ()))]
         names += [regions_file(method, atlas) for atlas in entry["atlases"]]
     return names

@@ -19,10 +19,11 @@ from ADAttributionLogic.errors import ReferenceCohortError
 from ADAttributionLogic.networks.packages import file_sha256
 from ADAttributionLogic.reference.accumulation import Accumulation, Control
 from ADAttributionLogic.reference.moments import VoxelMoments
+from ADAttributionLogic.reference.statistics import QUANTITIES
 from ADAttributionLogic.report.placing import check_place, check_replacement, writing
 
 STATE_FILE = "taken.json"
-_KIND = "ad-attribution/reference-state/1"
+_KIND = "ad-attribution/reference-state/2"
 
 
 def save_state(found: Accumulation, folder: Path) -> None:
@@ -72,6 +73,7 @@ def load_state(found: Accumulation, folder: Path) -> bool:
     found.controls = controls
     found.scan = _moments(arrays, "scan", len(controls))
     found.moments = {name: _moments(arrays, name, len(controls)) for name in found.moments}
+    found.patterns = {name: _moments(arrays, f"{name}-pattern", len(controls)) for name in found.patterns}
     for number, key in enumerate(found.values):
         found.values[key] = list(arrays[f"values-{number}"])
     return True
@@ -93,10 +95,11 @@ def _asked(found: Accumulation) -> dict[str, Any]:
 
 def _arrays(found: Accumulation) -> dict[str, npt.NDArray[np.float64]]:
     arrays = {}
-    for name, moments in {"scan": found.scan, **found.moments}.items():
+    patterns = {f"{name}-pattern": moments for name, moments in found.patterns.items()}
+    for name, moments in {"scan": found.scan, **found.moments, **patterns}.items():
         arrays[f"{name}-mean"], arrays[f"{name}-squares"] = moments.mean, moments.squares
     for number, ((method, atlas), values) in enumerate(found.values.items()):
-        empty = np.empty((0, len(found.like(method, atlas)) - 1, 4))
+        empty = np.empty((0, len(found.like(method, atlas)) - 1, len(QUANTITIES)))
         arrays[f"values-{number}"] = np.stack(values) if values else empty
     return arrays
 

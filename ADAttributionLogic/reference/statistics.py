@@ -15,8 +15,10 @@ from ADAttributionLogic.relevance.region_table import RegionTable
 
 Values = npt.NDArray[np.float64]
 
-#: Columns of a region table of which statistics are kept.
-QUANTITIES = ("sum", "density", "share", "absolute_sum")
+#: What statistics are kept of: columns of a region table, and Σ R of the region / Σ |R| of all regions, which how sure
+#: the network is leaves alone, and which stays within ±1 where a map's total is about 0.
+MAGNITUDE_SHARE = "magnitude_share"
+QUANTITIES = ("sum", "density", "share", "absolute_sum", MAGNITUDE_SHARE)
 
 #: Smallest and largest are not among the quantiles: each would be the value of one person.
 PROBABILITIES = (0.01, 0.025, *(round(0.05 * k, 2) for k in range(1, 20)), 0.975, 0.99)
@@ -64,7 +66,7 @@ class RegionStatistics:
     probabilities : ndarray, shape (Q,)
         Of the quantiles, ascending.
     quantities : mapping of str to QuantityStatistics
-        By :data:`QUANTITIES`.
+        By :data:`QUANTITIES`; references of an earlier version have no ``magnitude_share``.
     """
 
     method: str
@@ -99,9 +101,17 @@ class RegionStatistics:
         }
 
 
+def quantity_of(table: RegionTable, name: str) -> Values:
+    """One quantity of a region table, (R,), without the row outside the atlas."""
+    if name != MAGNITUDE_SHARE:
+        return np.asarray(table.columns[name][:-1], dtype=np.float64)
+    total = float(quantity_of(table, "absolute_sum").sum())
+    return quantity_of(table, "sum") / (total if total > 0 else np.nan)
+
+
 def values_of(table: RegionTable) -> Values:
-    """The quantities of a region table, (R, 4), without the row outside the atlas."""
-    return np.stack([np.asarray(table.columns[name][:-1], dtype=np.float64) for name in QUANTITIES], axis=1)
+    """The quantities of a region table, (R, 5), without the row outside the atlas."""
+    return np.stack([quantity_of(table, name) for name in QUANTITIES], axis=1)
 
 
 def statistics_of(values: Values, like: RegionTable, design: Design | None = None) -> RegionStatistics:
@@ -109,7 +119,7 @@ def statistics_of(values: Values, like: RegionTable, design: Design | None = Non
 
     Parameters
     ----------
-    values : ndarray, shape (n, R, 4)
+    values : ndarray, shape (n, R, 5)
         :func:`values_of` each control, n ≥ 2.
     like : RegionTable
         Any one of them: its regions.
@@ -160,7 +170,8 @@ def read_statistics(entry: Mapping[str, Any]) -> RegionStatistics:
     """
     try:
         regions, probabilities = entry["regions"], np.array(entry["probabilities"], dtype=np.float64)
-        quantities = {name: _quantity(entry["quantities"][name]) for name in QUANTITIES}
+        earlier = set() if MAGNITUDE_SHARE in entry["quantities"] else {MAGNITUDE_SHARE}
+        quantities = {name: _quantity(entry["quantities"][name]) for name in QUANTITIES if name not in earlier}
         found = RegionStatistics(
             str(entry["method"]),
             str(entry["atlas"]),

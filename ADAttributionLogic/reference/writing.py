@@ -21,10 +21,12 @@ from ADAttributionLogic.reference.package import (
     CARD_FILE,
     KIND,
     MEAN_SCAN_FILE,
+    PATTERNS,
     read_reference_card,
     regions_file,
     voxel_file,
 )
+from ADAttributionLogic.reference.pattern import PATTERN_MM, PATTERN_STEP, pattern_grid
 from ADAttributionLogic.reference.statistics import RegionStatistics
 from ADAttributionLogic.report.placing import Place, check_place, check_replacement, writing
 from ADAttributionLogic.scan_files import write_volume
@@ -142,6 +144,7 @@ def write_reference(
             **({"licence": about.licence} if about.licence else {}),
             "intended_use": about.intended_use,
             "notes": [*about.notes, *_notes(found, statistics)],
+            "pattern": {"smoothing_mm": PATTERN_MM, "step": PATTERN_STEP},
             "voxel_precision": _ROUNDED if rounded else "float32",
             "question": found.question,
             "methods": {
@@ -203,7 +206,16 @@ def _volumes(found: Accumulation, rounded: bool) -> list[tuple[str, Volume]]:
         if rounded:
             mean, sd = _rounded_maps(mean * brain, sd * brain)
         volumes += [(voxel_file(name, "mean"), mean), (voxel_file(name, "sd"), sd)]
-    return [(name, Volume(array, found.grid.affine)) for name, array in volumes]
+    thinned, affine = brain[::PATTERN_STEP, ::PATTERN_STEP, ::PATTERN_STEP], pattern_grid(found.grid).affine
+    patterns = []
+    for moments in found.patterns.values():
+        mean, sd = moments.mean.astype(np.float32), moments.sd.astype(np.float32)
+        if rounded:
+            mean, sd = _rounded_maps(mean * thinned, sd * thinned)
+        patterns += [Volume(mean, affine), Volume(sd, affine)]
+    names = [voxel_file(name, what) for name in found.patterns for what in PATTERNS]
+    whole = [(name, Volume(array, found.grid.affine)) for name, array in volumes]
+    return [*whole, *zip(names, patterns, strict=True)]
 
 
 def _rounded_scan(scan: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

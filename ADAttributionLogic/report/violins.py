@@ -72,7 +72,11 @@ def write_violins(
     axes.set_yticks(range(len(violins)), [_short(violin.name) for violin in violins])
     axes.set_xlim(-edge, edge)
     axes.invert_yaxis()
-    what = {"share": "share of the relevance", "absolute_sum": "sum of magnitudes"}.get(entry["quantity"], "relevance")
+    what = {
+        "share": "share of the relevance",
+        "magnitude_share": "share of the magnitude",
+        "absolute_sum": "sum of magnitudes",
+    }.get(entry["quantity"], "relevance")
     axes.set_xlabel(f"z of the region's {what} (standard deviations from the controls' mean)", fontsize=9)
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.relevance.top_lists import TOP
 from ADAttributionLogic.study.analysis import members_of
 from ADAttributionLogic.study.coherence import (
-    TOP,
     chance_limit,
     chance_overlap,
     intersections,

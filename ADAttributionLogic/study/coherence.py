@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.relevance.top_lists import TOP as TOP
+from ADAttributionLogic.relevance.top_lists import is_among_top
 
 FloatArray = npt.NDArray[np.float64]
-
-#: Regions that are compared.
-TOP = 10
 
 
 def top_regions(values: npt.ArrayLike, is_ranked: npt.NDArray[np.bool_], k: int = TOP) -> frozenset[int]:
@@ -23,12 +22,10 @@ def top_regions(values: npt.ArrayLike, is_ranked: npt.NDArray[np.bool_], k: int 
     UsageError
         Fewer than k regions have a value.
     """
-    numbers = np.asarray(values, dtype=np.float64)
-    candidates = np.flatnonzero(is_ranked & np.isfinite(numbers))
-    if candidates.size < k:
-        raise UsageError(f"The top {k} of {candidates.size} regions cannot be told; the atlas is too coarse.")
-    order = candidates[np.argsort(-numbers[candidates], kind="stable")]
-    return frozenset(order[:k].tolist())
+    chosen = np.flatnonzero(is_among_top(values, is_ranked, k)).tolist()
+    if len(chosen) < k:
+        raise UsageError(f"The top {k} of {len(chosen)} regions cannot be told; the atlas is too coarse.")
+    return frozenset(chosen)
 
 
 def intersections(rankings: Sequence[frozenset[int]]) -> FloatArray:

@@ -26,7 +26,7 @@ class GroupTest:
     difference : ndarray, shape (R,)
         Mean of the cases − mean of the others.
     t : ndarray, shape (R,)
-        Student's t; NaN where the values have no spread.
+        Student's t, with covariates of the difference that they leave; NaN where the values have no spread.
     p : ndarray, shape (R,)
         Two-sided, of each region for itself.
     p_familywise : ndarray, shape (R,)
@@ -96,7 +96,7 @@ def group_test(
     monitor = monitor or Monitor()
     adjusted = numbers if covariates is None else residualised(numbers, covariates, ~case)
     difference = adjusted[case].mean(axis=0) - adjusted[~case].mean(axis=0)
-    observed = student_t(adjusted, case)
+    observed = student_t(adjusted, case) * (1.0 if covariates is None else _certainty(covariates, case))
     size = np.where(np.isnan(observed), -np.inf, np.abs(observed))
     as_large, as_large_anywhere = np.zeros(size.shape), np.zeros(size.shape)
     generator = np.random.default_rng(seed)
@@ -147,5 +147,20 @@ def _t_of(values: FloatArray, case: FloatArray) -> FloatArray:
 def _adjusted(values: FloatArray, drawn: npt.NDArray[np.bool_], covariates: Design) -> FloatArray:
     found = np.empty((len(drawn), values.shape[1]))
     for row, case in enumerate(drawn):
-        found[row] = _t_of(residualised(values, covariates, ~case), case[None].astype(np.float64))[0]
+        t = _t_of(residualised(values, covariates, ~case), case[None].astype(np.float64))[0]
+        found[row] = t * _certainty(covariates, case)
     return found
+
+
+def _certainty(covariates: Design, case: npt.NDArray[np.bool_]) -> float:
+    """By how much t is smaller because the controls' slopes are estimates: more, the further cases are from them.
+
+    The variance of the difference is σ² (1/n + 1/m + dᵀ(X₀ᵀX₀)⁻¹d), with d from the controls' mean covariates to the
+    cases', and X₀ the controls' about their mean. In a random choice of cases d is about 0, so that without this the
+    labels as they are would look more unusual than they are.
+    """
+    controls = covariates.columns[~case]
+    away = covariates.columns[case].mean(axis=0) - controls.mean(axis=0)
+    projected = away @ np.linalg.pinv(controls - controls.mean(axis=0))
+    plain = 1 / case.sum() + 1 / (~case).sum()
+    return float(np.sqrt(plain / (plain + projected @ projected)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,9 @@ from ADAttributionLogic.reference.question import method_of_record, question_of_
 from ADAttributionLogic.reference.state import save_state
 from ADAttributionLogic.reference.writing import About, write_reference
 
-SHORT, LONG = 40, 1000
+SHORT = 40
+#: Memory does not grow after the first maps: 150 take four minutes, REFERENCE_MAPS=1000 half an hour.
+LONG = int(os.environ.get("REFERENCE_MAPS", "150"))
 
 _RECORD = {
     "model": {
@@ -88,6 +91,7 @@ def reference_building() -> Iterator[Figure]:
 
 
 def reference_of_a_thousand() -> Iterator[Figure]:
+    """Of as many as LONG says; its lines say how many."""
     yield from _figures(LONG, _built(LONG))
 
 

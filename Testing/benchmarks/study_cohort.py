@@ -3,9 +3,9 @@
 Two sites, age and head size that act on anatomy, and the truth known: which regions shrank, and by how much. What is
 done is not done again, so that it can be stopped at any time and started anew.
 
-    study_cohort.py maps FOLDER     scans, truth and maps: LRP, DeepLIFT-γ, guided backpropagation and gradient × input
-                                    of all (20 s of processor time each), and LRP with β .25, .5, .75 and 1 of the first
-                                    16 people; --jobs processes of one thread each, --device cuda
+    study_cohort.py maps FOLDER     scans, truth and maps: LRP, guided backpropagation and gradient × input of all (17 s
+                                    of processor time each), DeepLIFT-γ of the first 24 people, and LRP with β .25, .5,
+                                    .75 and 1 of the first 16; --jobs processes of one thread each, --device cuda
     study_cohort.py study FOLDER    the study of those who have maps, in FOLDER/study, and truth.tsv beside it
     study_cohort.py keep FOLDER --to TO  what is worth keeping of it: tables and a page with small pictures, no maps
 
@@ -47,18 +47,16 @@ from ADAttributionLogic.simulation.population import Person, draw_population, si
 from ADAttributionLogic.truth.shared_work import in_processes
 
 PATIENTS = CONTROLS = 60
-#: Another population than that of seed 1907, on which z of shares was first seen to do better than z of sums.
-SEED = 1913
-#: How many people's maps are computed with every β: the first of the list, half of them patients.
-WITH_EVERY_BETA = 16
+#: What is computed of the first so many people only, half of them patients, by the folder of its results.
+FIRST = {"results-beta": 16, "results-deeplift": 24}
 #: By the folder of their results.
 METHODS = {
     "results": (
         MethodRequest("lrp", {"beta": 0.0}),
-        MethodRequest("deeplift", {"rule": "gamma"}),
         MethodRequest("guided-backprop"),
         MethodRequest("gradient-x-input"),
     ),
+    "results-deeplift": (MethodRequest("deeplift", {"rule": "gamma"}),),
     "results-beta": tuple(MethodRequest("lrp", {"beta": beta}) for beta in (0.25, 0.5, 0.75, 1.0)),
 }
 ATLAS = "neuromorphometrics"
@@ -115,7 +113,7 @@ def make_maps(people: Sequence[Person], folder: Path, jobs: int, device: str) ->
     missing = [p for p in people if not (folder / "scans" / f"{p.name}.json").exists()]
     for person, _ in in_processes(partial(simulate, folder), missing, jobs):
         print(f"{person.name} simulated", flush=True)
-    tasks = [(p, "results") for p in people] + [(p, "results-beta") for p in people[:WITH_EVERY_BETA]]
+    tasks = [(p, name) for name in METHODS for p in people[: FIRST.get(name, len(people))]]
     tasks = [(p, name) for p, name in tasks if not (folder / name / p.name / "provenance.json").is_file()]
     for number, ((person, name), _) in enumerate(in_processes(partial(explain_one, folder, device), tasks, jobs)):
         print(f"{number + 1} of {len(tasks)}: {person.name}, {name}", flush=True)
@@ -159,10 +157,12 @@ def study(people: Sequence[Person], folder: Path, device: str) -> int:
     """The study of those who have maps, and what it says beside the truth."""
     done = [p for p in people if (folder / "results" / p.name / "provenance.json").is_file()]
     write_tables(done, folder)
+    given = []
     for name in METHODS:  # nothing is left to be done but the summaries
         with_maps = [p for p in done if (folder / name / p.name / "provenance.json").is_file()]
-        explain(with_maps, folder, name, folder / name, device)
-    given = [f"--results=demo={folder / name}" for name in ("results", "results-beta")]
+        if with_maps:
+            explain(with_maps, folder, name, folder / name, device)
+            given.append(f"--results=demo={folder / name}")
     covariates = [f"--covariate={name}" for name in ("age", "sex", "site", "brain_ml")]
     more = [f"--volumes={folder / 'volumes.tsv'}", "--by=site", "--permutations=2000", "--overwrite"]
     out = folder / "study"
@@ -178,12 +178,16 @@ def against_the_truth(folder: Path, out: Path) -> list[list[str]]:
     """What was asked of a study whose truth is known, one row each, found as it is."""
     people = pd.read_csv(folder / "participants.tsv", sep="\t").set_index("subject")
     subjects = pd.read_csv(out / "tables" / "subjects.tsv", sep="\t").set_index("subject")
-    case = subjects["case (demo)"]
-    rows: list[list[str]] = [["", "cases", "; ".join(f"{n} {c}" for c, n in case.value_counts().items()), ""]]
+    cases = subjects["case (demo)"]
+    rows: list[list[str]] = [["", "cases", "; ".join(f"{n} {c}" for c, n in cases.value_counts().items()), ""]]
     for key in ("lrp", "deeplift", "guided-backprop", "gradient-x-input"):
+        if not (out / "tables" / f"regions-{key}.tsv").is_file():
+            continue
         tables = {n: pd.read_csv(out / "tables" / f"{n}-{key}.tsv", sep="\t") for n in ("regions", "gain-stability")}
         scores = {n: pd.read_csv(out / "tables" / f"{n}-{key}.tsv", sep="\t").set_index("subject") for n in SCORES}
         regions = tables["regions"].set_index("region")
+        case = cases[scores["z"].index]  # not everybody has every map
+        key = key if len(case) == len(cases) else f"{key}, {len(case)} people"
         truly = set(regions.index[regions["label"].isin([label for pair in SHRINKING.values() for label in pair])])
         ranked = regions.index[regions["volume_mm3"] >= 100]
         patients = case.index[case == "TP"]
@@ -213,7 +217,7 @@ def _gain_rows(key: str, stability: pd.DataFrame) -> list[list[str]]:
     rows = []
     for least in (5, 20):
         chosen = stability[stability["largest gain of one TP"] > least]
-        for name in ("plain gain", "gain with floor"):
+        for name in ("plain gain", "gain with floor", "gain with floor of shares"):
             cv = chosen[f"cv of {name}"]
             found = (
                 "no region"
@@ -251,11 +255,11 @@ def _age_rows(
 
 
 #: What the kept page's pictures are shrunk to.
-PICTURE_WIDTH = 1100
+PICTURE_WIDTH = 1000
 
 
 def keep(folder: Path, target: Path) -> None:
-    """Copy what is worth keeping: no maps, smaller pictures within the page, of single subjects only LRP's z."""
+    """Copy what is worth keeping: no maps, no figures but smaller ones within the page, of single subjects LRP's z."""
     shutil.rmtree(target, ignore_errors=True)
     left_out = ["maps", "figures", "index.html", "gain-gradient*", "gain-guided*", "gain-lrp*", "gain-deeplift*"]
     left_out += ["z_adjusted-*", "z_share_adjusted-*", "z*-g*", "z*-deeplift*", "z*-lrp-*"]
@@ -263,6 +267,7 @@ def keep(folder: Path, target: Path) -> None:
     shutil.copytree(folder / "study", target, ignore=shutil.ignore_patterns(*left_out))
     page = (folder / "study" / "index.html").read_text(encoding="utf-8")
     page = re.sub(r"data:image/png;base64,([\w+/=]+)", lambda found: _smaller(found[1]), page)
+    page = re.sub(r'\n<a href="figures/[^"]+">[^<]+</a>( ·)?', "", page)
     (target / "index.html").write_text(page, encoding="utf-8")
     for name in ("participants.tsv", "truth.tsv"):
         shutil.copy(folder / name, target / name)
@@ -288,7 +293,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
-    people = draw_population(PATIENTS, CONTROLS, SEED)[: asked.people]
+    people = draw_population(PATIENTS, CONTROLS)[: asked.people]
     if asked.what == "study":
         return study(people, asked.folder, asked.device)
     if asked.what == "maps":

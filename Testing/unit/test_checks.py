@@ -19,7 +19,7 @@ from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.checked_explanation import CheckRequest, checked_map, question_about
 from ADAttributionLogic.checks import deletion as deleting
 from ADAttributionLogic.checks.agreement import compare_methods, consensus
-from ADAttributionLogic.checks.budget import ORDER, costs_of, plan_checks, region_passes
+from ADAttributionLogic.checks.budget import ENDS, ORDER, costs_of, plan_checks, region_passes
 from ADAttributionLogic.checks.causality import region_drops, weighted_rank_correlation
 from ADAttributionLogic.checks.conservation import conservation
 from ADAttributionLogic.checks.findings import Check, Checks, MapChecks, read_checks
@@ -302,6 +302,11 @@ def test_a_budget_chooses_in_order_and_says_what_the_others_cost(
     assert plan_checks(costs, wanted, 13.0).chosen == ("conservation", "stability", "randomisation")
     assert plan_checks(costs, wanted, 9.0).chosen == ("conservation", "randomisation", "causality")
     assert plan_checks(costs, wanted, 0.0).chosen == ("conservation",)
+    # The ends of both curves are paid for once, by the first of them that runs.
+    both = plan_checks(costs, wanted, 40.0, ends=2.0)
+    assert (both.costs["deletion"], both.costs["insertion"], both.total) == (12.0, 8.0, 38.5)
+    insertion_alone = plan_checks(costs, ("deletion", "insertion"), 11.0, ends=2.0)
+    assert insertion_alone.chosen == ("insertion",) and insertion_alone.costs["insertion"] == 10.0
     found = run_checks(question, [right], 16.0).checks
     left = {c.name: c for c in found.maps[0].checks if c.verdict == "not run"}
     assert set(left) == {"deletion", "causality", "insertion"}
@@ -311,7 +316,7 @@ def test_a_budget_chooses_in_order_and_says_what_the_others_cost(
 
 def test_all_checks_of_one_map_fit_the_default_budget(question: Question, right: CheckedMap, model: Model) -> None:
     costs = costs_of(question, right, model.network, region_passes(question, model.network))
-    assert sum(costs.of(name, False) for name in ORDER if name != "recomputation") <= 40
+    assert ENDS + sum(costs.of(name, False) for name in ORDER if name != "recomputation") <= 40
 
 
 class _Counting:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 from small_reference import covariates_of, small_control
 
 from ADAttributionLogic.atlas.library import load_atlas
@@ -68,10 +69,10 @@ def test_a_map_that_repeats_the_probability_is_compared_by_its_shares(
     lrp = small_controls[0].heatmaps[0]
     doubled = lrp.volume.with_array(lrp.volume.array * 2)
     assert lrp.table is not None
-    columns = {**lrp.table.columns, "sum": lrp.table.columns["sum"] * 2}
+    columns = lrp.table.columns | {name: lrp.table.columns[name] * 2 for name in ("sum", "absolute_sum")}
     twice = replace(lrp, volume=doubled, table=replace(lrp.table, columns=columns))
     again = compare(replace(small_controls[0], heatmaps=(twice,)), Against(small_reference))
-    assert [m.quantity for m in once.comparison.maps] == ["share", "sum"]  # type: ignore[union-attr]
+    assert {m.quantity for m in once.comparison.maps} == {"magnitude_share"}  # type: ignore[union-attr]
     first, second = once.heatmaps[0].table, again.heatmaps[0].table
     assert first is not None and second is not None
     np.testing.assert_allclose(first.columns["z"], second.columns["z"])
@@ -81,17 +82,37 @@ def test_a_map_that_repeats_the_probability_is_compared_by_its_shares(
     np.testing.assert_allclose(first.columns["z"][:-1], stats.zmap(controls[:1], controls, 0, 1)[0], rtol=1e-5)
 
 
-def test_a_map_of_a_difference_is_compared_by_its_sums(
+def test_what_maps_are_compared_by(small_reference: Reference, small_controls: list[Explanation]) -> None:
+    """DeepLIFT adds up to P less that of the controls' mean, among controls about 0: by sums all would be unusual."""
+    lrp, against = small_controls[0].heatmaps[0], Against(small_reference)
+    card = {key: value for key, value in small_reference.card.items() if key != "pattern"}
+    earlier = Against(replace(small_reference, card=card))
+    assert (against.quantity_of(lrp), earlier.quantity_of(lrp)) == ("magnitude_share", "share")
+    for name in ("deeplift", "integrated-gradients"):
+        other = replace(lrp, method=get_method(name))
+        assert (against.quantity_of(other), earlier.quantity_of(other)) == ("magnitude_share", "sum"), name
+    assert Against(small_reference, quantity="share").quantity_of(lrp) == "share"
+    logit = replace(lrp, attribution=replace(lrp.attribution, start="logit"))
+    assert against.quantity_of(logit) == earlier.quantity_of(logit) == "sum"
+
+
+def test_the_z_of_voxels_is_that_of_the_smoothed_parts_of_the_map(
     small_reference: Reference, small_controls: list[Explanation]
 ) -> None:
-    """DeepLIFT adds up to P less that of the controls' mean: among controls about 0, of either sign."""
-    lrp, against = small_controls[0].heatmaps[0], Against(small_reference)
-    assert against.quantity_of(lrp) == "share"
-    for name in ("deeplift", "integrated-gradients"):
-        assert against.quantity_of(replace(lrp, method=get_method(name))) == "sum", name
-    assert (
-        Against(small_reference, quantity="share").quantity_of(replace(lrp, method=get_method("deeplift"))) == "share"
-    )
+    """On the voxels that were kept: against scipy on the controls' own maps, smoothed."""
+    width = 6 / 2.3548200450309493 / 2.5
+    maps = [c.heatmaps[0].volume.array.astype(np.float64) for c in small_controls]
+    smooth = np.stack([gaussian_filter(m / np.abs(m).sum(), width, mode="constant", truncate=8) for m in maps])
+    found = compare(small_controls[3], Against(small_reference)).heatmaps[1]
+    inside = small_reference.voxel_sd("lrp").array > 0
+    sd = smooth.std(0, ddof=1)
+    kept = np.zeros_like(inside)
+    kept[::2, ::2, ::2] = (inside & (sd > 0.01 * sd.max()))[::2, ::2, ::2]
+    expected = (smooth[3] - smooth.mean(0))[kept] / sd[kept]
+    np.testing.assert_allclose(found.volume.array[kept], expected, rtol=0.01, atol=0.01)
+    assert not found.volume.array[~inside].any() and np.isfinite(found.volume.array).all()
+    other = compare(small_controls[3], Against(small_reference, smoothing_mm=5.0)).heatmaps[1]
+    assert np.abs(other.volume.array[kept]).mean() < np.abs(expected).mean(), "of single voxels, z is smaller"
 
 
 def test_regions_are_ranked_by_z_beside_density_and_small_ones_are_not(compared: Explanation) -> None:
@@ -380,3 +401,18 @@ def test_a_batch_compares_every_scan_with_its_own_covariates(
     assert [row["status"] for row in again[:2]] == ["done before", "done"]
     assert "adjusted for other covariates" in again[1]["message"]
     assert again[0]["its adjusted z (lrp)"] == first["its adjusted z (lrp)"]
+
+
+def test_a_batch_that_cannot_be_compared_begins_with_no_scan(
+    small_model: Model, small_reference: Reference, tmp_path: Path
+) -> None:
+    """One sentence, not one failure per scan; the folder stays free for the right question."""
+    scans = [BatchScan("s40", write_volume(small_control(40), tmp_path / "40.nii.gz"))]
+    options = BatchOptions([MethodRequest("lrp", {"beta": 0.5})], figure=False, against=Against(small_reference))
+    with pytest.raises(ReferenceCohortError, match="beta"):
+        explain_batch(scans, small_model, options, tmp_path / "out", atlas=load_atlas("aal"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ReferenceCohortError, match="atlas"):
+        right = replace(options, methods=[MethodRequest("lrp")])
+        explain_batch(scans, small_model, right, tmp_path / "out", atlas=load_atlas("neuromorphometrics"))
+    assert not (tmp_path / "out").exists()

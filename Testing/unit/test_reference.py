@@ -11,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from small_reference import METHODS, covariates_of, small_control
 
 from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.comparison.adjusted import adjusted_scores
 from ADAttributionLogic.errors import ReferenceCohortError, UnknownNameError
 from ADAttributionLogic.explain import explain
 from ADAttributionLogic.explanation import Explanation, MethodRequest
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.reference.package import QUANTITIES, Reference, read_reference
+from ADAttributionLogic.reference.pattern import pattern_grid
 
 # ------------------------------------------------------------------------------------------------------- what is in it
 
@@ -47,12 +50,46 @@ def test_statistics_voxels_and_scan_are_those_of_the_controls(
 
     statistics = small_reference.regions("lrp", "aal")
     rows = pd.concat(pd.DataFrame(f.heatmaps[0].table.columns).iloc[:-1].assign(scan=n) for n, f in enumerate(found))
+    rows["magnitude_share"] = rows["sum"] / rows.groupby("scan")["absolute_sum"].transform("sum")
     for quantity in QUANTITIES:
         table = rows.pivot(index="scan", columns="label", values=quantity)[statistics.labels]
         np.testing.assert_allclose(statistics[quantity].mean, table.mean(), rtol=1e-8)
         np.testing.assert_allclose(statistics[quantity].sd, table.std(), rtol=1e-8)
         np.testing.assert_allclose(statistics[quantity].quantiles, table.quantile(statistics.probabilities), rtol=1e-8)
     assert statistics.names == tuple(rows["name"].iloc[: len(statistics)]) and statistics.n == 12
+
+
+def test_patterns_are_those_of_the_controls_smoothed_by_scipy(
+    small_reference: Reference, small_controls: list[Explanation]
+) -> None:
+    """6 mm of full width at half maximum are 1.02 voxels of 2.5 mm; every second voxel is kept."""
+    for number, method in enumerate(METHODS):
+        maps = [f.heatmaps[number].volume.array.astype(np.float64) for f in small_controls]
+        width = 6 / 2.3548200450309493 / 2.5
+        smooth = np.stack([gaussian_filter(m / np.abs(m).sum(), width, mode="constant", truncate=8) for m in maps])
+        expected = smooth[:, ::2, ::2, ::2]
+        found = small_reference.pattern(method)
+        assert found is not None
+        # Against their largest: far from the brain, a Gaussian of float32 ends at 0.
+        np.testing.assert_allclose(found[0].array, expected.mean(0), rtol=0.005, atol=1e-5 * np.abs(expected).max())
+        sd = expected.std(0, ddof=1)
+        np.testing.assert_allclose(found[1].array, sd, rtol=0.005, atol=1e-5 * sd.max())
+        assert found[0].grid.is_same(pattern_grid(small_reference.grid))
+        assert found[0].grid.spacing == pytest.approx((5, 5, 5))
+
+
+def test_a_reference_of_an_earlier_version_has_no_patterns(small_reference: Reference, tmp_path: Path) -> None:
+    copied = tmp_path / "earlier"
+    shutil.copytree(small_reference.folder, copied)
+    card = json.loads((copied / "reference.json").read_text(encoding="utf-8"))
+    del card["pattern"]
+    for name in [name for name in card["files"] if "-pattern-" in name]:
+        del card["files"][name]
+        (copied / name).unlink()
+    (copied / "reference.json").write_text(json.dumps(card), encoding="utf-8")
+    earlier = read_reference(copied)
+    assert not earlier.has_patterns and earlier.pattern("lrp") is None
+    assert earlier.voxel_mean("lrp").array.any()
 
 
 def test_covariates_are_least_squares_with_the_prediction_interval(
@@ -68,8 +105,9 @@ def test_covariates_are_least_squares_with_the_prediction_interval(
     rows = pd.DataFrame([covariates_of(s) for s in range(12)]).astype({"age": float})
     density = statistics["density"]
     new = {"age": 71.0, "sex": "M"}
-    said = model.predict(density.coefficients, density.residual_sd, new)
-    low, high = said.interval(0.95)
+    row = model.row(new)
+    leverage = float(row @ model.inverse @ row)
+    said = adjusted_scores(density.mean, row @ density.coefficients, density.residual_sd, leverage, model.dof)
     for region in (0, 37, len(statistics) - 1):
         rows["y"] = [table.columns["density"][region] for table in tables]
         fitted = smf.ols("y ~ age + C(sex)", rows).fit()
@@ -77,8 +115,9 @@ def test_covariates_are_least_squares_with_the_prediction_interval(
         assert density.coefficients[2, region] == pytest.approx(fitted.params["C(sex)[T.M]"], rel=1e-6)
         assert density.residual_sd[region] == pytest.approx(np.sqrt(fitted.mse_resid), rel=1e-6)
         oracle = fitted.get_prediction(pd.DataFrame([new])).summary_frame(alpha=0.05).iloc[0]
-        assert said.mean[region] == pytest.approx(oracle["mean"], rel=1e-6)
-        assert (low[region], high[region]) == pytest.approx((oracle["obs_ci_lower"], oracle["obs_ci_upper"]), rel=1e-6)
+        assert said.expected[region] == pytest.approx(oracle["mean"], rel=1e-6)
+        interval = said.expected_low[region], said.expected_high[region]
+        assert interval == pytest.approx((oracle["obs_ci_lower"], oracle["obs_ci_upper"]), rel=1e-6)
 
 
 def test_nobodys_own_values_are_in_it(small_reference: Reference) -> None:
@@ -86,7 +125,8 @@ def test_nobodys_own_values_are_in_it(small_reference: Reference) -> None:
     assert not re.search(r"sub-\d\d|small control \d", text)
     assert {p.name for p in small_reference.folder.iterdir()} == {
         "reference.json", "mean-scan.nii.gz",
-        *(f"{m}-{what}" for m in METHODS for what in ("mean.nii.gz", "sd.nii.gz", "aal.json.gz")),
+        *(f"{m}-{what}.nii.gz" for m in METHODS for what in ("mean", "sd", "pattern-mean", "pattern-sd")),
+        *(f"{m}-aal.json.gz" for m in METHODS),
     }  # fmt: skip
     assert small_reference.regions("lrp", "aal").probabilities.min() > 0, "the smallest value would be somebody's"
 

@@ -304,7 +304,7 @@ def test_a_full_disk_and_a_read_only_one(scans: Path, small_model: Model, tmp_pa
     filler = disk / "somebody's film"
 
     def fill(row) -> None:
-        with open(filler, "wb") as film, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as film:
             while True:
                 film.write(b"\0" * 4096)
 

@@ -15,6 +15,8 @@ from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.cohort.table import read_cohort
+from ADAttributionLogic.engines.local import LocalProcesses
+from ADAttributionLogic.engines.machine import Plan
 from ADAttributionLogic.errors import Cancelled, CohortError, OutputError, UsageError
 from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.monitor import Monitor
@@ -220,6 +222,19 @@ def test_of_each_person_one_scan_counts(batch: Path) -> None:
     material = gather(read_cohort(twice), [("x", batch / "results")])
     assert len(material.subjects) == 11
     assert any("was scanned 2 times" in note for note in material.notes)
+
+
+def test_sets_shared_among_processes_give_the_same_study(batch: Path, tmp_path: Path) -> None:
+    """The same bytes of tables and mean maps as in this process."""
+    material = gather(read_cohort(batch / "people.tsv"), [("x", batch / "results")])
+    material = replace(material, sets=material.sets[:2])
+    options = StudyOptions(threshold=threshold(batch), permutations=99, resamples=100)
+    found = []
+    for name, engine in (("here", None), ("processes", LocalProcesses(Plan(2, 1, 1000.0, "")))):
+        running.run_study(material, tmp_path / name, options, engine=engine)
+        files = [p for p in (tmp_path / name).rglob("*") if p.suffix in (".csv", ".tsv", ".gz")]
+        found.append({p.relative_to(tmp_path / name): p.read_bytes() for p in files})
+    assert len(found[0]) > 5 and found[0] == found[1]
 
 
 def test_an_interrupted_study_goes_on_with_the_maps_that_were_finished(
