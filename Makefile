@@ -15,7 +15,9 @@
 #                    it goes on); results and table in truth/, as published in Testing/benchmarks/truth
 #   make reference  make the reference cohort that ships anew (about 20 minutes; REFERENCE="--start logit" …)
 #   make study-cohort  a simulated cohort through a whole group study (an hour and a half on one core); Testing/benchmarks/study_cohort
-#   make train   make the demonstration network anew (about 45 minutes on two cores)
+#   make study-robustness  ten trainings on a grid of 2 mm: do they explain alike? (half an hour on one core; stopped, it goes
+#                    on); tables in Testing/benchmarks/robustness
+#   make train   make the demonstration network anew (about an hour on two cores)
 # Everything is installed into .venv first, once.
 
 VENV   ?= .venv
@@ -35,7 +37,7 @@ DEVICE ?= cpu
 # Without an NVIDIA GPU, the CPU build of PyTorch saves gigabytes.
 TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test fuzz bench lint study study-planted study-real study-cohort benchmark-truth sbom train reference clean
+.PHONY: demo test fuzz bench lint study study-planted study-real study-cohort study-robustness benchmark-truth sbom train reference clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
@@ -82,6 +84,10 @@ COHORT ?= study-cohort
 study-cohort: $(VENV)/developed
 	for what in maps study keep; do \
 	  $(BIN)/python Testing/benchmarks/study_cohort.py $$what $(COHORT) --jobs $(JOBS) --device $(DEVICE) || exit 1; done
+
+ROBUSTNESS ?= study-robustness
+study-robustness: $(VENV)/developed
+	$(BIN)/python Testing/benchmarks/study_robustness.py $(ROBUSTNESS) --keep Testing/benchmarks/robustness
 
 sbom: $(VENV)/developed
 	mkdir -p dist

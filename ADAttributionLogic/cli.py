@@ -29,6 +29,7 @@ from ADAttributionLogic.commands import (
     simulate,
     status,
     study,
+    study_robustness,
     train,
     what_if,
 )
@@ -60,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8
+    try:
+        arguments = study_robustness.spelled(arguments)
+    except ADAttributionError as error:
+        print(f"ad-attribution: {error}", file=sys.stderr)
+        return error.exit_code
     # Only 'explain' needs the methods' options, and importing the methods imports torch, which takes seconds.
     parser = _parser(with_method_options=arguments[:1] == ["explain"])
     options = parser.parse_args(arguments)
@@ -96,8 +102,8 @@ def _parser(with_method_options: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     explain.add(commands, with_method_options)
     for command in (
-        *(check, what_if, preprocess, simulate, batch, bids, status, reference, study, train, report, dicom),
-        benchmark_truth,
+        *(check, what_if, preprocess, simulate, batch, bids, status, reference),
+        *(study, study_robustness, train, report, dicom, benchmark_truth),
         *(methods, atlases, models, cache, licences),
     ):
         command.add(commands)

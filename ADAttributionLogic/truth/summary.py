@@ -28,7 +28,7 @@ METRICS: dict[str, tuple[str, bool]] = {
     "average_precision": ("area under precision-recall", True),
     "region_distance_mm": ("distance of the regions (EMD), mm", False),
     "deletion_5": ("P(AD) after deleting the top 5 %", False),
-    "deletion_area": ("mean P(AD) while the top 20 % are deleted", False),
+    "deletion_area": ("mean P(AD), deleting the top 20 %", False),
 }
 
 #: Shown in the figure.

@@ -60,9 +60,9 @@ from ADAttributionLogic.training.augmentation import ACQUISITION
 from ADAttributionLogic.training.demonstration import (
     RECIPE,
     CohortScan,
-    demonstration_card,
     rank_regions,
 )
+from ADAttributionLogic.training.demonstration_card import demonstration_card
 from ADAttributionLogic.training.fit import Epoch, Fit, fit, predict
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import Recipe

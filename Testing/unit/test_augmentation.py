@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.training.augmentation import ACQUISITION, FLIP_AND_SHIFT, Augmentation, augment_batch
+from ADAttributionLogic.training.fit import fit
+from ADAttributionLogic.training.recipe import Recipe
 from ADAttributionLogic.training.scans import move
 
 ALWAYS = Augmentation()
@@ -118,3 +121,27 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         replace(ACQUISITION, flip_probability=1.5)
     with pytest.raises(ValueError, match="three, not 2"):
         Augmentation(shift_voxels=(1, 2))  # type: ignore[arg-type]
+
+
+def test_a_training_varies_its_scans_on_their_device_the_same_way_each_time() -> None:
+    images = brains(8, (80, 80, 80))[:, 0].half()
+    scans = [Held(f"{n}", n % 2, image) for n, image in enumerate(images)]
+    recipe = Recipe(epochs=1, augmentation=replace(ACQUISITION, slice_voxels=3), batch_size=2)
+    states = []
+    for _ in range(2):
+        network = build_network("boehle2019", (80, 80, 80))
+        initialise(network, 0)
+        states.append(fit(network, scans[:6], scans[6:], recipe).state)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A scan that is a tensor already."""
+
+    subject: str
+    label: int
+    voxels: Tensor
+
+    def load(self) -> Tensor:
+        return self.voxels

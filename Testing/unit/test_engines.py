@@ -21,6 +21,7 @@ from ADAttributionLogic.engines.local import LocalProcesses
 from ADAttributionLogic.engines.machine import Plan, available_cores, available_memory_mb, plan_for
 from ADAttributionLogic.engines.shards import Shard, read_shard
 from ADAttributionLogic.engines.tasks import Event, Task
+from ADAttributionLogic.engines.turns import Turns
 from ADAttributionLogic.errors import Cancelled, EngineError, UsageError
 from ADAttributionLogic.monitor import Monitor
 
@@ -231,6 +232,38 @@ def array(number: int, first: int, last: int, step: int, count: int) -> dict[str
 def test_what_is_no_shard_is_refused(text: str, environment: dict[str, str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         read_shard(text, environment)
+
+
+# ------------------------------------------------------------------------------------------------------- turns on a GPU
+
+
+@on_linux
+def test_so_many_are_on_the_device_at_a_time(tmp_path: Path) -> None:
+    """And whoever dies on it gives his turn back."""
+    turns = Turns("cuda:0", 2, tmp_path)
+    child = os.fork()
+    if not child:
+        with turns.turn(), turns.turn():
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def explain() -> None:
+        nonlocal inside, most
+        with turns.turn():
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.02)
+            with lock:
+                inside -= 1
+
+    threads = [threading.Thread(target=explain) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 2
 
 
 # -------------------------------------------------------------------------------------------------------- the machine

@@ -60,6 +60,8 @@ ROOMS = {
     "bids": {"bids", "cohort", "atlas", "attribution", "networks", "page", "reference", "relevance", "report", "study"},
     "page": {"page", "checks", "networks", "relevance", "report", "service"},
     "study": {"study", "engines", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
+    "robustness": {"robustness", "study", "comparison", "cohort", "attribution", "graph", "networks", "relevance"}
+    | {"atlas", "report"},
     "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
 }
 
