@@ -97,6 +97,8 @@ def test_gradients_are_autograds(chosen: Case) -> None:
 
 def test_guided_backpropagation_is_captums(chosen: Case) -> None:
     """captum knows ReLU alone; at ELU, too, negative gradients are dropped here, which autograd is made to do."""
+    if chosen.is_transformer:
+        pytest.skip("of CNNs only: a transformer's activations are no ReLUs, but for M3T's stems")
     network = copy.deepcopy(chosen.network)
     options = {"postprocess": "signed"}
     if not any(isinstance(module, (nn.ReLU, nn.ELU)) for module in network.modules()):
@@ -133,12 +135,11 @@ def test_windows_give_the_logits_of_full_passes(chosen: Case) -> None:
 
 
 def test_relevance_is_conserved_or_its_loss_is_said(chosen: Case) -> None:
-    """The ε-rule without biases keeps the sum to 1e-3 in a CNN; of attention nothing is promised by this preset."""
-    options = {"rule": "e-rule", "epsilon": 1e-12}  # a larger one keeps its share
-    found = attribute(chosen.evaluation, "lrp", TARGET, options)
+    """What the ε-rule's ε keeps, where activations are as small as it; from a tenth on the result says so."""
+    found = attribute(chosen.evaluation, "lrp", TARGET, {"rule": "e-rule"})
     assert np.isfinite(found.values).all()
     off = abs(found.unattributed) / abs(found.to_attribute)
-    assert chosen.is_transformer or off <= 1e-3 or any("not conserved" in note for note in found.notes), off
+    assert off <= 0.1 + 1e-6 or any("not conserved" in note for note in found.notes), off
 
 
 # --------------------------------------------------------------------------------------------------------------- zennit
