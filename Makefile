@@ -2,7 +2,8 @@
 #   make demo    explain a simulated patient and the template brain; results in demo/
 #   make test    all tests
 #   make bench   figures of speed and memory (BENCH=part to run those whose name contains "part")
-#   make fuzz    5200 damaged files through every reader; a table of what became of them (INPUTS=500 for fewer)
+#   make fuzz    5200 damaged files through every reader, and 500 random networks explained; a table of what became of
+#                them (INPUTS=500, NETWORKS=60 for fewer)
 #   make lint    ruff and mypy
 #   make study   how well scans as acquired are recovered (an hour and more); tables in Testing/benchmarks/native_recovery
 #   make study-planted  do the checks tell twenty planted wrong maps from right ones at full size? (an hour; scans are kept
@@ -27,6 +28,7 @@ PYTEST ?= -n 2
 # Versions with which all tests passed; CONSTRAINTS= takes the newest that pyproject.toml allows.
 CONSTRAINTS ?= --constraint Testing/constraints.txt
 INPUTS ?=
+NETWORKS ?=
 BIN    := $(VENV)/bin
 # Of studies: processes, and where maps are computed (JOBS=16 DEVICE=cuda).
 JOBS   ?= 1
@@ -47,6 +49,7 @@ test: $(VENV)/developed
 
 fuzz: $(VENV)/developed
 	OMP_NUM_THREADS=1 $(BIN)/python Testing/fuzz/run.py $(INPUTS)
+	OMP_NUM_THREADS=1 $(BIN)/python Testing/fuzz/networks.py $(NETWORKS)
 
 bench: $(VENV)/developed
 	$(BIN)/python Testing/benchmarks/run.py $(BENCH)

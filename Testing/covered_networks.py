@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ADAttributionLogic.networks import clinicadl, korolev2017
 from ADAttributionLogic.networks.architectures import build_network
 
 
 def monai_networks() -> Any:
     """``monai.networks.nets``."""
-    _without_compiled_torchvision()
+    leave_out_compiled_torchvision()
     import monai.networks.nets
 
     return monai.networks.nets
@@ -30,13 +31,13 @@ def monai_networks() -> Any:
 
 def torchvision_networks() -> Any:
     """``torchvision.models.video``."""
-    _without_compiled_torchvision()
+    leave_out_compiled_torchvision()
     import torchvision.models.video
 
     return torchvision.models.video
 
 
-def _without_compiled_torchvision() -> None:
+def leave_out_compiled_torchvision() -> None:
     """Let ``import torchvision`` leave out what describes its compiled operations, where those are not there."""
     if "torchvision" not in sys.modules:
         described = "torchvision._meta_registrations"
@@ -187,11 +188,32 @@ def _mvit() -> nn.Module:
 
 
 _3D, _SIMPLE, _2PLUS1D = ("Conv3DSimple",) * 4, ("Conv3DSimple", *("Conv3DNoTemporal",) * 3), ("Conv2Plus1D",) * 4
-CLINICA = (169, 208, 179)
+CLINICA, SMALL = (169, 208, 179), (33, 35, 34)
 
 
 def _ours(name: str, shape: tuple[int, int, int]) -> Callable[[], nn.Module]:
     return lambda: build_network(name, shape)
+
+
+def _residual(gated: bool) -> nn.Module:
+    """ClinicaDL's residual networks with three of their five blocks."""
+    network = clinicadl.residual(32, gated=gated)
+    network.convolutions = network.convolutions[:3]
+    return network
+
+
+def _vox_cnn() -> nn.Module:
+    """VoxCNN with two of its four blocks."""
+    network = korolev2017.VoxCNN(128)
+    network.blocks = network.blocks[:10]
+    return network
+
+
+def _vox_resnet() -> nn.Module:
+    """VoxResNet with a pool of 2 for that of 7."""
+    network = korolev2017.VoxResNet(128)
+    network.pool10 = nn.MaxPool3d(2)
+    return network
 
 
 COVERED: dict[str, Covered] = {
@@ -221,14 +243,14 @@ COVERED: dict[str, Covered] = {
         _monai("SEResNet50", in_channels=1, num_classes=2),
         (1, 96, 112, 96),
         _senet("se_resnet_bottleneck", groups=1, inplanes=64, downsample_kernel_size=1, input_3x3=False),
-        (1, 33, 35, 32),
+        (1, 17, 19, 18),
     ),
     "SENet154": Covered(
         "MONAI",
         _monai("SENet154", in_channels=1, num_classes=2),
         (1, 96, 112, 96),
         _senet("se_bottleneck", groups=64),
-        (1, 33, 32, 34),
+        (1, 17, 19, 18),
     ),
     "EfficientNetBN-B0": Covered(
         "MONAI",
@@ -281,15 +303,22 @@ COVERED: dict[str, Covered] = {
         "torchvision", _video("swin3d_t"), (3, 16, 112, 112), _swin_3d, (3, 6, 32, 36), is_transformer=True
     ),
     **{
-        f"ClinicaDL {title}": Covered("ours", _ours(name, CLINICA), (1, *CLINICA), _ours(name, small), (1, *small))
-        for title, name, small in (
-            ("Conv5_FC3", "clinicadl-conv5-fc3", (33, 35, 34)),
-            ("Conv4_FC3", "clinicadl-conv4-fc3", (33, 35, 34)),
-            ("Stride_Conv5_FC3", "clinicadl-stride-conv5-fc3", (33, 35, 34)),
-            ("ResNet3D", "clinicadl-resnet3d", (64, 65, 66)),
-            ("SqueezeExcitationCNN", "clinicadl-se-cnn", (64, 65, 66)),
+        f"ClinicaDL {title}": Covered("ours", _ours(name, CLINICA), (1, *CLINICA), narrow, small)
+        for title, name, narrow, small in (
+            ("Conv5_FC3", "clinicadl-conv5-fc3", _ours("clinicadl-conv5-fc3", SMALL), (1, *SMALL)),
+            ("Conv4_FC3", "clinicadl-conv4-fc3", _ours("clinicadl-conv4-fc3", SMALL), (1, *SMALL)),
+            ("Stride_Conv5_FC3", "clinicadl-stride-conv5-fc3", _ours("clinicadl-stride-conv5-fc3", SMALL), (1, *SMALL)),
+            ("ResNet3D", "clinicadl-resnet3d", partial(_residual, gated=False), (1, 15, 16, 17)),
+            ("SqueezeExcitationCNN", "clinicadl-se-cnn", partial(_residual, gated=True), (1, 15, 16, 17)),
         )
     },
+    "VoxCNN (Korolev)": Covered(
+        "ours", _ours("korolev2017-vgg", (110, 110, 110)), (1, 110, 110, 110), _vox_cnn, (1, 20, 21, 22)
+    ),
+    "VoxResNet (Korolev)": Covered(
+        "ours", _ours("korolev2017-resnet", (110, 110, 110)), (1, 110, 110, 110), _vox_resnet, (1, 15, 16, 17)
+    ),
+    "SFCN": Covered("ours", _ours("sfcn", (160, 192, 160)), (1, 160, 192, 160), _ours("sfcn", SMALL), (1, *SMALL)),
     "M3T's form": Covered(
         "here",
         lambda: M3T(96),

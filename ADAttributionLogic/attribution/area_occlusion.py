@@ -127,12 +127,20 @@ def _area(label: int, mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Ar
 def _drops_of(
     job: Job, areas: Sequence[Area], fill: torch.Tensor, engine: Engine, what: str
 ) -> npt.NDArray[np.float64]:
-    """The drop for each area. Areas differ much in size: each is followed on its own, or gets a full pass."""
+    """The drop for each area. Areas differ much in size: each is followed on its own, or gets a full pass.
+
+    Where nothing can be followed, as many as possible go through the network together.
+    """
     lows, highs = np.stack([a.low for a in areas]), np.stack([a.high for a in areas])
     full = FullForward(job.evaluation)
     found = np.zeros(len(areas))
     work = np.array([min(float(engine.work(a[None], b[None])[0]), 1.0) for a, b in zip(lows, highs, strict=True)])
     pace = Pace(job.monitor, what, len(areas), float(work.sum()))
+    if isinstance(engine.forward, FullForward):
+        for numbers, logits in full.run(lows, highs, cover_areas(fill, [area.mask for area in areas], lows)):
+            found[numbers] = drops(job, logits)
+            pace.advance(len(numbers), float(work[numbers].sum()))
+        return found
     for number, area in enumerate(areas):
         forward = engine.forward if work[number] < WORTH_FOLLOWING else full
         low, high = lows[number : number + 1], highs[number : number + 1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Job
 from ADAttributionLogic.graph.layer_graph import LayerGraph
-from ADAttributionLogic.incremental.forward import Change, IncrementalForward
+from ADAttributionLogic.incremental.forward import LARGEST_TENSOR, MAX_BATCH, Change, IncrementalForward
 from ADAttributionLogic.incremental.known_activations import cut_boxes, inside_boxes
 from ADAttributionLogic.incremental.planning import first_coupling_layer, fractions_of_a_pass, plan_within
 from ADAttributionLogic.incremental.reach import Places
@@ -46,7 +46,10 @@ class Forward(Protocol):
 
 
 class FullForward:
-    """One full forward pass per window: for networks in which every voxel reaches everything at once.
+    """Full forward passes: for networks in which every voxel reaches everything at once (attention).
+
+    As many windows go through the network together as its largest layer leaves room for. Windows that change nothing
+    have the logits of the image itself, to the bit.
 
     Parameters
     ----------
@@ -56,17 +59,40 @@ class FullForward:
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
 
+    @property
+    def batch_size(self) -> int:
+        """Windows that are computed at a time."""
+        if self._evaluation.is_opaque:
+            return 1
+        image = self._evaluation.image
+        largest = max(math.prod(layer.shape) for layer in self._evaluation.graph().layers) * image.element_size()
+        return int(min(max(LARGEST_TENSOR[image.device.type] // largest, 1), MAX_BATCH[image.device.type]))
+
     def run(self, lows: Places, highs: Places, change: Change) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-        """Yield the number of a window, and its logits (1, K)."""
-        image = self._evaluation.image.clone()
-        for number, (low, high) in enumerate(zip(lows, highs, strict=True)):
-            window = (slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+        """Yield the numbers of windows, and their logits (B, K)."""
+        size = self.batch_size
+        for start in range(0, len(lows), size):
+            numbers = np.arange(start, min(start + size, len(lows)))
+            images, changed = self._covered(numbers, lows, highs, change)
+            logits = self._evaluation.logits.repeat(len(numbers), 1)
+            if changed:
+                logits[changed] = self._evaluation.logits_of(images)
+            yield numbers, logits
+
+    def _covered(
+        self, numbers: npt.NDArray[np.int64], lows: Places, highs: Places, change: Change
+    ) -> tuple[Tensor, list[int]]:
+        """Images in which a window is different from the known one, and which of the windows these are."""
+        image, images, changed = self._evaluation.image, [], []
+        for row, number in enumerate(numbers):
+            window = (slice(a, b) for a, b in zip(lows[number].tolist(), highs[number].tolist(), strict=True))
             here = (slice(None), slice(None), *window)
-            known = image[here].clone()
-            image[here] = change(np.array([number]), known, low[None])
-            logits = self._evaluation.logits_of(image)
-            image[here] = known
-            yield np.array([number]), logits
+            box = change(numbers[row : row + 1], image[here].clone(), lows[number][None])
+            if not torch.equal(box, image[here]):
+                images.append(image.clone())
+                images[-1][here] = box
+                changed.append(row)
+        return torch.cat(images) if images else image, changed
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,10 @@
 
 The known image's activations are recorded once. A window then changes a box of every layer's output, which grows by
 the kernels and shrinks by the strides; only that box is recomputed, from the recorded activations around it, for many
-windows at a time. Behind the first layer that couples all positions (a flattening, a global pooling), whole layers are
-computed, but on differences, and of a dense layer only the weights of the changed features are used. The logits are
-those of a full forward pass up to rounding.
+windows at a time. Behind the first layer that couples all positions (a flattening, a gate, a global pooling), whole
+layers are computed, but for what follows from a few numbers (:mod:`~.coupling`); behind the last maps on differences,
+and of a dense layer only the weights of the changed features are used. The logits are those of a full forward pass up
+to rounding.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ADAttributionLogic.graph.arithmetic import SumOver
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import (
+    AdaptiveAveragePool,
     AveragePool,
     Concatenate,
     Dense,
@@ -43,6 +46,7 @@ from ADAttributionLogic.incremental.boxes import (
     spread,
     without_padding,
 )
+from ADAttributionLogic.incremental.coupling import Coupling, Moments, Scaled, change_of_sum
 from ADAttributionLogic.incremental.known_activations import KnownActivations
 from ADAttributionLogic.incremental.planning import Plan, Range, Step, fractions_of_a_pass, plan_within
 from ADAttributionLogic.incremental.reach import Places
@@ -83,6 +87,7 @@ class IncrementalForward:
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._operations: dict[int, Operation] = {}
         self._scales: dict[int, Tensor] = {}
+        self._moments: dict[int, Moments] = {}
         self._weights_of: dict[tuple[int, ...], Tensor] = {}
 
     @property
@@ -318,8 +323,11 @@ class IncrementalForward:
                 local = self.graph.layers[source].inputs[0]
                 features = self._dense_of_boxes(index, layer.operation, live[local], self.graph.layers[local].shape)
                 changes[index] = change_of(source) @ layer.operation.weight.T if features is None else features
-            else:
-                changes[index] = self._operation_on_change(index, [change_of(s) for s in layer.inputs])
+                continue
+            summed = self._change_of_sum(plan, index, live)
+            if summed is None:
+                summed = self._operation_on_change(index, [change_of(s) for s in layer.inputs])
+            changes[index] = summed
         return changes[self.graph.output]
 
     def _deep_changes(self, plan: Plan, live: dict[int, Boxes], count: int) -> dict[int, Tensor]:
@@ -337,23 +345,37 @@ class IncrementalForward:
         return {index: torch.cat(parts) for index, parts in found.items()}
 
     def _deep_values(self, plan: Plan, live: dict[int, Boxes], wanted: frozenset[int]) -> dict[int, Tensor]:
-        """Whole outputs of the deep layers, for a few windows."""
+        """Whole outputs of the wanted deep layers, for a few windows."""
         last_use = {source: index for index in plan.deep for source in self.graph.layers[index].inputs}
         count = len(next(iter(live.values())).starts)
-        values: dict[int, Tensor] = {}
+        coupling = Coupling(self.graph, self._known, self._moments, live, count)
+        values: dict[int, Tensor | Scaled] = {source: Scaled(source) for source in plan.frontier}
+        wholes: dict[int, Tensor] = {}
+
+        def whole(layer: int) -> Tensor:
+            value = values[layer]
+            if isinstance(value, Tensor):
+                return value
+            if layer not in wholes:
+                wholes[layer] = coupling.whole(value)
+            return wholes[layer]
+
         for index in plan.deep:
             layer = self.graph.layers[index]
-            for source in layer.inputs:
-                if source not in values:  # stored in boxes
-                    whole = self._known.output(source).repeat(count, *(1,) * len(self.graph.layers[source].shape))
-                    if source in live:
-                        paste(whole, live[source].values, live[source].starts, add=False)
-                    values[source] = whole
-            values[index] = layer.operation.forward(*(values[source] for source in layer.inputs))
+            inputs = [values[source] for source in layer.inputs]
+            if plan.ways[index] == "scaled":
+                values[index] = coupling.scaled(index, inputs)
+            elif plan.ways[index] == "summed":
+                (maps,) = inputs
+                assert isinstance(maps, Scaled)
+                values[index] = coupling.summed(index, maps)
+            else:
+                values[index] = layer.operation.forward(*(whole(source) for source in layer.inputs))
             for source in set(layer.inputs):
                 if last_use[source] == index and source not in wanted:
+                    wholes.pop(source, None)
                     del values[source]
-        return values
+        return {index: whole(index) for index in wanted}
 
     def _deep_batch(self, plan: Plan) -> int:
         """For how many windows deep layers are computed at a time."""
@@ -361,6 +383,16 @@ class IncrementalForward:
         largest = max(math.prod(self.graph.layers[index].shape) for index in layers) * self.itemsize
         room = self.max_memory - self._recorded_bytes - self._kept_bytes(plan)
         return int(max(min(LARGEST_TENSOR[self._device.type], room / 6) / largest, 1))
+
+    def _change_of_sum(self, plan: Plan, index: int, live: dict[int, Boxes]) -> Tensor | None:
+        """How much a sum over all positions changes, from the boxes alone; None where it cannot be told from them."""
+        layer = self.graph.layers[index]
+        if plan.ways[index] != "summed" or not isinstance(layer.operation, (AdaptiveAveragePool, SumOver)):
+            return None
+        boxes = live.get(layer.inputs[0])
+        return (
+            None if boxes is None else change_of_sum(layer.operation, boxes, self.graph.layers[layer.inputs[0]].shape)
+        )
 
     def _operation_on_change(self, index: int, changes: list[Tensor]) -> Tensor:
         """How much a layer's output changes when its inputs change."""

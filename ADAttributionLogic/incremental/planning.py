@@ -2,8 +2,9 @@
 
 Up to the first layers that couple all positions (flattening, global pooling, dense layers), a network is *local*: a
 changed box of voxels changes a box of every layer's output. The local layers are divided into steps, as long as boxes
-pay: once a box has grown to much of its map, cutting it out costs more than it saves, and the rest of the local layers,
-the *deep* ones, is computed on whole maps, many windows at a time. What couples all positions is the *tail*.
+pay: once a box has grown to much of its map, cutting it out costs more than it saves, and the layers behind, the *deep*
+ones, are computed on whole maps, many windows at a time; so are those behind a layer that couples all positions, but
+for what a few numbers say (:mod:`~.coupling`). What comes behind the last maps is the *tail*.
 
 Which way a layer goes follows from counts of operations alone, weighted by what they cost (below), never from the
 clock: both ways agree to rounding only, and the same scan must give the same map to the bit.
@@ -25,6 +26,7 @@ from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import Layer, LayerGraph
 from ADAttributionLogic.graph.operations import Add, AveragePool, Concatenate, Dense, MaxPool, Operation, Reshape
 from ADAttributionLogic.incremental.boxes import adding_work, can_add
+from ADAttributionLogic.incremental.coupling import Way, ways_of
 from ADAttributionLogic.incremental.reach import Places, Reach, point, reach_of
 
 Range = tuple[Places, Places]
@@ -108,14 +110,16 @@ class Plan:
     ----------
     steps : tuple of Step
     deep : tuple of int
-        Local layers that are computed on whole maps, in order.
+        Layers that are computed on whole maps, or that whole maps depend on, in order.
     tail : tuple of int
-        The layers that are not local, in order.
+        The layers behind the last maps, in order.
     frontier : tuple of int
         Layers with boxes that the deep layers and the tail take.
     flattened : frozenset of int
         Layers of the tail that do nothing but flatten a local layer's output for dense layers, which then look up the
         weights of the changed features only.
+    ways : dict of int to Way
+        How each layer behind the boxes is computed (:mod:`~.coupling`).
     largest : dict of int to tuple of int
         Per step's output, the size of the largest box.
     """
@@ -125,6 +129,7 @@ class Plan:
     frontier: tuple[int, ...]
     tail: tuple[int, ...]
     flattened: frozenset[int]
+    ways: dict[int, Way]
     largest: dict[int, tuple[int, ...]]
 
     def ranges(self, first: Places, last: Places) -> dict[int, Range]:
@@ -150,9 +155,17 @@ def fractions_of_a_pass(graph: LayerGraph, plan: Plan, lows: Places, highs: Plac
     for step in plan.steps:
         (first, last), (low, high) = union(ranges[source] for source in step.sources), ranges[step.output]
         total += work_of(graph, step, last - first + 1, high - low + 1)
-    behind = (*plan.deep, *(index for index in plan.tail if index not in plan.flattened))
-    total += sum(whole_work(graph.layers[index]) for index in behind)
+    total += sum(_work_behind(graph, plan, index) for index in (*plan.deep, *plan.tail))
     return total / sum(whole_work(layer) for layer in graph.layers[1:])
+
+
+def _work_behind(graph: LayerGraph, plan: Plan, index: int) -> float:
+    """Work of a layer behind the boxes, and of making whole what it takes from them."""
+    layer = graph.layers[index]
+    if index in plan.flattened or plan.ways[index] != "whole":
+        return 0.0
+    kept = {*plan.frontier, *(i for i, way in plan.ways.items() if way == "scaled")}.intersection(layer.inputs)
+    return whole_work(layer) + sum(SPREADING * math.prod(graph.layers[source].shape) for source in kept)
 
 
 def union(ranges: Iterable[Range]) -> Range:
@@ -201,7 +214,11 @@ def make_plan(graph: LayerGraph, window: Sequence[int], keep_bytes: int, itemsiz
     deep, tail = _behind(graph, {layer for step in steps for layer in step.layers}, sizes.keys(), axes)
     frontier = tuple(sorted({s for i in (*deep, *tail) for s in graph.layers[i].inputs if s in sizes}))
     flattened = _flattened(graph, tail, sizes.keys())
-    return Plan(tuple(steps), deep, frontier, tail, flattened, {k: tuple(v) for k, v in sizes.items()})
+    ways = ways_of(graph, (*deep, *tail), sizes.keys(), axes)
+    # A sum over maps that are only scaled belongs to them: the tail would want them whole.
+    summed = {i for i in tail if ways[i] == "summed" and graph.layers[i].inputs[0] in deep}
+    deep, tail = tuple(sorted({*deep, *summed})), tuple(i for i in tail if i not in summed)
+    return Plan(tuple(steps), deep, frontier, tail, flattened, ways, {k: tuple(v) for k, v in sizes.items()})
 
 
 def _join_pointwise(graph: LayerGraph, blocks: Sequence[Block], axes: int) -> list[Block]:
@@ -248,18 +265,17 @@ def _concatenated(graph: LayerGraph, index: int, axes: int) -> tuple[int, ...]:
 
 
 def _behind(graph: LayerGraph, inside: set[int], stored: Iterable[int], axes: int) -> tuple[tuple[int, ...], ...]:
-    """The layers behind the boxes: those that are local all the same, and the tail."""
+    """The layers behind the boxes: those that maps depend on, and the tail."""
     boxes = set(stored)
     needed = {graph.output} - boxes
+    deep: set[int] = set()
     for index in range(graph.output, 0, -1):
         if index in needed:
-            needed.update(source for source in graph.layers[index].inputs if source not in boxes)
-    deep: list[int] = []
-    for index in sorted(needed):
-        layer = graph.layers[index]
-        if _reach(graph, layer, axes) is not None and boxes.union(deep) >= set(layer.inputs):
-            deep.append(index)
-    return tuple(deep), tuple(index for index in sorted(needed) if index not in deep)
+            layer = graph.layers[index]
+            if index in deep or (len(layer.shape) == axes + 1 and math.prod(layer.shape[1:]) > 1):
+                deep.update({index, *layer.inputs} - boxes)
+            needed.update(source for source in layer.inputs if source not in boxes)
+    return tuple(sorted(deep)), tuple(sorted(needed - deep))
 
 
 def _reach(graph: LayerGraph, layer: Layer, axes: int) -> Reach | None:

@@ -1,30 +1,104 @@
-"""ResNet-18, DenseNet-121 and SFCN at 96×112×96: windows of 8 voxels and sensitivity, against their plain passes."""
+"""Every network of the README's list at its size: LRP, sensitivity and windows of 8 voxels against its plain passes.
+
+``make bench BENCH=networks`` also writes ``networks/networks.tsv``: what each consists of, whether it is refused, and
+the ratios. Run as a script, this file writes the table without what has to be measured (two minutes).
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from figures import Figure
 
-#: Network, bar for the speed-up of a window over a full forward pass.
-NETWORKS = (("resnet18", 10), ("densenet121", 2), ("sfcn", 1))
+HERE = Path(__file__).parent
+TABLE = HERE / "networks" / "networks.tsv"
+COLUMNS = (
+    "network",
+    "source",
+    "shape",
+    "layers",
+    "operations",
+    "refused",
+    "LRP / forward",
+    "LRP memory / forward",
+    "sensitivity / forward",
+    "sensitivity / autograd",
+    "forward / window",
+    "forward / window, counted",
+)
+
+#: Bars for the speed-up of a window over a full forward pass.
+BARS = {"ResNet18": 5, "DenseNet121": 2, "SFCN": 10}
+
+
+def covered() -> list[str]:
+    sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
+    from covered_networks import COVERED
+
+    return list(COVERED)
+
+
+def measured(name: str, *how: str) -> dict[str, Any]:
+    command = [sys.executable, str(HERE / "measure_networks.py"), name, *how]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(name: str, found: dict[str, Any]) -> dict[str, str]:
+    """A line of the table; what was refused has no ratios."""
+    line = {"network": name, "source": found["source"], "shape": "×".join(map(str, found["shape"]))}
+    line["refused"] = found["refused"] or "no"
+    if found["refused"]:
+        return line
+    line |= {"layers": str(found["layers"]), "operations": ", ".join(found["operations"])}
+    ratios = {"forward / window, counted": 1 / found["counted"]}
+    if "forward" in found:
+        ratios |= {
+            "LRP / forward": found["lrp"] / found["forward"],
+            "LRP memory / forward": found["memory lrp"] / max(found["memory forward"], 1),
+            "sensitivity / forward": found["sensitivity"] / found["forward"],
+            "sensitivity / autograd": found["sensitivity"] / found["gradient"],
+            "forward / window": found["forward"] / found["windows"],
+        }
+    return line | {column: f"{ratio:.2f}" for column, ratio in ratios.items()}
+
+
+def lines(*how: str) -> Iterator[dict[str, str]]:
+    """Write the table line by line."""
+    TABLE.parent.mkdir(exist_ok=True)
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="", delimiter="\t", lineterminator="\n")
+        table.writeheader()
+        for name in covered():
+            line = row(name, measured(name, *how))
+            table.writerow(line)
+            file.flush()
+            yield line
 
 
 def networks() -> Iterator[Figure]:
-    script = Path(__file__).with_name("measure_networks.py")
-    for name, bar in NETWORKS:
-        done = subprocess.run([sys.executable, str(script), name], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stderr}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        yield Figure(f"{name}, occlusion 8, full forward / window", found["forward"] / found["windows"], bar, False)
-        yield Figure(f"{name}, occlusion 8, full forward / window as counted", 1 / found["counted"])
-        yield Figure(f"{name}, sensitivity, time / forward", found["sensitivity"] / found["forward"])
-        yield Figure(f"{name}, sensitivity, time / autograd", found["sensitivity"] / found["gradient"], 1.0)
+    for line in lines():
+        name = line["network"]
+        if line["refused"] != "no":
+            continue
+        yield Figure(f"{name}, LRP, time / forward", float(line["LRP / forward"]), 5.0)
+        yield Figure(f"{name}, LRP, memory / forward", float(line["LRP memory / forward"]))
+        yield Figure(f"{name}, sensitivity, time / forward", float(line["sensitivity / forward"]))
+        yield Figure(f"{name}, sensitivity, time / autograd", float(line["sensitivity / autograd"]))
+        window = float(line["forward / window"])
+        yield Figure(f"{name}, occlusion 8, full forward / window", window, BARS.get(name), False)
 
 
 BENCHMARKS = (networks,)
+
+if __name__ == "__main__":
+    for line in lines("counted"):
+        print(line["network"], line.get("forward / window, counted", line["refused"]))

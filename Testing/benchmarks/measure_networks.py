@@ -1,12 +1,15 @@
-"""One network of the field at 96×112×96: ``measure_networks.py NAME`` prints a line of JSON.
+"""One network of the field at the size at which it is used: ``measure_networks.py NAME [counted]`` prints JSON.
 
 Processor time of one thread, so that other programs matter little: of a plain forward pass of the module, of a window
-of 8 voxels (sampled positions in the middle), of sensitivity, and of a plain gradient by autograd, in turn.
+of 8 voxels (sampled positions in the middle), of sensitivity, of LRP, and of a plain gradient by autograd, in turn. The
+memory is what each takes at most beyond the loaded network. ``counted``: the network is only traced, and the work of a
+window counted.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import sys
 import time
@@ -18,17 +21,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from field_networks import SHAPE_2MM, field_network
+from covered_networks import COVERED
 
 from ADAttributionLogic import attribution  # noqa: F401
-from ADAttributionLogic.attribution.covering import cover_boxes, mean_work
+from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, cover_boxes, mean_work
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
 
-SIZE, WINDOWS, ROUNDS = 8, 12, 3
+SIZE, WINDOWS = 8, 12
+#: Rounds that are measured, of networks whose forward pass takes less than a second and of the others.
+ROUNDS, LONG_ROUNDS = 3, 1
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -37,18 +43,39 @@ def seconds(function: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
+def peak() -> int:
+    """The most memory that the process has had (bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    module = field_network(sys.argv[1])
-    image = torch.rand(1, 1, *SHAPE_2MM, generator=torch.Generator().manual_seed(1))
-    network = explainable(module, image.shape[1:])
+    torch.manual_seed(0)
+    covered = COVERED[sys.argv[1]]
+    module = covered.published().eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
+    image = torch.rand(1, *covered.shape)
+    found: dict[str, object] = {"source": covered.source, "shape": list(covered.shape)}
+    try:
+        network = explainable(module, covered.shape)
+    except ADAttributionError as error:
+        print(json.dumps(found | {"refused": str(error)}))
+        return
+    operations = sorted({type(layer.operation).__name__ for layer in network.folded.layers[1:]})
+    found |= {"refused": "", "layers": len(network.folded.layers), "operations": operations}
     generator = np.random.default_rng(0)
-    lows = np.stack([generator.integers(10, n - 10 - SIZE, WINDOWS) for n in SHAPE_2MM], axis=1)
-    highs = lows + SIZE
-    evaluation = Evaluation(network, image, torch.device("cpu"))
-    windows = IncrementalForward(evaluation.recording())
+    shape = covered.shape[1:]
+    size = np.minimum(SIZE, shape)
+    margins = [min(10, (n - s) // 2) for n, s in zip(shape, size, strict=True)]
+    ends = zip(shape, size, margins, strict=True)
+    lows = np.stack([generator.integers(m, n - s - m + 1, WINDOWS) for n, s, m in ends], axis=1)
+    highs = lows + size
+    counted = mean_work(network.folded, lows, highs, 1 << 30)
+    found["counted"] = min(counted, 1.0)
+    if sys.argv[2:] == ["counted"]:
+        print(json.dumps(found))
+        return
     cover = cover_boxes(torch.zeros(1, 1, 1, 1, 1), lows, highs)
 
     def forward() -> None:
@@ -59,22 +86,24 @@ def main() -> None:
         x = image.clone().requires_grad_()
         torch.autograd.grad(torch.softmax(module(x), 1)[0, 1], x)
 
-    def sensitivity() -> None:
-        attribute(Evaluation(network, image, torch.device("cpu")), "sensitivity", Target(1))
+    def method(name: str) -> Callable[[], None]:
+        return lambda: (attribute(Evaluation(network, image, torch.device("cpu")), name, Target(1)), None)[1]
 
-    cases = {
-        "forward": forward,
-        "gradient": gradient,
-        "sensitivity": sensitivity,
-        "windows": lambda: list(windows.run(lows, highs, cover)),
-    }
+    cases = {"forward": forward, "sensitivity": method("sensitivity"), "lrp": method("lrp")}
+    loaded = peak()
+    for name, case in cases.items():  # from the least to the most
+        case()
+        found[f"memory {name}"] = peak() - loaded
+    cases["gradient"] = gradient
+    if counted < WORTH_FOLLOWING:
+        windows = IncrementalForward(Evaluation(network, image, torch.device("cpu")).recording())
+        cases["windows"] = lambda: list(windows.run(lows, highs, cover))
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if seconds(forward) < 1 else LONG_ROUNDS):
         for name, case in cases.items():
             taken[name].append(seconds(case))
-    found = {name: statistics.median(each) for name, each in taken.items()}
-    found["windows"] /= WINDOWS
-    found["counted"] = mean_work(network.folded, lows, highs, 1 << 30)
+    found |= {name: statistics.median(each) for name, each in taken.items()}
+    found["windows"] = found["windows"] / WINDOWS if "windows" in found else found["forward"]
     print(json.dumps(found))
 
 

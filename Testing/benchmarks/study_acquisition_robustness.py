@@ -7,6 +7,9 @@ the GPU trains one candidate after the other. Chosen is by simulated validation 
 scanner and prepared; what the choice is worth is to be read from the final ones, those of ``study_native_recovery.py``.
 All results so far are written after every candidate, so that a run may be stopped.
 
+Without a GPU: an epoch takes two and a half minutes of two idle cores, so that four candidates take most of a day. It
+has been tried at the smallest size only; the network that ships was not made by it.
+
 OUT gets: ``candidates.tsv`` (one line per candidate), ``natives.tsv`` (P(AD) of every subject, as it is and through
 acquisition and preparation), ``maps.tsv`` (are the first regions affected ones?), ``epochs.tsv``, ``packages.zip``,
 ``chosen.txt`` and ``log.txt``.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import captum.attr as reference
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from field_networks import SFCN, DenseNet121, ResNet18, settle
+from guided import Guided, with_guided
 from small_networks import EveryOperation, PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
@@ -133,30 +133,6 @@ def test_guided_backprop_through_pools_whose_windows_overlap(pool: nn.Module, mo
             np.testing.assert_allclose(found, expected, atol=1e-13)
 
 
-class GuidedFunction(torch.autograd.Function):
-    """An activation at which negative gradients are dropped, as captum does for ReLU modules."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor, function: nn.Module) -> Tensor:
-        with torch.enable_grad():
-            context.x = x.detach().requires_grad_()
-            context.y = function(context.x)
-        return context.y.detach()
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return torch.autograd.grad(context.y, context.x, gradient)[0].clamp(min=0), None
-
-
-class Guided(nn.Module):
-    def __init__(self, function: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return GuidedFunction.apply(x, self.function)
-
-
 @pytest.mark.parametrize(
     "activation",
     [nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SELU(), nn.ReLU6()],
@@ -176,15 +152,6 @@ def test_guided_backprop_of_the_relatives_of_relu(activation: nn.Module) -> None
     found = attribute(evaluation, "guided-backprop", Target(1, "logit"), {"postprocess": "signed"})
     np.testing.assert_allclose(found.values, expected[0], atol=1e-13)
     assert "negative gradients are dropped" in found.notes[0]
-
-
-def with_guided_relus(module: nn.Module) -> nn.Module:
-    for name, child in module.named_children():
-        if isinstance(child, nn.ReLU):
-            setattr(module, name, Guided(nn.ReLU()))
-        else:
-            with_guided_relus(child)
-    return module
 
 
 @dataclass(frozen=True)
@@ -212,7 +179,7 @@ def field(request: pytest.FixtureRequest) -> Field:
 
 def test_guided_backprop_of_the_field(field: Field) -> None:
     leaf = field.image.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(with_guided_relus(copy.deepcopy(field.network))(leaf)[0, 1], leaf)
+    (expected,) = torch.autograd.grad(with_guided(copy.deepcopy(field.network), (nn.ReLU,))(leaf)[0, 1], leaf)
     evaluation = Evaluation(field.traced, field.image, CPU)
     found = attribute(evaluation, "guided-backprop", Target(1, "logit"), {"postprocess": "signed"}).values
     np.testing.assert_allclose(found, expected[0], atol=1e-12 * float(expected.abs().max()), rtol=0)

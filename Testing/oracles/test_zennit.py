@@ -1,14 +1,11 @@
-"""Agreement with zennit on convolutional networks, where it can be imported.
-
-zennit is LGPL and needs torchvision, which on PyPI depends on a CUDA build of PyTorch: it is not among the development
-dependencies. To run these tests: ``pip install --no-deps zennit torchvision`` into an environment with both.
-"""
+"""Agreement with zennit (LGPL, for tests only) on convolutional networks."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from covered_networks import leave_out_compiled_torchvision
 from small_networks import image
 from torch import Tensor, nn
 
@@ -17,13 +14,12 @@ from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.networks.network import explainable
 
-try:
-    from zennit.attribution import Gradient
-    from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat, LayerMapComposite
-    from zennit.rules import AlphaBeta, Epsilon, Pass, ZPlus
-    from zennit.types import Activation, BatchNorm, Convolution, Linear
-except (ImportError, RuntimeError) as missing:
-    pytest.skip(f"zennit cannot be imported ({missing}); see the docstring", allow_module_level=True)
+leave_out_compiled_torchvision()
+pytest.importorskip("zennit", reason="optional oracle: pip install zennit")
+from zennit.attribution import Gradient  # noqa: E402
+from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat, LayerMapComposite  # noqa: E402
+from zennit.rules import AlphaBeta, Epsilon, Pass, ZPlus  # noqa: E402
+from zennit.types import Activation, BatchNorm, Convolution, Linear  # noqa: E402
 
 
 def network(norm: bool, bias: bool) -> nn.Module:

@@ -11,6 +11,7 @@ from small_networks import PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
 from ADAttributionLogic import attribution  # noqa: F401
+from ADAttributionLogic.attribution.covering import FullForward, cover_boxes
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Companions, attribute
@@ -203,6 +204,24 @@ def test_only_what_speaks_for_the_class_is_shown_unless_signed(network: nn.Modul
 
 
 # ------------------------------------------------------------------------------------------------------------ fallbacks
+
+
+def test_full_passes_take_many_windows_at_a_time() -> None:
+    """Windows of different sizes; one that changes nothing has the image's own logits, to the bit."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(7 * 8 * 9, 5), nn.ReLU(), nn.Linear(5, 2)).double().eval()
+    x = image(1, 3, (7, 8, 9))
+    x[..., 5:] = 0
+    evaluation = Evaluation(explainable(network, x.shape[1:]), x, torch.device("cpu"))
+    lows, highs = np.array([[0, 0, 0], [1, 2, 5], [3, 3, 3]]), np.array([[7, 8, 9], [4, 5, 7], [5, 4, 9]])
+    full = FullForward(evaluation)
+    assert full.batch_size == 256
+    ((numbers, logits),) = full.run(lows, highs, cover_boxes(torch.zeros(1, 1, 1, 1, 1).double(), lows, highs))
+    assert numbers.tolist() == [0, 1, 2] and torch.equal(logits[1], evaluation.logits[0])
+    for low, high, row in zip(lows, highs, logits, strict=True):
+        covered = x.clone()
+        covered[(0, 0, *(slice(a, b) for a, b in zip(low, high, strict=True)))] = 0
+        torch.testing.assert_close(row, network(covered)[0].detach(), rtol=0, atol=1e-12)
 
 
 def test_why_full_passes_were_used(network: nn.Module, scan: Tensor) -> None:
