@@ -97,8 +97,6 @@ def test_gradients_are_autograds(chosen: Case) -> None:
 
 def test_guided_backpropagation_is_captums(chosen: Case) -> None:
     """captum knows ReLU alone; at ELU, too, negative gradients are dropped here, which autograd is made to do."""
-    if chosen.is_transformer:
-        pytest.skip("of CNNs only: a transformer's activations are no ReLUs, but for M3T's stems")
     network = copy.deepcopy(chosen.network)
     options = {"postprocess": "signed"}
     if not any(isinstance(module, (nn.ReLU, nn.ELU)) for module in network.modules()):
