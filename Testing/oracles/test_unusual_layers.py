@@ -61,7 +61,7 @@ CONSERVING = {
     "attention over places": lambda m, x: F.relu(m.first(x)) * F.softmax(m.second(x).flatten(2), 2).view(1, 4, 4, 4),
     "SiLU": lambda m, x: F.silu(m.first(x)),
     "maximum of two channels": lambda m, x: F.relu(m.first(x)).amax(1, keepdim=True).expand(-1, 4, -1, -1),
-    "rows plus columns": lambda m, x: F.relu(m.first(x)).mean(2, keepdim=True) + F.relu(m.second(x)).mean(3, keepdim=True),
+    "rows plus columns": lambda m, x: m.first(x).relu().mean(2, True) + m.second(x).relu().mean(3, True),
     "constant minus a layer": lambda m, x: 2.0 - m.first(x),
 }
 
