@@ -13,7 +13,7 @@ from ADAttributionLogic.errors import GridMismatchError
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.attention import MatrixProduct
 from ADAttributionLogic.graph.layer_graph import LayerGraph, fold_batch_norm
-from ADAttributionLogic.graph.normalisations import Normalisation
+from ADAttributionLogic.graph.normalisations import Normalisation, Variance
 from ADAttributionLogic.graph.operations import Activation, Softmax, WeightedOperation
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
 from ADAttributionLogic.monitor import Monitor
@@ -165,6 +165,9 @@ class GradientRule(BackwardRule):
         self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         return operation.gradient(relevance, inputs, relevance)
+
+    def through_variance(self, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+        return operation.gradient(relevance, (x,), output)[0]
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor]:

@@ -22,18 +22,20 @@ from ADAttributionLogic.attribution.lrp_rules import (
     Rule,
     WSquareRule,
     ZBoxRule,
+    stabilised_quotient,
 )
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.graph.arithmetic import Product
-from ADAttributionLogic.graph.attention import MatrixProduct
+from ADAttributionLogic.graph.attention import DenseByGroup, MatrixProduct
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
-from ADAttributionLogic.graph.normalisations import Normalisation
+from ADAttributionLogic.graph.normalisations import Normalisation, Variance
 from ADAttributionLogic.graph.operations import (
     Activation,
     Dense,
     Input,
+    Operation,
     Softmax,
     WeightedOperation,
     sum_to,
@@ -68,16 +70,42 @@ class Composite:
         """Return the rule of every weighted layer; bounds of the image become those of the layers that read it."""
         rules: dict[int, Rule] = {}
         reading = _layers_that_read_the_image(graph)
+        of_kind = {
+            "convolution": self.convolution,
+            "dense": self.dense,
+            "sums": self.sums,
+            "scaling": self.scaling,
+        }
         for index, layer in enumerate(graph.layers):
-            operation = layer.operation
-            if isinstance(operation, WeightedOperation) and operation.one_to_one:
-                rules[index] = self.scaling
-            elif isinstance(operation, (Convolution, Dense, TransposedConvolution)):
-                kind = self.dense if isinstance(operation, Dense) else self.convolution
-                rules[index] = _with_bounds(self.first, graph, layer.inputs[0], image) if index in reading else kind
-            elif isinstance(operation, WeightedOperation):
-                rules[index] = self.sums
+            kind = kind_of(type(layer.operation))
+            if kind in ("convolution", "dense") and index in reading:
+                rules[index] = _with_bounds(self.first, graph, layer.inputs[0], image)
+            elif kind in of_kind:
+                rules[index] = of_kind[kind]
         return rules
+
+
+#: The first that fits; all else moves or chooses elements.
+_KINDS: tuple[tuple[type[Operation], str], ...] = (
+    (Dense, "dense"),
+    (DenseByGroup, "dense"),
+    (Convolution, "convolution"),
+    (TransposedConvolution, "convolution"),
+    (WeightedOperation, "sums"),
+    (Activation, "activation"),
+    (Softmax, "softmax"),
+    (MatrixProduct, "matrix product"),
+    (Product, "product"),
+    (Normalisation, "normalisation"),
+    (Variance, "variance"),
+)
+
+
+def kind_of(operation: type[Operation]) -> str:
+    """What decides how relevance passes an operation: a key of :data:`~.lrp_rule_table.KINDS`."""
+    if issubclass(operation, WeightedOperation) and operation.one_to_one:
+        return "scaling"
+    return next((kind for known, kind in _KINDS if issubclass(operation, known)), "routing")
 
 
 def _layers_that_read_the_image(graph: LayerGraph) -> set[int]:
@@ -192,6 +220,12 @@ class RelevanceRule(BackwardRule):
         self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         return (self.inner.through_normalisation(operation, inputs[0], relevance),)
+
+    def through_variance(self, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+        """In proportion to the squared distances from the mean, of which a variance is the sum."""
+        squares = (x - x.mean(operation.axes, keepdim=True)).square()
+        total = squares.sum(operation.axes, keepdim=True)
+        return squares * stabilised_quotient(relevance, total, self.inner.epsilon)
 
 
 def _biases_absorb(options: Mapping[str, Any]) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import asdict
 from typing import Any
 
 from ADAttributionLogic.commands.listing import add_list_command, print_json
@@ -10,13 +12,18 @@ from ADAttributionLogic.commands.listing import add_list_command, print_json
 
 def add(commands: Any) -> None:
     """Add the command."""
-    add_list_command(commands, "methods", _list, "list the attribution methods and their options")
+    command = add_list_command(commands, "methods", _list, "list the attribution methods and their options")
+    command.add_argument(
+        "--rules", action="store_true", help="instead, which rule LRP uses in which operation, by preset, and why"
+    )
 
 
 def _list(options: argparse.Namespace) -> int:
     from ADAttributionLogic import attribution  # noqa: F401
     from ADAttributionLogic.attribution.registry import available_methods
 
+    if options.rules:
+        return _list_rules(options)
     if options.json:
         return print_json([_method_entry(method) for method in available_methods()])
     for method in available_methods():
@@ -27,6 +34,26 @@ def _list(options: argparse.Namespace) -> int:
             default = "" if option.default is None else f" (default {option.default})"
             print(f"{'':24} --{method.name}-{option.name.replace('_', '-')}: {option.help}{default}")
         print()
+    return 0
+
+
+def _list_rules(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ADAttributionLogic.attribution.lrp_rule_table import rule_rows
+
+    rows = rule_rows()
+    if options.json:
+        return print_json([asdict(row) for row in rows])
+    table = Table(title="LRP: what each kind of operation does with relevance, by preset")
+    for head in ("kind", *rows[0].rules):
+        table.add_column(head)
+    for row in rows:
+        table.add_row(row.kind, *row.rules.values())
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for row in rows:
+        print(f"{row.kind}: {row.why}\n    {', '.join(row.operations)}")
     return 0
 
 

@@ -13,7 +13,7 @@ from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.attention import MatrixProduct
 from ADAttributionLogic.graph.chains import Block, Chain, split_into_blocks
 from ADAttributionLogic.graph.layer_graph import LayerGraph
-from ADAttributionLogic.graph.normalisations import Normalisation
+from ADAttributionLogic.graph.normalisations import Normalisation, Variance
 from ADAttributionLogic.graph.operations import (
     Activation,
     MaxPool,
@@ -55,6 +55,9 @@ class BackwardRule(Protocol):
         self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """From what was normalised by its own statistics to what it was."""
+
+    def through_variance(self, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+        """From the variance over places to these."""
 
 
 @dataclass(eq=False)
@@ -228,6 +231,8 @@ def _through_layer(
         return rule.through_normalisation(operation, inputs, relevance)
     if isinstance(operation, (Product, MatrixProduct)):
         return rule.through_product(index, operation, inputs, relevance)
+    if isinstance(operation, Variance):
+        return (rule.through_variance(operation, inputs[0], relevance, output),)
     if isinstance(operation, MaxPool) and winners is not None:
         return (scatter_to_winners(relevance, winners[0], inputs[0].shape),)
     return operation.gradient(relevance, inputs, output)

@@ -62,6 +62,7 @@ CONSERVING = {
     "SiLU": lambda m, x: F.silu(m.first(x)),
     "maximum of two channels": lambda m, x: F.relu(m.first(x)).amax(1, keepdim=True).expand(-1, 4, -1, -1),
     "rows plus columns": lambda m, x: m.first(x).relu().mean(2, True) + m.second(x).relu().mean(3, True),
+    "spread over places": lambda m, x: m.first(x).relu().var((2, 3), keepdim=True).expand(-1, -1, 4, 4),
     "constant minus a layer": lambda m, x: 2.0 - m.first(x),
 }
 
