@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -83,7 +84,7 @@ def rule_rows() -> tuple[RuleRow, ...]:
     )
 
 
-def _below(operation: type[Operation]) -> Iterator[type[Operation]]:
+def _below(operation: Any) -> Iterator[type[Operation]]:
     for below in operation.__subclasses__():
         yield below
         yield from _below(below)
@@ -95,7 +96,7 @@ def _is_built(operation: type[Operation]) -> bool:
 
 
 def _rules_of(preset: str) -> dict[str, str]:
-    options = get_method("lrp").complete({"rule": preset})
+    options: Mapping[str, Any] = get_method("lrp").complete({"rule": preset})
     chosen: Composite = composite(options, torch.tensor([0.0, 1.0]))
     inner = InnerRules.of_preset(preset, float(options["epsilon"]), absorb_bias=False)
     half = preset == "attn-lrp"

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from small_networks import EveryOperation, PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
+from ADAttributionLogic.attribution.evaluation import GradientRule
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
 from ADAttributionLogic.graph import chains
 from ADAttributionLogic.graph.convolution import Convolution
@@ -452,3 +453,30 @@ def test_a_strided_convolution_is_transposed_as_autograd_does_it(
     (expected,) = torch.autograd.grad(forward, exact, output.double())
     (found,) = convolution(weight).transpose(output, weight, (x.shape,))
     torch.testing.assert_close(found, expected.float(), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("hang", "changes_answer"),
+    [
+        (lambda n: n[0].register_forward_hook(lambda module, given, found: 2 * found), True),
+        (lambda n: n[0].register_forward_pre_hook(lambda module, given: (given[0] + 1,)), True),
+        (lambda n: n[1].register_full_backward_hook(lambda module, to, back: (to[0].clamp(min=0),)), False),
+    ],
+    ids=["forward", "forward pre", "backward"],
+)
+def test_hooks_of_the_answer_are_explained_and_those_of_gradients_change_nothing(hang, changes_answer) -> None:
+    """What is explained is the function from image to answer: a forward hook is part of it, a backward hook is not."""
+
+    def made() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).double().eval()
+
+    x = torch.rand(1, 1, 6, 6, dtype=torch.float64, requires_grad=True)
+    network, plain = made(), made()
+    hang(network)
+    graph = trace(network, x.shape[1:])
+    torch.testing.assert_close(graph.logits(x), network(x))
+    assert torch.allclose(network(x), plain(x)) != changes_answer
+    (expected,) = torch.autograd.grad((network if changes_answer else plain)(x)[0, 1], x)
+    seed = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(walk_back(record(graph, x.detach()), seed, GradientRule()), expected)
