@@ -326,6 +326,7 @@ def _own_files(folder: Path) -> list[Seed]:
         "atlas": {**atlas, "regions": regions},
         "provenance": {},
         "preparation": None,
+        "consensus": [],
     }
     (inside / "answer.json").write_text(json.dumps(document), encoding="utf-8")
     return [

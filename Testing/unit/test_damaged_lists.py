@@ -201,6 +201,7 @@ def answer(tmp_path: Path) -> dict[str, Any]:
         },
         "provenance": {},
         "preparation": None,
+        "consensus": [],
     }
 
 
