@@ -234,6 +234,16 @@ def _biases_absorb(options: Mapping[str, Any]) -> bool:
     return bool(options["bias"] == "absorbed")
 
 
+def _settled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset leaves open is decided, and what it does not have is left out."""
+    settled = dict(options)
+    if settled["product"] == "preset":
+        settled["product"] = "half" if settled["rule"] == "attn-lrp" else "signal"
+    if settled["rule"] not in ATTENTION_PRESETS:
+        del settled["dense"]
+    return settled
+
+
 def _recording(job: Job) -> Recording:
     folded = job.options["batch_norm"] == "fold"
     if not job.decision.is_negated:
@@ -246,10 +256,7 @@ def _lrp(job: Job) -> MapResult:
     graph, image = recording.graph, job.evaluation.image
     rules = composite(job.options, image).assign(graph, image)
     preset = str(job.options["rule"])
-    how = job.options["product"]
-    if how == "preset":
-        how = "half" if preset == "attn-lrp" else "signal"
-    shares = shares_of_products(graph, how)
+    shares = shares_of_products(graph, _settled(job.options)["product"])
     inner = InnerRules.of_preset(preset, float(job.options["epsilon"]), _biases_absorb(job.options))
     start = torch.zeros_like(recording.logits)
     neuron = 0 if job.decision.head != "softmax" else job.decision.class_index
@@ -355,5 +362,6 @@ register(
         is_conserving=True,
         starts_with_relevance=True,
         needs_layers=True,
+        settle=_settled,
     )
 )

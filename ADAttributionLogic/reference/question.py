@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ADAttributionLogic.errors import ReferenceCohortError
+from ADAttributionLogic import attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic.attribution.registry import get_method
+from ADAttributionLogic.errors import ADAttributionError, ReferenceCohortError
 from ADAttributionLogic.geometry import Grid
 
 #: Of a model's description: what its answer depends on. Texts of its card do not belong to it.
@@ -96,13 +98,26 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 
 
 def method_differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """In which options two maps by the same method differ."""
-    names = [*wanted["options"], *(name for name in found["options"] if name not in wanted["options"])]
+    """In which options two maps by the same method differ, as far as they take effect."""
+    needed, given = _settled(wanted), _settled(found)
+    names = [*needed, *(name for name in given if name not in needed)]
     return [
-        f"{_spaced(name)} is {_short(found['options'].get(name))}, not {_short(wanted['options'].get(name))}"
+        f"{_spaced(name)} is {_short(given.get(name))}, not {_short(needed.get(name))}"
         for name in names
-        if found["options"].get(name) != wanted["options"].get(name)
+        if given.get(name) != needed.get(name)
     ]
+
+
+def _settled(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that take effect. A reference of an earlier version had the default of what has become an option since;
+    what this version does not know is compared as it stands."""
+    options = {name: value for name, value in entry["options"].items() if name not in _WITHOUT_EFFECT}
+    try:
+        method = get_method(entry["method"])
+        settled = method.settle(method.complete(options))
+    except ADAttributionError:
+        return options
+    return {name: value for name, value in settled.items() if name not in _WITHOUT_EFFECT}
 
 
 def grid_of(question: Mapping[str, Any]) -> Grid:

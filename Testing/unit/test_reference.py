@@ -270,3 +270,22 @@ def test_reading_one_needs_no_torch() -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"
+
+
+def test_a_reference_of_an_earlier_version_is_asked_the_same_although_an_option_was_added() -> None:
+    """Before there was ``dense``, and when a gate was held constant without saying that the preset wants it."""
+    from ADAttributionLogic.attribution.registry import get_method
+    from ADAttributionLogic.reference.question import method_differences
+
+    def asked(**options: object) -> dict:
+        return {"method": "lrp", "options": dict(get_method("lrp").complete(options))}
+
+    earlier = asked(product="signal")
+    del earlier["options"]["dense"]
+    assert method_differences(earlier, asked()) == []
+    assert method_differences(earlier, asked(dense="gamma")) == [], "this preset has no such rule"
+    assert method_differences(earlier, asked(beta=0.5)) == ["beta is 0.5, not 0.0"]
+    assert method_differences(earlier, asked(product="half")) == ["product is half, not signal"]
+    assert method_differences(asked(rule="attn-lrp"), asked(rule="attn-lrp", dense="gamma"))
+    unknown = {"method": "lrp", "options": {**asked()["options"], "of_the_future": 1}}
+    assert method_differences(unknown, asked()), "compared as it stands"
