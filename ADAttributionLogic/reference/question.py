@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ADAttributionLogic import attribution  # noqa: F401 (registers the methods)
-from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.errors import ADAttributionError, ReferenceCohortError
 from ADAttributionLogic.geometry import Grid
 
@@ -111,6 +109,9 @@ def method_differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> l
 def _settled(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Options that take effect. A reference of an earlier version had the default of what has become an option since;
     what this version does not know is compared as it stands."""
+    from ADAttributionLogic import attribution  # noqa: F401 (registers the methods; reading a card needs no torch)
+    from ADAttributionLogic.attribution.registry import get_method
+
     options = {name: value for name, value in entry["options"].items() if name not in _WITHOUT_EFFECT}
     try:
         method = get_method(entry["method"])
