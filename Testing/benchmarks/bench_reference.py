@@ -22,7 +22,7 @@ from ADAttributionLogic.reference.state import save_state
 from ADAttributionLogic.reference.writing import About, write_reference
 
 SHORT = 40
-#: Memory does not grow after the first maps: 150 take four minutes, REFERENCE_MAPS=1000 half an hour.
+#: Memory does not grow after the first maps: 150 take a minute, REFERENCE_MAPS=1000 six.
 LONG = int(os.environ.get("REFERENCE_MAPS", "150"))
 
 _RECORD = {
