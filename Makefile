@@ -94,12 +94,12 @@ sbom: $(VENV)/developed
 	$(BIN)/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json $(BIN)/python
 
 train: $(VENV)/developed
-	$(BIN)/python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort
+	$(BIN)/python -m ADAttributionLogic.demonstration.network --out simulated-atrophy --cache cohort
 
 # --start and --method as REFERENCE="--start logit"; the working folder makes it go on after an interruption.
 REFERENCE ?=
 reference: $(VENV)/installed
-	$(BIN)/python -m ADAttributionLogic.training.demonstration_reference \
+	$(BIN)/python -m ADAttributionLogic.demonstration.reference \
 	  --out Resources/References/simulated-atrophy-controls --work reference-work $(REFERENCE)
 
 clean:

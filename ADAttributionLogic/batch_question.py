@@ -14,12 +14,12 @@ from ADAttributionLogic.checked_explanation import CheckRequest
 from ADAttributionLogic.comparison.comparing import Against
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explanation import MethodRequest
-from ADAttributionLogic.graph.tracing import tensors_of
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.owned_folders import is_owned, owned_folder
 from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.provenance import array_sha256, describe_atlas, describe_model, text_sha256
+from ADAttributionLogic.tracing.tracer import tensors_of
 
 QUESTION_FILE = "batch.json"
 KIND = "ad-attribution/batch/2"

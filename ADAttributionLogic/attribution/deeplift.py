@@ -23,9 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.attribution.conservation import Balance
 from ADAttributionLogic.attribution.lrp import RelevanceRule
-from ADAttributionLogic.attribution.lrp_rules import EpsilonRule, GammaRule, InheritRule, Rule, Tensors
 from ADAttributionLogic.attribution.occlusion_fill import BLUR
 from ADAttributionLogic.attribution.reference_image import baseline_option, reference_image
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
@@ -46,6 +44,8 @@ from ADAttributionLogic.graph.operations import (
 from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import Recording, record, walk_back
 from ADAttributionLogic.method_options import Option
+from ADAttributionLogic.propagation.conservation import Balance
+from ADAttributionLogic.propagation.rules import EpsilonRule, GammaRule, InheritRule, Rule, Tensors
 
 #: Operations of which the difference of two outputs follows from the differences of their inputs, element by element
 #: or by a weighted sum.

@@ -9,26 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.attribution.conservation import Balance
-from ADAttributionLogic.attribution.lrp_bounds import bounds_at, keeps_bounds
-from ADAttributionLogic.attribution.lrp_products import ATTENTION_PRESETS, InnerRules, shares_of_products
-from ADAttributionLogic.attribution.lrp_rules import (
-    AlphaBetaRule,
-    ContributingRule,
-    EpsilonRule,
-    FlatRule,
-    GammaRule,
-    InheritRule,
-    Rule,
-    WSquareRule,
-    ZBoxRule,
-    stabilised_quotient,
-)
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.attention import DenseByGroup, MatrixProduct
 from ADAttributionLogic.graph.convolution import Convolution
-from ADAttributionLogic.graph.heads import negated
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.normalisations import Normalisation, Variance
 from ADAttributionLogic.graph.operations import (
@@ -43,6 +27,22 @@ from ADAttributionLogic.graph.operations import (
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
 from ADAttributionLogic.graph.upsampling import TransposedConvolution
 from ADAttributionLogic.method_options import Option
+from ADAttributionLogic.propagation.bounds import bounds_at, keeps_bounds
+from ADAttributionLogic.propagation.conservation import Balance
+from ADAttributionLogic.propagation.products import ATTENTION_PRESETS, InnerRules, shares_of_products
+from ADAttributionLogic.propagation.rules import (
+    AlphaBetaRule,
+    ContributingRule,
+    EpsilonRule,
+    FlatRule,
+    GammaRule,
+    InheritRule,
+    Rule,
+    WSquareRule,
+    ZBoxRule,
+    stabilised_quotient,
+)
+from ADAttributionLogic.tracing.heads import negated
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def composite(options: Mapping[str, Any], image: Tensor) -> Composite:
     ``b-rule`` and ``e-rule`` apply one rule everywhere, without biases (Böhle et al. 2019). ``epsilon-plus-flat`` and
     ``epsilon-gamma-box`` use ε in dense layers, z⁺ or γ in convolutions, and flat or z-box in the first layer, with
     biases (Montavon et al. 2019, Lapuschkin et al. 2019). ``attn-lrp`` and ``cp-lrp`` use ε everywhere, with biases;
-    how they pass products, softmax and normalisation is said in :mod:`~.lrp_products`.
+    how they pass products, softmax and normalisation is said in :mod:`~.propagation.products`.
     """
     preset = options["rule"]
     epsilon = float(options["epsilon"])

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from ADAttributionLogic.attribution.lrp import PRESETS, Composite, composite, kind_of
-from ADAttributionLogic.attribution.lrp_products import InnerRules
-from ADAttributionLogic.attribution.lrp_rules import (
+from ADAttributionLogic.attribution.registry import get_method
+from ADAttributionLogic.graph.operations import Input, Operation
+from ADAttributionLogic.propagation.products import InnerRules
+from ADAttributionLogic.propagation.rules import (
     AlphaBetaRule,
     ContributingRule,
     EpsilonRule,
@@ -21,9 +23,7 @@ from ADAttributionLogic.attribution.lrp_rules import (
     WSquareRule,
     ZBoxRule,
 )
-from ADAttributionLogic.attribution.registry import get_method
-from ADAttributionLogic.graph import aten, heads  # noqa: F401 (with which every operation is known)
-from ADAttributionLogic.graph.operations import Input, Operation
+from ADAttributionLogic.tracing import aten, heads  # noqa: F401 (with which every operation is known)
 
 #: Kinds of operations: what they have in common, and why relevance passes them as it does.
 KINDS = {

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.errors import OutputError, UsageError
-from ADAttributionLogic.graph.tracing import tensors_of
 from ADAttributionLogic.owned_folders import owned_folder, remove_leftovers
+from ADAttributionLogic.tracing.tracer import tensors_of
 
 KIND = "ad-attribution/voxel-occlusion/1"
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ADAttributionLogic.attribution.conservation import TOLERATED
 from ADAttributionLogic.checks.findings import Check, Verdict
 from ADAttributionLogic.checks.question import CheckedMap
+from ADAttributionLogic.propagation.conservation import TOLERATED
 
 NAME, TITLE = "conservation", "Conservation"
 

@@ -1,0 +1,1 @@
+"""A network as the methods see it: layers and operations, folded, recorded as it runs, with gradients and reach."""

@@ -1,7 +1,7 @@
 """LayerGraph: a network as a list of known operations, in the order in which they run.
 
 All methods that look inside a network are walks over this value. The user's network is only read while it is traced
-(:mod:`ADAttributionLogic.graph.tracing`); nothing is hooked, nothing mutated.
+(:mod:`ADAttributionLogic.tracing.tracer`); nothing is hooked, nothing mutated.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
 from ADAttributionLogic.graph.layer_graph import Head, LayerGraph, fold_batch_norm
-from ADAttributionLogic.graph.tracing import shell_copy, trace
 from ADAttributionLogic.networks.output import OutputKind, head_of
+from ADAttributionLogic.tracing.tracer import shell_copy, trace
 
 
 @dataclass(frozen=True, eq=False)

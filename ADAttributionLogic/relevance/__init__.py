@@ -1,0 +1,1 @@
+"""From heatmaps to regions: sums, density and gain of each region of an atlas."""

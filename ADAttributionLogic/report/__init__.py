@@ -1,0 +1,1 @@
+"""What is shown of a result: figures, overlays, tables and their colours."""

@@ -41,6 +41,12 @@ from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, attribute
 from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.demonstration.card import demonstration_card
+from ADAttributionLogic.demonstration.network import (
+    RECIPE,
+    CohortScan,
+    rank_regions,
+)
 from ADAttributionLogic.device import choose_device, describe_device
 from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.network import explainable
@@ -60,12 +66,6 @@ from ADAttributionLogic.simulation.subject import (
 )
 from ADAttributionLogic.training import scans as training_scans
 from ADAttributionLogic.training.augmentation import ACQUISITION
-from ADAttributionLogic.training.demonstration import (
-    RECIPE,
-    CohortScan,
-    rank_regions,
-)
-from ADAttributionLogic.training.demonstration_card import demonstration_card
 from ADAttributionLogic.training.fit import Epoch, Fit, fit, predict
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import Recipe

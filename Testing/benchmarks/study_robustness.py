@@ -32,14 +32,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ADAttributionLogic.atlas.library import load_atlas, load_template
 from ADAttributionLogic.cli import main as main_command
+from ADAttributionLogic.demonstration.card import INTENDED_USE, LICENCE
+from ADAttributionLogic.demonstration.network import CohortScan
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.simulation.anatomy import Anatomy, affected_labels, atrophy_field
 from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
-from ADAttributionLogic.training.demonstration import CohortScan
-from ADAttributionLogic.training.demonstration_card import INTENDED_USE, LICENCE
 from ADAttributionLogic.training.fit import Epoch, fit, predict
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import Recipe

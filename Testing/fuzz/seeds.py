@@ -112,9 +112,9 @@ def state_dict(path: Path) -> tuple[Digest, int]:
 
 def network(path: Path) -> tuple[Digest, int]:
     """The whole way of a network's file, of an exported one to what it says about an image."""
-    from ADAttributionLogic.graph.tracing import tensors_of
     from ADAttributionLogic.networks.exported_file import read_exported_network
     from ADAttributionLogic.networks.loading import load_model
+    from ADAttributionLogic.tracing.tracer import tensors_of
 
     model = load_model(path)
     graph = model.network.graph

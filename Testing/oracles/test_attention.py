@@ -15,7 +15,7 @@ from ADAttributionLogic.errors import NetworkError, UnsupportedOperationError
 from ADAttributionLogic.graph.attention import MatrixProduct
 from ADAttributionLogic.graph.layer_graph import fold_batch_norm
 from ADAttributionLogic.graph.recording import record, walk_back
-from ADAttributionLogic.graph.tracing import trace
+from ADAttributionLogic.tracing.tracer import trace
 
 SIZE = (8, 6, 4)
 

@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.attribution.lrp_rules import (
+from ADAttributionLogic.errors import UsageError
+from ADAttributionLogic.graph.convolution import Convolution
+from ADAttributionLogic.graph.operations import AdaptiveAveragePool, Add, Affine, AveragePool, Dense, WeightedOperation
+from ADAttributionLogic.propagation.rules import (
     AlphaBetaRule,
     ContributingRule,
     EpsilonRule,
@@ -21,9 +24,6 @@ from ADAttributionLogic.attribution.lrp_rules import (
     WSquareRule,
     ZBoxRule,
 )
-from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.graph.convolution import Convolution
-from ADAttributionLogic.graph.operations import AdaptiveAveragePool, Add, Affine, AveragePool, Dense, WeightedOperation
 
 TOLERANCE = 1e-10
 one = torch.ones((), dtype=torch.float64)

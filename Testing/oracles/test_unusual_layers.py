@@ -12,12 +12,12 @@ from small_networks import image, make_lively
 from torch import Tensor, nn
 
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.lrp_bounds import bounds_at
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.graph.convolution import Convolution
-from ADAttributionLogic.graph.tracing import trace
 from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.propagation.bounds import bounds_at
+from ADAttributionLogic.tracing.tracer import trace
 
 CPU = torch.device("cpu")
 X = image(1, 2, (6, 6))

@@ -1,4 +1,4 @@
-"""What ``make train`` writes beside the weights of the demonstration network (``training.demonstration_card``)."""
+"""What ``make train`` writes beside the weights of the demonstration network (``demonstration.card``)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ADAttributionLogic.demonstration.card import (
+    COMPARED_WITH,
+    RECOMMENDABLE,
+    control_mean_file,
+    demonstration_card,
+    recommended_entry,
+)
+from ADAttributionLogic.demonstration.network import network_of
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.networks.architectures import build_network
 from ADAttributionLogic.networks.loading import load_model
@@ -19,14 +27,6 @@ from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import CohortPlan
-from ADAttributionLogic.training.demonstration import network_of
-from ADAttributionLogic.training.demonstration_card import (
-    COMPARED_WITH,
-    RECOMMENDABLE,
-    control_mean_file,
-    demonstration_card,
-    recommended_entry,
-)
 from ADAttributionLogic.training.fit import Fit
 from ADAttributionLogic.training.metrics import Performance
 from ADAttributionLogic.training.recipe import Recipe

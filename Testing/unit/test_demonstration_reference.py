@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ADAttributionLogic.atlas.library import load_atlas
+from ADAttributionLogic.demonstration.reference import COUNT, FIRST_SEED
 from ADAttributionLogic.explain import explain
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.provenance import describe_atlas
@@ -16,7 +17,6 @@ from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import CohortPlan, draw_cohort
 from ADAttributionLogic.simulation.subject import CONTROL, draw_parameters, simulate_subject
-from ADAttributionLogic.training.demonstration_reference import COUNT, FIRST_SEED
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from ADAttributionLogic.graph.layer_graph import fold_batch_norm
 from ADAttributionLogic.graph.operations import Affine
 from ADAttributionLogic.graph.receptive_field import place_on_image, unit_placement
 from ADAttributionLogic.graph.recording import BackwardRule, record, walk_back
-from ADAttributionLogic.graph.tracing import trace
 from ADAttributionLogic.networks.architectures import ARCHITECTURES, build_network
+from ADAttributionLogic.tracing.tracer import trace
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])

@@ -14,7 +14,7 @@ from ADAttributionLogic.attribution.lrp_rule_table import all_operations, descri
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.graph.operations import Input
-from ADAttributionLogic.graph.tracing import trace
+from ADAttributionLogic.tracing.tracer import trace
 
 
 class OfManyKinds(nn.Module):

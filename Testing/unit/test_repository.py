@@ -40,13 +40,15 @@ def test_the_logic_layer_knows_no_slicer(path: Path) -> None:
 #: Which rooms a room may look into.
 ROOMS = {
     "graph": {"graph"},
+    "tracing": {"tracing", "graph"},
     "incremental": {"incremental", "graph"},
-    "networks": {"networks", "graph", "preprocessing", "store"},
-    "attribution": {"attribution", "graph", "incremental", "networks"},
+    "propagation": {"propagation", "graph"},
+    "networks": {"networks", "tracing", "graph", "preprocessing", "store"},
+    "attribution": {"attribution", "propagation", "tracing", "graph", "incremental", "networks"},
     "atlas": {"atlas"},
     "relevance": {"relevance", "atlas"},
     "ensembles": {"ensembles", "attribution", "relevance"},
-    "checks": {"checks", "attribution", "graph", "incremental", "networks", "relevance"},
+    "checks": {"checks", "attribution", "propagation", "graph", "incremental", "networks", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
     "dicom_export": {"dicom_export", "reading", "atlas", "relevance", "service", "report"},
@@ -74,6 +76,11 @@ def test_rooms_do_not_reach_into_other_rooms(room: str) -> None:
             parts = name.split(".")
             if parts[0] == "ADAttributionLogic" and len(parts) > 1 and (LOGIC / parts[1]).is_dir():
                 assert parts[1] in ROOMS[room], f"{path.name} imports {name}"
+
+
+def test_every_room_says_what_lives_there() -> None:
+    for room in LOGIC.glob("*/__init__.py"):
+        assert ast.get_docstring(ast.parse(room.read_text(encoding="utf-8"))), room
 
 
 def test_importing_the_logic_layer_is_light() -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ADAttributionLogic.graph.activations import PReLU
-from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, Steps
-from ADAttributionLogic.graph.batch_axis import dynamic_shapes
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.normalisations import GroupNorm
 from ADAttributionLogic.graph.operations import (
@@ -25,6 +23,8 @@ from ADAttributionLogic.graph.operations import (
 )
 from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.upsampling import LinearUpsampling, TransposedConvolution
+from ADAttributionLogic.tracing.arguments import Arguments, Conversion, Converter, Steps
+from ADAttributionLogic.tracing.batch_axis import dynamic_shapes
 
 
 def over_slices(arguments: Arguments, converter: Converter) -> Conversion:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.attribution.lrp_rules import stabilised_quotient
 from ADAttributionLogic.graph.activations import Sigmoid
 from ADAttributionLogic.graph.arithmetic import Product, Quotient
 from ADAttributionLogic.graph.attention import MatrixProduct
@@ -22,6 +21,7 @@ from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import Activation, Permute, Reshape, Softmax, linear_transpose
 from ADAttributionLogic.graph.rearranging import Take
+from ADAttributionLogic.propagation.rules import stabilised_quotient
 
 ATTENTION_PRESETS = ("attn-lrp", "cp-lrp")
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.graph import operations as ops
-from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, Wired, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine
 from ADAttributionLogic.graph.attention import DenseByGroup, MatrixProduct
+from ADAttributionLogic.tracing.arguments import Arguments, Conversion, Converter, Wired, coefficient
 
 
 def _linear(a: Arguments) -> ops.Operation:

@@ -116,7 +116,7 @@ def demonstration_card(
             "true_positives": true_positives,
             "device": describe_device(device),
             "seconds": seconds,
-            "made_with": "python -m ADAttributionLogic.training.demonstration",
+            "made_with": "python -m ADAttributionLogic.demonstration.network",
         },
         "authors": AUTHORS,
         "licence": LICENCE,

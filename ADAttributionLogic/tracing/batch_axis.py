@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from ADAttributionLogic.errors import UnsupportedOperationError
-from ADAttributionLogic.graph.arguments import Arguments
+from ADAttributionLogic.tracing.arguments import Arguments
 
 Shape = tuple[int, ...]
 

@@ -1,6 +1,6 @@
 """Making of the demonstration network ``simulated-atrophy``: simulate, train, test, explain, write the package.
 
-``python -m ADAttributionLogic.training.demonstration --out simulated-atrophy --cache cohort``
+``python -m ADAttributionLogic.demonstration.network --out simulated-atrophy --cache cohort``
 
 On two idle cores: a quarter of an hour of simulation, half an hour of training (20 epochs), and about a quarter of an
 hour until the card knows which method explains the network best. ``--from PACKAGE`` trains a finished network on,
@@ -27,6 +27,16 @@ from ADAttributionLogic import attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.demonstration.card import (
+    COMPARED_WITH,
+    CONTROL_MEAN_FILE,
+    NAME,
+    RECOMMENDABLE,
+    TRUTH_PATIENTS,
+    control_mean_file,
+    demonstration_card,
+    recommended_entry,
+)
 from ADAttributionLogic.device import choose_device
 from ADAttributionLogic.errors import ADAttributionError, NetworkError
 from ADAttributionLogic.networks.architectures import build_network, initialise
@@ -38,16 +48,6 @@ from ADAttributionLogic.simulation.anatomy import Anatomy, affected_labels, icbm
 from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
 from ADAttributionLogic.simulation.subject import PATIENT
 from ADAttributionLogic.training.augmentation import ACQUISITION
-from ADAttributionLogic.training.demonstration_card import (
-    COMPARED_WITH,
-    CONTROL_MEAN_FILE,
-    NAME,
-    RECOMMENDABLE,
-    TRUTH_PATIENTS,
-    control_mean_file,
-    demonstration_card,
-    recommended_entry,
-)
 from ADAttributionLogic.training.fit import Epoch, fit, predict
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import Recipe

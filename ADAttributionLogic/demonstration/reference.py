@@ -1,6 +1,6 @@
 """Making of the reference that ships: the demonstration network's maps of simulated controls.
 
-``python -m ADAttributionLogic.training.demonstration_reference --out simulated-atrophy-controls --work FOLDER``
+``python -m ADAttributionLogic.demonstration.reference --out simulated-atrophy-controls --work FOLDER``
 
 Started again with the same working folder, it goes on where it was interrupted.
 """
@@ -24,6 +24,7 @@ import torch
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.attribution.target import STARTS, Start
 from ADAttributionLogic.commands.batch import parse_method
+from ADAttributionLogic.demonstration.card import LICENCE, NAME
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.explain import explain
 from ADAttributionLogic.explanation import MethodRequest
@@ -34,7 +35,6 @@ from ADAttributionLogic.reference.state import load_state, save_state
 from ADAttributionLogic.reference.writing import About, check_reference_folder, write_reference
 from ADAttributionLogic.simulation.anatomy import icbm152_anatomy
 from ADAttributionLogic.simulation.subject import CONTROL, draw_parameters, simulate_subject
-from ADAttributionLogic.training.demonstration_card import LICENCE, NAME
 from ADAttributionLogic.volume import Volume
 
 #: Of the first control; those of training and test are 20,190,000 and following.

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ADAttributionLogic.graph import operations as ops
-from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, Steps, Wired, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine
 from ADAttributionLogic.graph.rearranging import Take
+from ADAttributionLogic.tracing.arguments import Arguments, Conversion, Converter, Steps, Wired, coefficient
 
 
 def _permute(a: Arguments) -> ops.Operation:

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from ADAttributionLogic.errors import ADAttributionError, GridMismatchError, NetworkError, UnsupportedOperationError
-from ADAttributionLogic.graph import batch_axis
-from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, Wired
-from ADAttributionLogic.graph.aten import CONVERTERS
-from ADAttributionLogic.graph.aten_shapes import SPLITS, split_part
-from ADAttributionLogic.graph.heads import strip_head
 from ADAttributionLogic.graph.layer_graph import Head, Layer, LayerGraph
-from ADAttributionLogic.graph.nodes import (
+from ADAttributionLogic.graph.operations import Input, MaxPool, Reshape
+from ADAttributionLogic.tracing import batch_axis
+from ADAttributionLogic.tracing.arguments import Arguments, Conversion, Converter, Wired
+from ADAttributionLogic.tracing.aten import CONVERTERS
+from ADAttributionLogic.tracing.aten_shapes import SPLITS, split_part
+from ADAttributionLogic.tracing.heads import strip_head
+from ADAttributionLogic.tracing.nodes import (
     is_check,
     module_path,
     nodes_in,
@@ -39,8 +40,7 @@ from ADAttributionLogic.graph.nodes import (
     tensor_arguments,
     why_unknown,
 )
-from ADAttributionLogic.graph.operations import Input, MaxPool, Reshape
-from ADAttributionLogic.graph.slices import over_slices
+from ADAttributionLogic.tracing.slices import over_slices
 
 
 def trace(

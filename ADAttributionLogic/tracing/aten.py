@@ -19,14 +19,14 @@ from torch import Tensor
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph import operations as ops
 from ADAttributionLogic.graph.activations import ELU, Clamp, Curve, LeakyReLU, PReLU, ReLU, Sigmoid, Tanh
-from ADAttributionLogic.graph.arguments import Arguments, Conversion, Converter, coefficient
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, Quotient, SumOver
-from ADAttributionLogic.graph.aten_attention import ATTENTION_CONVERTERS
-from ADAttributionLogic.graph.aten_shapes import SHAPE_CONVERTERS
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm, Variance
 from ADAttributionLogic.graph.rearranging import MaxOver
 from ADAttributionLogic.graph.upsampling import LinearUpsampling, TransposedConvolution
+from ADAttributionLogic.tracing.arguments import Arguments, Conversion, Converter, coefficient
+from ADAttributionLogic.tracing.aten_attention import ATTENTION_CONVERTERS
+from ADAttributionLogic.tracing.aten_shapes import SHAPE_CONVERTERS
 
 
 def _spatial(values: Any, dimensions: int) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Making of what ships: the demonstration network, its card, and the reference cohort beside it."""
