@@ -190,7 +190,7 @@ def checked_map(heatmap: Heatmap) -> CheckedMap:
         heatmap.method,
         found.options,
         found.to_attribute,
-        found.relevance_by_layer,
+        found.conservation,
         shared_by_members=shared,
     )
 

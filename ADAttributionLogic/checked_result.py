@@ -30,6 +30,7 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.outcome import read_outcome
 from ADAttributionLogic.preprocessing.carried_maps import map_on_scan
+from ADAttributionLogic.propagation.account import read_account
 from ADAttributionLogic.report.placing import damaged
 from ADAttributionLogic.report.result_reading import read_result, recorded_atlas
 from ADAttributionLogic.scan_files import read_scan
@@ -180,7 +181,7 @@ def _claimed(found: AnswerMap) -> CheckedMap:
         method,
         method.complete(summary["options"]),
         float(summary["to_attribute"]),
-        summary.get("relevance_by_layer"),
+        read_account(summary.get("conservation")),
         was_computed_here=False,
         shared_by_members=(summary.get("agreement") or {}).get("top_ten_overlap_density"),
     )

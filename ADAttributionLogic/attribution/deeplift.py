@@ -44,7 +44,7 @@ from ADAttributionLogic.graph.operations import (
 from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.graph.recording import Recording, record, walk_back
 from ADAttributionLogic.method_options import Option
-from ADAttributionLogic.propagation.conservation import Balance
+from ADAttributionLogic.propagation.conservation import Balance, Kept, warnings
 from ADAttributionLogic.propagation.rules import EpsilonRule, GammaRule, InheritRule, Rule, Tensors
 
 #: Operations of which the difference of two outputs follows from the differences of their inputs, element by element
@@ -66,8 +66,10 @@ class WithoutBias(Rule):
 
     rule: Rule
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
-        return self.rule.redistribute(replace(operation, bias=None), inputs, relevance)
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
+        return self.rule.redistribute(replace(operation, bias=None), inputs, relevance, kept)
 
 
 def rules_of_differences(graph: LayerGraph, how: str, gamma: float, epsilon: float) -> dict[int, Rule]:
@@ -138,22 +140,18 @@ def _deeplift(job: Job) -> MapResult:
     del reference
     rules = rules_of_differences(scan.graph, str(options["rule"]), float(options["gamma"]), float(options["epsilon"]))
     to_attribute = job.decision.score - before
-    sums: dict[str, float] = {}
     balance = Balance(scan.graph, to_attribute)
-
-    def observe(layer: str, relevance: Tensor) -> None:
-        sums[layer] = float(relevance.sum(dtype=torch.float64))
-
-    relevance = walk_back(
-        changes,
-        shares * changes.logits,
-        RelevanceRule(rules, {}),
-        observe=observe,
-        check=job.monitor.check,
-        balance=balance.add,
-    )
+    rule = RelevanceRule(rules, {}, balance)
+    relevance = walk_back(changes, shares * changes.logits, rule, check=job.monitor.check, observe=balance.pass_on)
+    account = balance.account()
     notes = (f"The score of the reference is {before:.4g}; explained is the difference, {to_attribute:+.4g}.",)
-    return MapResult(relevance[0], to_attribute, notes + balance.warnings(False), sums)
+    return MapResult(
+        relevance[0],
+        to_attribute,
+        notes + warnings(account, to_attribute),
+        relevance_by_layer=balance.received(),
+        conservation=account,
+    )
 
 
 def _require_differences(graph: LayerGraph) -> None:

@@ -148,7 +148,7 @@ class GradientRule(BackwardRule):
         gradient = relevance * operation.derivative(output)
         return gradient.clamp_(min=0) if self.guided and operation.is_rectifier else gradient
 
-    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_softmax(self, layer: int, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
         return operation.gradient(relevance, (output,), output)[0]
 
     def through_weighted(
@@ -162,11 +162,11 @@ class GradientRule(BackwardRule):
         return operation.gradient(relevance, inputs, relevance)
 
     def through_normalisation(
-        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
+        self, layer: int, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         return operation.gradient(relevance, inputs, relevance)
 
-    def through_variance(self, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_variance(self, layer: int, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
         return operation.gradient(relevance, (x,), output)[0]
 
 

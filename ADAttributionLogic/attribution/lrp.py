@@ -27,8 +27,9 @@ from ADAttributionLogic.graph.operations import (
 from ADAttributionLogic.graph.recording import BackwardRule, Recording, record, walk_back
 from ADAttributionLogic.graph.upsampling import TransposedConvolution
 from ADAttributionLogic.method_options import Option
+from ADAttributionLogic.propagation.account import in_words
 from ADAttributionLogic.propagation.bounds import bounds_at, keeps_bounds
-from ADAttributionLogic.propagation.conservation import Balance
+from ADAttributionLogic.propagation.conservation import Balance, warnings
 from ADAttributionLogic.propagation.products import ATTENTION_PRESETS, InnerRules, shares_of_products
 from ADAttributionLogic.propagation.rules import (
     AlphaBetaRule,
@@ -40,6 +41,7 @@ from ADAttributionLogic.propagation.rules import (
     Rule,
     WSquareRule,
     ZBoxRule,
+    redistribute_in_parts,
     stabilised_quotient,
 )
 from ADAttributionLogic.tracing.heads import negated
@@ -186,46 +188,55 @@ class RelevanceRule(BackwardRule):
         Of every weighted layer.
     shares : mapping of int to (float, float)
         Of every product of two layers, how much of its relevance each gets.
+    balance : Balance
+        Is told what stays in each layer, and why.
     inner : InnerRules, optional
         How softmax inside the network, matrix products and normalisation are passed.
     """
 
     def __init__(
-        self, rules: Mapping[int, Rule], shares: Mapping[int, tuple[float, float]], inner: InnerRules | None = None
+        self,
+        rules: Mapping[int, Rule],
+        shares: Mapping[int, tuple[float, float]],
+        balance: Balance,
+        inner: InnerRules | None = None,
     ) -> None:
         self.rules = rules
         self.shares = shares
+        self.balance = balance
         self.inner = inner or InnerRules()
 
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
         return relevance
 
-    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
-        return self.inner.through_softmax(operation, x, relevance, output)
+    def through_softmax(self, layer: int, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+        return self.inner.through_softmax(operation, x, relevance, output, self.balance.at(layer))
 
     def through_weighted(
         self, layer: int, operation: WeightedOperation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
-        return self.rules[layer].redistribute(operation, inputs, relevance)
+        return redistribute_in_parts(self.rules[layer], operation, inputs, relevance, self.balance.at(layer))
 
     def through_product(
         self, layer: int, operation: Product | MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         if isinstance(operation, MatrixProduct):
-            return self.inner.through_matrix_product(operation, inputs, relevance, self.shares[layer])
+            return self.inner.through_matrix_product(
+                operation, inputs, relevance, self.shares[layer], self.balance.at(layer)
+            )
         shares = zip(self.shares[layer], inputs, strict=True)
         return tuple(sum_to(relevance * share, x.shape) for share, x in shares)
 
     def through_normalisation(
-        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
+        self, layer: int, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
-        return (self.inner.through_normalisation(operation, inputs[0], relevance),)
+        return (self.inner.through_normalisation(operation, inputs[0], relevance, self.balance.at(layer)),)
 
-    def through_variance(self, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_variance(self, layer: int, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
         """In proportion to the squared distances from the mean, of which a variance is the sum."""
         squares = (x - x.mean(operation.axes, keepdim=True)).square()
         total = squares.sum(operation.axes, keepdim=True)
-        return squares * stabilised_quotient(relevance, total, self.inner.epsilon)
+        return squares * stabilised_quotient(relevance, total, self.inner.epsilon, self.balance.at(layer))
 
 
 def _biases_absorb(options: Mapping[str, Any]) -> bool:
@@ -261,14 +272,9 @@ def _lrp(job: Job) -> MapResult:
     start = torch.zeros_like(recording.logits)
     neuron = 0 if job.decision.head != "softmax" else job.decision.class_index
     start[0, neuron] = job.decision.start_relevance
-    sums: dict[str, float] = {}
     balance = Balance(graph, job.decision.start_relevance)
-
-    def observe(layer: str, relevance: Tensor) -> None:
-        sums[layer] = float(relevance.sum(dtype=torch.float64))
-
-    rule = RelevanceRule(rules, shares, inner)
-    relevance = walk_back(recording, start, rule, observe=observe, check=job.monitor.check, balance=balance.add)
+    rule = RelevanceRule(rules, shares, balance, inner)
+    relevance = walk_back(recording, start, rule, check=job.monitor.check, observe=balance.pass_on)
     notes: tuple[str, ...] = ()
     if job.options["rule"] == "b-rule" and job.options["beta"] == 0 and job.decision.start_relevance < 0:
         what = "raises the score" if job.decision.head == "score" else "speaks for the class"
@@ -280,10 +286,19 @@ def _lrp(job: Job) -> MapResult:
             f"relevance; in {len(shares) - held}, both get half.",
         )
     notes += inner.notes(graph)
-    if preset in ATTENTION_PRESETS:
-        notes += balance.absorbed()
-    notes += balance.warnings(_biases_absorb(job.options))
-    return MapResult(relevance[0], job.decision.start_relevance, notes, sums)
+    account = balance.account()
+    warned = warnings(account, job.decision.start_relevance, _biases_absorb(job.options))
+    told = in_words(account, job.decision.start_relevance)
+    if preset in ATTENTION_PRESETS and told and not warned:
+        notes += (f"Of {job.decision.start_relevance:.3g} that was handed out, layers kept: {told}.",)
+    notes += warned
+    return MapResult(
+        relevance[0],
+        job.decision.start_relevance,
+        notes,
+        relevance_by_layer=balance.received(),
+        conservation=account,
+    )
 
 
 register(

@@ -17,6 +17,7 @@ from ADAttributionLogic.device import describe_device, is_out_of_memory
 from ADAttributionLogic.errors import NetworkError, UnknownNameError, UsageError
 from ADAttributionLogic.method_options import Option, OptionValue
 from ADAttributionLogic.monitor import Monitor
+from ADAttributionLogic.propagation.account import Account
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class MapResult:
     values : Tensor, shape (C, …)
     to_attribute : float or None
         None: the score.
-    notes, relevance_by_layer, region_drops, region_pairs, is_partial
+    notes, relevance_by_layer, conservation, region_drops, region_pairs, is_partial
         See :class:`Attribution`.
     """
 
@@ -36,6 +37,7 @@ class MapResult:
     to_attribute: float | None = None
     notes: tuple[str, ...] = ()
     relevance_by_layer: Mapping[str, float] | None = None
+    conservation: Account | None = None
     region_drops: Mapping[int, float] | None = None
     region_pairs: tuple[RegionPair, ...] = ()
     is_partial: bool = False
@@ -273,6 +275,7 @@ def _finish(
         seconds=seconds,
         notes=notes + result.notes,
         relevance_by_layer=result.relevance_by_layer,
+        conservation=result.conservation,
         region_drops=result.region_drops,
         region_pairs=result.region_pairs,
         is_partial=result.is_partial,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ADAttributionLogic.propagation.account import Account
+
 
 @dataclass(frozen=True)
 class RegionPair:
@@ -67,6 +69,8 @@ class Attribution:
         What a user should know: a fallback to the CPU, an approximation, a stopped refinement.
     relevance_by_layer : mapping
         For LRP: Σ relevance at the output of each block of layers, by layer name.
+    conservation : tuple of LayerAccount, or None
+        For LRP and DeepLIFT: what each layer received, what it passed on, and what kept the difference.
     region_drops : mapping of int to float, or None
         For occlusion by region: how much the explained quantity drops, with sign, by label.
     region_pairs : tuple of RegionPair
@@ -93,6 +97,7 @@ class Attribution:
     seconds: float
     notes: tuple[str, ...] = ()
     relevance_by_layer: Mapping[str, float] | None = None
+    conservation: Account | None = None
     region_drops: Mapping[int, float] | None = None
     region_pairs: tuple[RegionPair, ...] = ()
     is_partial: bool = False
@@ -125,6 +130,7 @@ class Attribution:
             **({"agreement": dict(self.agreement)} if self.agreement else {}),
             **({"members": {name: dict(m) for name, m in self.members.items()}} if self.members else {}),
             **({"relevance_by_layer": dict(self.relevance_by_layer)} if self.relevance_by_layer else {}),
+            **({"conservation": [line.describe() for line in self.conservation]} if self.conservation else {}),
             **({"region_drops": {str(k): v for k, v in self.region_drops.items()}} if self.region_drops else {}),
             **({"region_pairs": [asdict(pair) for pair in self.region_pairs]} if self.region_pairs else {}),
         }

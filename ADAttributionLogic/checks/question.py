@@ -18,6 +18,7 @@ from ADAttributionLogic.checks.replacement import Replacement
 from ADAttributionLogic.graph.layer_graph import class_probabilities
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import Network
+from ADAttributionLogic.propagation.account import Account
 from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionIndex
 
 FloatArray = npt.NDArray[np.float32]
@@ -38,8 +39,8 @@ class CheckedMap:
         Complete.
     to_attribute : float
         What the method set out to distribute.
-    relevance_by_layer : mapping or None
-        Of LRP: Σ relevance at the output of each block of layers.
+    conservation : tuple of LayerAccount, or None
+        Of LRP and DeepLIFT: what each layer received, passed on and kept.
     was_computed_here : bool
         By this program in this run, from this scan; a map that was read from a file was not.
     shared_by_members : float or None
@@ -52,7 +53,7 @@ class CheckedMap:
     method: Method
     options: Mapping[str, Any]
     to_attribute: float
-    relevance_by_layer: Mapping[str, float] | None = None
+    conservation: Account | None = None
     was_computed_here: bool = True
     shared_by_members: float | None = None
 

@@ -352,6 +352,7 @@ def _z_heatmap(heatmap: Heatmap, method: str, against: Against, table: RegionTab
         unattributed=0.0,
         is_conserving=False,
         relevance_by_layer=None,
+        conservation=None,
         region_drops=None,
         region_pairs=(),
         agreement=None,

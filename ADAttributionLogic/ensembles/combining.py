@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.attribution.result import Attribution, RegionPair
+from ADAttributionLogic.propagation.account import Account, LayerAccount
 
 K = TypeVar("K", bound=Hashable)
 
@@ -64,6 +65,7 @@ class MapMean:
             seconds=math.fsum(p.seconds for p in parts),
             notes=(*_joint_notes(self.names, parts), *notes),
             relevance_by_layer=_mean_mapping([p.relevance_by_layer for p in parts]),
+            conservation=_mean_account([p.conservation for p in parts]),
             region_drops=_mean_mapping([p.region_drops for p in parts]),
             region_pairs=pairs,
             is_partial=any(p.is_partial for p in parts),
@@ -91,6 +93,27 @@ def _mean_mapping(mappings: Sequence[Mapping[K, float] | None]) -> dict[K, float
     if not given or len(given) < len(mappings):
         return None
     return {key: _mean(m[key] for m in given) for key in given[0] if all(key in m for m in given)}
+
+
+def _mean_account(accounts: Sequence[Account | None]) -> Account | None:
+    """Layer by layer, where all networks have the same layers; a cause that one of them lacks counts as 0 there."""
+    given = [account for account in accounts if account is not None]
+    layers = [[line.layer for line in account] for account in given]
+    if not given or len(given) < len(accounts) or any(names != layers[0] for names in layers):
+        return None
+    return tuple(
+        LayerAccount(
+            lines[0].layer,
+            lines[0].operation,
+            _mean(line.received for line in lines),
+            _mean(line.passed_on for line in lines),
+            {
+                cause: _mean(line.kept.get(cause, 0.0) for line in lines)
+                for cause in dict.fromkeys(cause for line in lines for cause in line.kept)
+            },
+        )
+        for lines in zip(*given, strict=True)
+    )
 
 
 def _joint_notes(names: Sequence[str], parts: Sequence[Attribution]) -> tuple[str, ...]:

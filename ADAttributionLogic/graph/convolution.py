@@ -108,13 +108,13 @@ class Convolution(WeightedOperation):
             if shape[1] == 1 and all(min(pair) >= 0 for pair in self.padding):
                 return self._convolve_back_by_planes(output, weight, shape)
             # Of small maps with many channels, mirroring the weights would cost more than it saves.
-            return None if weight.numel() > output.numel() else self._convolve_back(output, weight)
+            return None if weight.numel() > 8 * output.numel() else self._convolve_back(output, weight)
         if self.groups != 1 or set(self.dilation) != {1} or any(before < 0 for before, _ in self.padding):
             return None
         if set(self.kernel) == {1} and all(pair == (0, 0) for pair in self.padding):
             back = output.new_zeros(shape)
-            every = tuple(slice(None, None, s) for s in self.stride)
-            back[(..., *every)] = self._convolve_back(output, weight)
+            every = (slice(None), slice(None), *(slice(None, None, s) for s in self.stride))
+            back[every] = self._convolve_back(output, weight)
             return back
         return self._interleave_back(output, weight, shape) if shape[1] <= FEW_CHANNELS else None
 

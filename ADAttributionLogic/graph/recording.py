@@ -38,7 +38,7 @@ class BackwardRule(Protocol):
     def through_activation(self, operation: Activation, relevance: Tensor, output: Tensor) -> Tensor:
         """From the output of an element-wise function to its input; given are the values that its derivative takes."""
 
-    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_softmax(self, layer: int, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
         """From the output of a softmax inside the network to its input."""
 
     def through_weighted(
@@ -52,11 +52,11 @@ class BackwardRule(Protocol):
         """From the product of two layers to each of them."""
 
     def through_normalisation(
-        self, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
+        self, layer: int, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """From what was normalised by its own statistics to what it was."""
 
-    def through_variance(self, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_variance(self, layer: int, operation: Variance, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
         """From the variance over places to these."""
 
 
@@ -127,9 +127,8 @@ def walk_back(
     start: Tensor,
     rule: BackwardRule,
     target_layer: int = 0,
-    observe: Callable[[str, Tensor], None] | None = None,
     check: Callable[[], None] | None = None,
-    balance: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
+    observe: Callable[[Block, tuple[Tensor, ...]], None] | None = None,
 ) -> Tensor:
     """Carry relevance (or a gradient) from the logits back to a layer's output, by default to the input.
 
@@ -141,12 +140,10 @@ def walk_back(
     rule : BackwardRule
     target_layer : int
         Must end a block of the recording.
-    observe : callable, optional
-        Called with each block's last layer's name and the relevance of its output.
     check : callable, optional
         Called between blocks; raises to cancel.
-    balance : callable, optional
-        Called with the last layer of each block, the relevance of its output and those of its inputs.
+    observe : callable, optional
+        Called with each block and the relevance that each of its inputs gets from it.
 
     Returns
     -------
@@ -162,19 +159,13 @@ def walk_back(
             continue
         if check is not None:
             check()
-        if observe is not None:
-            observe(recording.graph.layers[block.output].name, relevance)
         parts = _through_block(recording, block, relevance, rule)
-        if balance is not None:
-            balance(block.output, relevance, parts)
+        if observe is not None:
+            observe(block, parts)
         for source, part in zip(block.sources, parts, strict=True):
             waiting[source] = waiting[source] + part if source in waiting else part
     result = waiting.get(target_layer)
-    if result is None:
-        return torch.zeros_like(recording.outputs[target_layer])
-    if observe is not None:
-        observe(recording.graph.layers[target_layer].name, result)
-    return result
+    return torch.zeros_like(recording.outputs[target_layer]) if result is None else result
 
 
 def _through_block(recording: Recording, block: Block, relevance: Tensor, rule: BackwardRule) -> tuple[Tensor, ...]:
@@ -224,15 +215,15 @@ def _through_layer(
     if isinstance(operation, Activation):
         return (rule.through_activation(operation, relevance, inputs[0] if operation.needs_input else output),)
     if isinstance(operation, Softmax):
-        return (rule.through_softmax(operation, inputs[0], relevance, output),)
+        return (rule.through_softmax(index, operation, inputs[0], relevance, output),)
     if isinstance(operation, WeightedOperation):
         return rule.through_weighted(index, operation, inputs, relevance)
     if isinstance(operation, Normalisation):
-        return rule.through_normalisation(operation, inputs, relevance)
+        return rule.through_normalisation(index, operation, inputs, relevance)
     if isinstance(operation, (Product, MatrixProduct)):
         return rule.through_product(index, operation, inputs, relevance)
     if isinstance(operation, Variance):
-        return (rule.through_variance(operation, inputs[0], relevance, output),)
+        return (rule.through_variance(index, operation, inputs[0], relevance, output),)
     if isinstance(operation, MaxPool) and winners is not None:
         return (scatter_to_winners(relevance, winners[0], inputs[0].shape),)
     return operation.gradient(relevance, inputs, output)

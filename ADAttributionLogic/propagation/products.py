@@ -21,6 +21,7 @@ from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import Activation, Permute, Reshape, Softmax, linear_transpose
 from ADAttributionLogic.graph.rearranging import Take
+from ADAttributionLogic.propagation.conservation import Kept
 from ADAttributionLogic.propagation.rules import stabilised_quotient
 
 ATTENTION_PRESETS = ("attn-lrp", "cp-lrp")
@@ -53,11 +54,12 @@ class InnerRules:
         softmax = {"attn-lrp": "gradient", "cp-lrp": "hold"}.get(preset, "pass")
         return cls(softmax, preset in ATTENTION_PRESETS, epsilon, absorb_bias)
 
-    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_softmax(self, operation: Softmax, x: Tensor, relevance: Tensor, output: Tensor, kept: Kept) -> Tensor:
         """From the output of a softmax to its input `x`."""
         if self.softmax == "pass":
             return relevance
         if self.softmax == "hold":
+            kept.add("held constant", relevance)
             return torch.zeros_like(relevance)
         # With the gradient g = R / s at the output s, x · s · (g − Σ s·g); masked places (x = −∞) have no share.
         if operation.logarithm:
@@ -65,23 +67,31 @@ class InnerRules:
             passed = operation.gradient(gradient, (x,), output)[0]
         else:
             passed = relevance - output * relevance.sum(operation.axis, keepdim=True)
-        return torch.where(torch.isfinite(x), x, 0.0) * passed
+        found = torch.where(torch.isfinite(x), x, 0.0) * passed
+        kept.add("softmax", relevance - found)
+        return found
 
     def through_matrix_product(
-        self, operation: MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor, shares: tuple[float, float]
+        self,
+        operation: MatrixProduct,
+        inputs: tuple[Tensor, ...],
+        relevance: Tensor,
+        shares: tuple[float, float],
+        kept: Kept,
     ) -> tuple[Tensor, ...]:
         """From a matrix product to its factors, by the ε-rule for each with the other held constant."""
         output = operation.forward(*inputs)
-        quotient = stabilised_quotient(relevance, output, self.epsilon)
+        quotient = stabilised_quotient(relevance, output, self.epsilon, kept)
         parts = operation.gradient(quotient, inputs, output)
         return tuple(x * part * share for x, part, share in zip(inputs, parts, shares, strict=True))
 
-    def through_normalisation(self, operation: Normalisation, x: Tensor, relevance: Tensor) -> Tensor:
+    def through_normalisation(self, operation: Normalisation, x: Tensor, relevance: Tensor, kept: Kept) -> Tensor:
         """From what was normalised by its own statistics to what it was."""
         if not self.holds_deviation:
             return relevance
-        z = operation.normalise(x) if self.absorb_bias else operation.scale_as(x, x)
-        quotient = stabilised_quotient(relevance, z, self.epsilon)
+        weighted = operation.scale_as(x, x)
+        z = operation.normalise(x) if self.absorb_bias else weighted
+        quotient = stabilised_quotient(relevance, z, self.epsilon, kept, bias_in_z=z - weighted)
         return x * linear_transpose(lambda values: operation.scale_as(x, values), quotient, x.shape)[0]
 
     def notes(self, graph: LayerGraph) -> tuple[str, ...]:

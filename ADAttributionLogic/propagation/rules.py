@@ -16,21 +16,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.graph.operations import WeightedOperation
+from ADAttributionLogic.graph.operations import Add, Affine, WeightedOperation
+from ADAttributionLogic.propagation.conservation import Kept
 
 Tensors = tuple[Tensor, ...]
+
+#: Size of a part of a map that goes through a rule's steps at once.
+PART_BYTES = 500_000
 
 
 class Rule(ABC):
     """How a weighted operation redistributes relevance."""
 
     @abstractmethod
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
         """Return the relevance of each input.
 
         Parameters
@@ -39,7 +46,32 @@ class Rule(ABC):
         inputs : tuple of Tensor
         relevance : Tensor
             Of the operation's output.
+        kept : Kept, optional
+            Is told what the inputs do not get, and why.
         """
+
+
+def redistribute_in_parts(
+    rule: Rule, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+) -> Tensors:
+    """Apply a rule; to operations on each element alone, part by part that fits the processor's cache.
+
+    A rule takes some twenty steps, each of which would write and read a whole map: of a residual network on a CPU, its
+    additions took longer than its convolutions.
+    """
+    rows = relevance.shape[2] if relevance.ndim > 2 else 1
+    size = relevance.numel() * relevance.element_size()
+    is_elementwise = isinstance(operation, (Add, Affine)) and all(x.shape == relevance.shape for x in inputs)
+    if not is_elementwise or rows == 1 or size <= PART_BYTES or relevance.device.type != "cpu":
+        return rule.redistribute(operation, inputs, relevance, kept)
+    found = tuple(torch.empty_like(x) for x in inputs)
+    step = max(rows * PART_BYTES // size, 1)
+    for start in range(0, rows, step):
+        part = (slice(None), slice(None), slice(start, start + step))
+        handed = rule.redistribute(operation, tuple(x[part] for x in inputs), relevance[part], kept)
+        for whole, values in zip(found, handed, strict=True):
+            whole[part] = values
+    return found
 
 
 @dataclass(frozen=True)
@@ -68,14 +100,18 @@ class EpsilonRule(Rule):
         if self.absorb_bias and self.exponent != 1:
             raise UsageError("A bias can only take part with exponent 1.")
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
         weight = operation.weight
         if self.exponent != 1:
             inputs, weight = tuple(x**self.exponent for x in inputs), weight**self.exponent
         z = operation.map(inputs, weight)
+        bias = operation.shaped_bias(z)
         if self.absorb_bias:
-            z = _add_bias(z, operation.shaped_bias(z))
-        shares = operation.transpose(stabilised_quotient(relevance, z, self.epsilon), weight, _shapes(inputs))
+            z = _add_bias(z, bias)
+        share = stabilised_quotient(relevance, z, self.epsilon, kept, bias, bias if self.absorb_bias else None)
+        shares = operation.transpose(share, weight, _shapes(inputs))
         return tuple(x * share for x, share in zip(inputs, shares, strict=True))
 
 
@@ -103,30 +139,38 @@ class AlphaBetaRule(Rule):
         if not 0 <= self.beta < float("inf"):
             raise UsageError(f"β must be ≥ 0, but is {self.beta:g} (0: positive contributions only; 1: α = 2, β = 1).")
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
         positive, negative = operation.weight.clamp(min=0), operation.weight.clamp(max=0)
         x_positive, x_negative = _split_by_sign(inputs)
         helping: _Terms = [(x_positive, positive), (x_negative, negative)]
-        z_plus = self._bias_part(_sum_terms(operation, helping), operation, positive=True)
+        bias = operation.shaped_bias(relevance)
+        bias_plus, bias_minus = (bias.clamp(min=0), bias.clamp(max=0)) if self._counts(bias) else (None, None)
+        z_plus = _add_bias(_sum_terms(operation, helping, relevance), bias_plus)
         if self.beta == 0:
-            return _hand_out(operation, helping, stabilised_quotient(relevance, z_plus, self.epsilon), inputs)
+            gain = stabilised_quotient(relevance, z_plus, self.epsilon, kept, bias, bias_plus)
+            return _hand_out(operation, helping, gain, inputs)
         hindering: _Terms = [(x_positive, negative), (x_negative, positive)]
-        z_minus = self._bias_part(_sum_terms(operation, hindering), operation, positive=False)
+        z_minus = _add_bias(_sum_terms(operation, hindering, relevance), bias_minus)
         # A rare neuron's z is scaled by the coefficient, which then cancels; before ε is added, so that it does fully.
         rare = (z_plus == 0) | (z_minus == 0)
         alpha_z = torch.where(rare, z_plus * (1 + self.beta), z_plus)
         beta_z = torch.where(rare, z_minus * -self.beta, z_minus)
         gain = stabilised_quotient(relevance * (1 + self.beta), alpha_z, self.epsilon)
         loss = stabilised_quotient(relevance * -self.beta, beta_z, self.epsilon)
+        if kept is not None:
+            dropped = relevance * ((z_plus == 0) & (z_minus == 0))
+            kept.drop(dropped, bias)
+            kept.add("stabiliser", relevance - dropped - gain * z_plus - loss * z_minus)
+            if bias_plus is not None and bias_minus is not None:
+                kept.add(kept.of_bias, gain * bias_plus + loss * bias_minus)
         first = _hand_out(operation, helping, gain, inputs)
         second = _hand_out(operation, hindering, loss, inputs)
         return tuple(a + b for a, b in zip(first, second, strict=True))
 
-    def _bias_part(self, z: Tensor, operation: WeightedOperation, positive: bool) -> Tensor:
-        bias = operation.shaped_bias(z) if self.absorb_bias else None
-        if bias is None:
-            return z
-        return z + (bias.clamp(min=0) if positive else bias.clamp(max=0))
+    def _counts(self, bias: Tensor | None) -> TypeGuard[Tensor]:
+        return self.absorb_bias and bias is not None
 
 
 @dataclass(frozen=True)
@@ -151,24 +195,30 @@ class GammaRule(Rule):
         if not 0 <= self.gamma < float("inf"):
             raise UsageError(f"γ must be ≥ 0, but is {self.gamma:g}.")
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
         weight = operation.weight
         more_positive = weight + self.gamma * weight.clamp(min=0)
         more_negative = weight + self.gamma * weight.clamp(max=0)
         x_positive, x_negative = _split_by_sign(inputs)
-        output = _add_bias(operation.map(inputs, weight), operation.shaped_bias(relevance))
+        own_bias = operation.shaped_bias(relevance)
+        output = _add_bias(operation.map(inputs, weight), own_bias)
+        if kept is not None:
+            kept.add("no contribution", relevance * (output == 0))
         total: list[Tensor] | None = None
         for sign in (1, -1):
-            chosen = (output * sign) > 0
-            if not bool(chosen.any()):
+            of_sign = relevance * ((output * sign) > 0)
+            if not bool(of_sign.any()):  # behind a ReLU, negative outputs have none
                 continue
             favoured, other = (more_positive, more_negative) if sign > 0 else (more_negative, more_positive)
             terms: _Terms = [(x_positive, favoured), (x_negative, other)]
-            z = _sum_terms(operation, terms)
-            bias = operation.shaped_bias(z) if self.absorb_bias else None
+            bias = own_bias if self.absorb_bias else None
             if bias is not None:
-                z = z + bias + self.gamma * (bias.clamp(min=0) if sign > 0 else bias.clamp(max=0))
-            parts = _hand_out(operation, terms, stabilised_quotient(relevance * chosen, z, self.epsilon), inputs)
+                bias = bias + self.gamma * (bias.clamp(min=0) if sign > 0 else bias.clamp(max=0))
+            z = _add_bias(_sum_terms(operation, terms, relevance), bias)
+            share = stabilised_quotient(of_sign, z, self.epsilon, kept, own_bias, bias)
+            parts = _hand_out(operation, terms, share, inputs)
             total = list(parts) if total is None else [a + b for a, b in zip(total, parts, strict=True)]
         return tuple(torch.zeros_like(x) for x in inputs) if total is None else tuple(total)
 
@@ -194,13 +244,15 @@ class ZBoxRule(Rule):
         if not self.low < self.high:
             raise UsageError(f"The z-box needs low < high, but got {self.low:g} and {self.high:g}.")
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
         weight = operation.weight
         positive, negative = weight.clamp(min=0), weight.clamp(max=0)
         low = tuple(_filled(x, self.low) for x in inputs)
         high = tuple(_filled(x, self.high) for x in inputs)
         z = operation.map(inputs, weight) - operation.map(low, positive) - operation.map(high, negative)
-        share = stabilised_quotient(relevance, z, self.epsilon)
+        share = stabilised_quotient(relevance, z, self.epsilon, kept, operation.shaped_bias(z))
         shapes = _shapes(inputs)
         parts = zip(
             inputs,
@@ -218,8 +270,10 @@ class WSquareRule(Rule):
 
     epsilon: float = 1e-6
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
-        return _by_weight(operation, operation.weight**2, inputs, relevance, self.epsilon)
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
+        return _by_weight(operation, operation.weight**2, inputs, relevance, self.epsilon, kept)
 
 
 @dataclass(frozen=True)
@@ -228,15 +282,19 @@ class FlatRule(Rule):
 
     epsilon: float = 1e-6
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
-        return _by_weight(operation, torch.ones_like(operation.weight), inputs, relevance, self.epsilon)
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
+        return _by_weight(operation, torch.ones_like(operation.weight), inputs, relevance, self.epsilon, kept)
 
 
 @dataclass(frozen=True)
 class InheritRule(Rule):
     """For one-to-one operations: the only input inherits the relevance, whatever its value."""
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
         return (relevance,)
 
 
@@ -244,8 +302,14 @@ class InheritRule(Rule):
 class ContributingRule(Rule):
     """For one-to-one operations: the only input inherits the relevance if it contributed (its product is not 0)."""
 
-    def redistribute(self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor) -> Tensors:
-        return (relevance * (operation.map(inputs, operation.weight) != 0),)
+    def redistribute(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    ) -> Tensors:
+        product = operation.map(inputs, operation.weight)
+        inherited = relevance * (product != 0)
+        if kept is not None:
+            kept.drop(relevance - inherited, operation.shaped_bias(product))
+        return (inherited,)
 
 
 def _filled(x: Tensor, value: float | Tensor) -> Tensor:
@@ -259,10 +323,40 @@ def _shapes(inputs: Tensors) -> tuple[torch.Size, ...]:
     return tuple(x.shape for x in inputs)
 
 
-def stabilised_quotient(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """``R / (z + ε·sign z)``, and 0 where z is 0."""
-    stabilised = z + torch.sign(z) * epsilon
-    return torch.where(z == 0, torch.zeros_like(relevance), relevance / stabilised.masked_fill_(z == 0, 1.0))
+def stabilised_quotient(
+    relevance: Tensor,
+    z: Tensor,
+    epsilon: float,
+    kept: Kept | None = None,
+    bias: Tensor | None = None,
+    bias_in_z: Tensor | None = None,
+) -> Tensor:
+    """``R / (z + ε·sign z)``, and 0 where z is 0.
+
+    Parameters
+    ----------
+    relevance, z : Tensor
+        Of the same shape.
+    epsilon : float
+    kept : Kept, optional
+        Is told what the inputs do not get: R where z is 0, what ε takes, and the share of the bias.
+    bias : Tensor, optional
+        The operation's; broadcasts.
+    bias_in_z : Tensor, optional
+        The part of z that is the bias.
+    """
+    stabiliser = torch.copysign(z.new_tensor(epsilon), z)
+    share = relevance / (z + stabiliser)
+    nothing = z == 0
+    if bool(nothing.any()):
+        share.masked_fill_(nothing, 0.0)
+        if kept is not None:
+            kept.drop(relevance * nothing, bias)
+    if kept is not None:
+        kept.add("stabiliser", share * stabiliser)
+        if bias_in_z is not None:
+            kept.add(kept.of_bias, share * bias_in_z)
+    return share
 
 
 def _add_bias(z: Tensor, bias: Tensor | None) -> Tensor:
@@ -279,26 +373,41 @@ def _split_by_sign(inputs: Tensors) -> tuple[Tensors | None, Tensors | None]:
     return positive, negative
 
 
-def _sum_terms(operation: WeightedOperation, terms: _Terms) -> Tensor:
-    values = [operation.map(inputs, weight) for inputs, weight in terms if inputs is not None]
-    return values[0] if len(values) == 1 else values[0] + values[1]
+def _that_count(terms: _Terms) -> list[tuple[Tensors, Tensor]]:
+    """The terms that can differ from 0: those with inputs, and of fixed weights (a sum, a mean) those of their sign."""
+    return [
+        (inputs, weight)
+        for inputs, weight in terms
+        if inputs is not None and (weight.ndim > 1 or bool((weight != 0).any()))
+    ]
+
+
+def _sum_terms(operation: WeightedOperation, terms: _Terms, like: Tensor) -> Tensor:
+    total: Tensor | None = None
+    for inputs, weight in _that_count(terms):
+        value = operation.map(inputs, weight)
+        total = value if total is None else total.add_(value)
+    return torch.zeros_like(like) if total is None else total
 
 
 def _hand_out(operation: WeightedOperation, terms: _Terms, share: Tensor, like: Tensors) -> Tensors:
     """``Σ_terms x ⊙ mapᵀ(share)``."""
     total: list[Tensor] | None = None
-    for inputs, weight in terms:
-        if inputs is None:
-            continue
+    for inputs, weight in _that_count(terms):
         parts = [x * part for x, part in zip(inputs, operation.transpose(share, weight, _shapes(like)), strict=True)]
-        total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
-    assert total is not None
-    return tuple(total)
+        total = parts if total is None else [a.add_(b) for a, b in zip(total, parts, strict=True)]
+    return tuple(torch.zeros_like(x) for x in like) if total is None else tuple(total)
 
 
 def _by_weight(
-    operation: WeightedOperation, weight: Tensor, inputs: Tensors, relevance: Tensor, epsilon: float
+    operation: WeightedOperation,
+    weight: Tensor,
+    inputs: Tensors,
+    relevance: Tensor,
+    epsilon: float,
+    kept: Kept | None,
 ) -> Tensors:
     ones = tuple(torch.ones_like(x) for x in inputs)
     z = operation.map(ones, weight)
-    return operation.transpose(stabilised_quotient(relevance, z, epsilon), weight, _shapes(inputs))
+    share = stabilised_quotient(relevance, z, epsilon, kept, operation.shaped_bias(z))
+    return operation.transpose(share, weight, _shapes(inputs))

@@ -104,8 +104,8 @@ def test_without_biases_cp_lrp_conserves() -> None:
 
 def test_what_was_absorbed_is_said() -> None:
     result = explained(rule="attn-lrp")
-    note = next(note for note in result.notes if "layers kept" in note)
-    assert "Softmax" in note and "Dense" in note
+    note = next(note for note in result.notes if "handed out" in note)
+    assert "softmax" in note and "biases" in note
     assert any("in 6, both get half" in note for note in result.notes)
 
 

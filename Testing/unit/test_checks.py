@@ -34,6 +34,7 @@ from ADAttributionLogic.explain import Explanation, explain
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.model_input import prepare
+from ADAttributionLogic.propagation.account import LayerAccount
 from ADAttributionLogic.relevance.region_table import index_regions
 from ADAttributionLogic.volume import Volume
 
@@ -155,9 +156,16 @@ def test_where_the_reference_changes_nothing_deletion_says_so(question: Question
 def test_conservation_names_the_share_and_the_layer(right: CheckedMap) -> None:
     found = conservation(right)
     assert found.number == pytest.approx(right.values.sum(dtype=np.float64) / right.to_attribute)
-    by_layer = {"logits": 1.0, "dense": 1.0, "pool": 0.4, "input": 0.39}
-    lost = conservation(replace(right, values=right.values * 0.3, to_attribute=1.0, relevance_by_layer=by_layer))
-    assert lost.verdict == "fail" and "most of it at the layer dense" in lost.sentence
+    account = (
+        LayerAccount("dense", "Dense 8→2", 1.0, 0.4, {"bias alone": 0.6}),
+        LayerAccount("conv", "Convolution", 0.4, 0.3, {"stabiliser": 0.11, "rounding": -0.01}),
+    )
+    scaled = right.values * (0.3 / right.values.sum(dtype=np.float64))
+    lost = conservation(replace(right, values=scaled, to_attribute=1.0, conservation=account))
+    assert lost.verdict == "fail" and "70% is missing" in lost.sentence
+    assert "neurons that are active by their bias alone +60.0% (most at dense)" in lost.sentence
+    assert "ε, where contributions nearly cancel +11.0% (most at conv)" in lost.sentence
+    assert lost.details["kept"] == {"bias alone": 0.6, "stabiliser": 0.11, "rounding": -0.01}
     whole = replace(right, to_attribute=float(right.values.sum(dtype=np.float64)))
     assert conservation(whole).verdict == "pass"
     nothing = conservation(replace(right, to_attribute=0.0))

@@ -271,7 +271,7 @@ class Gradient(BackwardRule):
     def through_activation(self, operation: object, relevance: Tensor, output: Tensor) -> Tensor:
         return relevance * operation.derivative(output)
 
-    def through_softmax(self, operation: object, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
+    def through_softmax(self, layer: int, operation: object, x: Tensor, relevance: Tensor, output: Tensor) -> Tensor:
         return operation.gradient(relevance, (output,), output)[0]
 
     def through_weighted(

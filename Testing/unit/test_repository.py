@@ -47,7 +47,7 @@ ROOMS = {
     "attribution": {"attribution", "propagation", "tracing", "graph", "incremental", "networks"},
     "atlas": {"atlas"},
     "relevance": {"relevance", "atlas"},
-    "ensembles": {"ensembles", "attribution", "relevance"},
+    "ensembles": {"ensembles", "attribution", "propagation", "relevance"},
     "checks": {"checks", "attribution", "propagation", "graph", "incremental", "networks", "relevance"},
     "preprocessing": {"preprocessing"},
     "reading": {"reading"},
