@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,7 @@ from ADAttributionLogic.simulation.anatomy import Anatomy, affected_labels, icbm
 from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
 from ADAttributionLogic.simulation.subject import PATIENT
 from ADAttributionLogic.training.augmentation import ACQUISITION
+from ADAttributionLogic.training.checkpoint import CheckpointFolder
 from ADAttributionLogic.training.fit import Epoch, fit, predict
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import Recipe
@@ -123,7 +125,8 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
     Parameters
     ----------
     out, cache : str
-        The package, which must not exist, and where simulated scans are kept.
+        The package, which must not exist, and where simulated scans and the state of the training are kept: what
+        was interrupted goes on.
     device : torch.device
     seed : int
     start : str, optional
@@ -135,7 +138,7 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
         `start` is another network.
     OutputError
     """
-    network = new_network(seed) if start is None else network_of(start)
+    network, first = (new_network(seed), None) if start is None else network_of(start)
     started = time.perf_counter()
     anatomy = icbm152_anatomy()
     plan = CohortPlan()
@@ -148,7 +151,9 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
     started = time.perf_counter()
     splits = {s: [CohortScan(scans, x) for x in subjects if x.split == s] for s in ("train", "validation", "test")}
     recipe = replace(RECIPE if start is None else FINE_TUNING, seed=seed)
-    fitted = fit(network, splits["train"], splits["validation"], recipe, device, _report)
+    question = {"plan": asdict(plan), "recipe": asdict(recipe), "start": first and first["weights"]["sha256"]}
+    checkpoint = CheckpointFolder(Path(cache) / "training", question)
+    fitted = fit(network, splits["train"], splits["validation"], recipe, device, _report, checkpoint=checkpoint)
     seconds = {"simulation": simulation, "training": round(time.perf_counter() - started)}
     network.to("cpu")
     probabilities = predict(network, splits["test"])
@@ -162,6 +167,8 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
     print("LRP, mean density over the true positives:", ", ".join(name for _, name in ranking[:10]))
     print("ranks of the affected regions:", ranks)
     card = demonstration_card(anatomy, plan, recipe, fitted, tested, ranks, len(hits), device, seconds)
+    if first is not None:
+        card["training"]["before"] = {key: first["training"][key] for key in ("recipe", "epochs", "best_epoch")}
     data = BenchmarkData(anatomy, Path(cache) / "truth")
     entry, content = control_mean_file(anatomy, data)
     card["control_mean"], files = entry, {CONTROL_MEAN_FILE: content}
@@ -179,8 +186,8 @@ def new_network(seed: int) -> nn.Module:
     return network
 
 
-def network_of(package: str) -> nn.Module:
-    """The network of a package, to be trained on.
+def network_of(package: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a package, to be trained on, and its card.
 
     Raises
     ------
@@ -196,7 +203,7 @@ def network_of(package: str) -> nn.Module:
         raise NetworkError(f"{model.title} is not the network of Böhle et al. 2019 at 1 mm; it cannot be trained on.")
     folder = next((f for f in available_models() if f.name == package), Path(package))
     network.load_state_dict(load_file(folder / model.card["weights"]["file"]))
-    return network
+    return network, model.card
 
 
 def _truth_rows(model: Model, data: BenchmarkData, folder: Path) -> list[Row]:

@@ -85,7 +85,9 @@ def test_the_method_that_puts_the_truth_first_is_recommended(model: Model) -> No
 
 
 def test_a_network_is_trained_on_from_its_own_weights_and_no_other_kind_is(model: Model, tmp_path: Path) -> None:
-    parameters = dict(network_of("simulated-atrophy").named_parameters())
+    network, card = network_of("simulated-atrophy")
+    assert card == model.card
+    parameters = dict(network.named_parameters())
     shipped = load_file(resources_folder() / "Models" / "simulated-atrophy" / model.card["weights"]["file"])
     assert all(torch.equal(value, shipped[name]) for name, value in parameters.items())
     small = build_network("rieke2018", (80, 80, 80))
