@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ADAttributionLogic.graph.recording import walk_back
 from ADAttributionLogic.graph.self_attention import AttentionLayer, Readout, SelfAttention, find_self_attention
 from ADAttributionLogic.method_options import Option
 
-_FUSED = {"mean": Tensor.mean, "max": Tensor.amax, "min": Tensor.amin}
+_FUSED: Mapping[str, Callable[[Tensor, int], Tensor]] = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}
 
 
 def _rollout(job: Job) -> MapResult:
@@ -57,7 +57,8 @@ def _with_residual(weights: Tensor, layer: AttentionLayer, options: Mapping[str,
         fused = fused.flatten().index_fill(0, lowest, 0.0).view_as(fused)
     share = float(options["residual"]) if layer.has_way_around else 0.0
     whole = share * torch.eye(len(fused), dtype=fused.dtype, device=fused.device) + (1 - share) * fused
-    return whole / whole.sum(1, keepdim=True).clamp(min=torch.finfo(whole.dtype).tiny)
+    rows: Tensor = whole / whole.sum(1, keepdim=True).clamp(min=torch.finfo(whole.dtype).tiny)
+    return rows
 
 
 def _gradients(job: Job, attention: SelfAttention) -> dict[str, Tensor]:
