@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ADAttributionLogic.graph.operations import Padding, WeightedOperation, pad_argument
 
+#: Up to so many input channels, a strided convolution is transposed faster by its residues than by oneDNN.
+FEW_CHANNELS = 16
+
 
 def _suits_onednn(x: Tensor) -> bool:
     """Whether to convolve with oneDNN.
@@ -77,14 +80,10 @@ class Convolution(WeightedOperation):
 
     def transpose(self, output: Tensor, weight: Tensor, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
         (shape,) = shapes
-        if _suits_onednn(output) and self.groups == 1:
-            if set(self.stride) != {1}:
-                if set(self.dilation) == {1} and all(before >= 0 for before, _ in self.padding):
-                    return (self._interleave_back(output, weight, shape),)
-            elif shape[1] > 1:
-                return (self._convolve_back(output, weight),)
-            elif self._is_symmetric():
-                return (self._backward(output, weight, shape),)
+        if _suits_onednn(output):
+            back = self._as_a_convolution(output, weight, shape)
+            if back is not None:
+                return (back,)
         transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dimensions - 1]
         symmetric = self._is_symmetric()
         padding = tuple(before for before, _ in self.padding) if symmetric else (0,) * self.dimensions
@@ -103,23 +102,54 @@ class Convolution(WeightedOperation):
                 result = result.narrow(axis, before, size)
         return (result,)
 
-    def _backward(self, output: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-        """The transposed map as autograd has it: two to three times faster where the image has a single channel."""
-        image = output.new_empty(()).expand(shape)  # only its shape counts
-        padding, zeros = [before for before, _ in self.padding], [0] * self.dimensions
-        wanted = [True, False, False]
-        result: Tensor = torch.ops.aten.convolution_backward(
-            output, image, weight, None, self.stride, padding, self.dilation, False, zeros, 1, wanted
-        )[0]
-        return result
+    def _as_a_convolution(self, output: Tensor, weight: Tensor, shape: torch.Size) -> Tensor | None:
+        """The transposed map by convolutions, where these are faster than oneDNN's transposed one; else None."""
+        if set(self.stride) == {1}:
+            if shape[1] == 1 and all(min(pair) >= 0 for pair in self.padding):
+                return self._convolve_back_by_planes(output, weight, shape)
+            # Of small maps with many channels, mirroring the weights would cost more than it saves.
+            return None if weight.numel() > output.numel() else self._convolve_back(output, weight)
+        if self.groups != 1 or set(self.dilation) != {1} or any(before < 0 for before, _ in self.padding):
+            return None
+        if set(self.kernel) == {1} and all(pair == (0, 0) for pair in self.padding):
+            back = output.new_zeros(shape)
+            every = tuple(slice(None, None, s) for s in self.stride)
+            back[(..., *every)] = self._convolve_back(output, weight)
+            return back
+        return self._interleave_back(output, weight, shape) if shape[1] <= FEW_CHANNELS else None
+
+    def _convolve_back_by_planes(self, output: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
+        """The transposed map to an image of one channel, with stride 1.
+
+        A processor convolves to many channels at once; with one, most of it would idle. So the kernel's lines along
+        the last axis are channels of their own, whose maps are then added where they belong.
+        """
+        first, second, third = self.kernel
+        ones = (1,) * self.dimensions
+        lines = weight[:, 0].permute(1, 2, 0, 3).reshape(first * second, -1, 1, 1, third).flip(-1).contiguous()
+        reach = self.dilation[2] * (third - 1)
+        margin = ((0, 0), (0, 0), (reach - self.padding[2][0], reach - self.padding[2][1]))
+        dilation = (1, 1, self.dilation[2])
+        maps = Convolution(lines, None, ones, margin, dilation, 1)._convolve(output, lines, None)
+        padded = [n + before + after for n, (before, after) in zip(shape[2:4], self.padding[:2], strict=True)]
+        total = output.new_zeros((len(maps), *padded, maps.shape[-1]))
+        rows, columns = output.shape[2:4]
+        for number in range(first * second):
+            row, column = number // second * self.dilation[0], number % second * self.dilation[1]
+            total[:, row : row + rows, column : column + columns] += maps[:, number]
+        for axis, ((before, _), size) in enumerate(zip(self.padding[:2], shape[2:4], strict=True), start=1):
+            total = total.narrow(axis, before, size)
+        return total[:, None]
 
     def _convolve_back(self, output: Tensor, weight: Tensor) -> Tensor:
         """The transposed map with stride 1, as a convolution with the mirrored kernel."""
         reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
         margin = tuple((r - before, r - after) for r, (before, after) in zip(reach, self.padding, strict=True))
-        mirrored = weight.flip(list(range(2, weight.ndim))).transpose(0, 1).contiguous()
-        back = Convolution(mirrored, None, self.stride, margin, self.dilation, 1)
-        return back._convolve(output, mirrored, None)
+        groups = self.groups
+        by_group = weight.flip(list(range(2, weight.ndim))).unflatten(0, (groups, -1)).transpose(1, 2)
+        mirrored = by_group.flatten(0, 1).contiguous()
+        ones = (1,) * self.dimensions
+        return Convolution(mirrored, None, ones, margin, self.dilation, groups)._convolve(output, mirrored, None)
 
     def _interleave_back(self, output: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
         """The transposed map with a stride: what it gives every s-th voxel is a convolution with every s-th weight.

@@ -429,10 +429,42 @@ def test_convolutions_and_their_transposes_are_pytorchs(
     torch.testing.assert_close(found, gradient.to(dtype), **tolerance)
 
 
+@pytest.mark.parametrize(
+    ("channels", "to", "kernel", "size", "padding", "dilation", "groups"),
+    [
+        pytest.param(1, 5, (3, 2, 4), (9, 8, 7), ((1, 1), (0, 2), (3, 0)), (1, 1, 1), 1, id="one channel"),
+        pytest.param(1, 5, (3, 2, 2), (9, 8, 7), ((0, 1), (1, 0), (2, 2)), (2, 3, 2), 1, id="one channel, dilated"),
+        pytest.param(1, 5, (2, 2, 2), (9, 8, 7), ((-1, 0), (0, 0), (0, -2)), (1, 1, 1), 1, id="one channel, cut"),
+        pytest.param(9, 8, (3, 3, 3), (3, 2, 3), ((1, 1),) * 3, (1, 1, 1), 1, id="more weights than places"),
+        pytest.param(6, 6, (3, 3, 3), (9, 8, 7), ((1, 1), (0, 0), (2, 1)), (1, 1, 1), 6, id="each channel alone"),
+        pytest.param(6, 4, (1, 1, 1), (9, 8, 7), ((0, 0),) * 3, (1, 1, 1), 2, id="only channels"),
+    ],
+)
+def test_transposes_in_float32_are_those_in_float64(
+    channels: int,
+    to: int,
+    kernel: tuple[int, ...],
+    size: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> None:
+    """In float32 each kind of convolution has its own fast form; in float64 it is autograd's."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(to, channels // groups, *kernel, generator=generator, dtype=torch.float64)
+    x = torch.randn(2, channels, *size, generator=generator, dtype=torch.float64, requires_grad=True)
+    exact = Convolution(weight, None, (1, 1, 1), padding, dilation, groups)
+    forward = exact.map((x,), weight)
+    output = torch.randn(forward.shape, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(forward, x, output)
+    (found,) = exact.to(torch.device("cpu"), torch.float32).transpose(output.float(), weight.float(), (x.shape,))
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------ strided convolutions
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 20])
 @pytest.mark.parametrize("padding", [(0, 0), (3, 3), (0, 2), (2, 1)])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (3, 2), (4, 2), (7, 2), (2, 3), (7, 3), (5, (1, 2, 3))])
 def test_a_strided_convolution_is_transposed_as_autograd_does_it(
