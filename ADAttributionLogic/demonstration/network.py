@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ def new_network(seed: int) -> nn.Module:
     return network
 
 
-def network_of(package: str) -> tuple[nn.Module, dict[str, Any]]:
+def network_of(package: str) -> tuple[nn.Module, Mapping[str, Any]]:
     """The network of a package, to be trained on, and its card.
 
     Raises
