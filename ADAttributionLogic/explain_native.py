@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,13 @@ def preprocess_for(
             f"{model.title} says nothing about the space that it was trained in, so that no scan can be registered to "
             "it. Give a scan on its own grid (--registration none)."
         )
-    target = RegistrationTarget(load_template())
-    return preprocess_cached(scan, model.grid, target, options, mask=mask, monitor=monitor, folder=cache)
+    return preprocess_cached(scan, model.grid, _template(), options, mask=mask, monitor=monitor, folder=cache)
+
+
+@cache
+def _template() -> RegistrationTarget:
+    """Kept, with the masks, distances and coarser templates that are made of it: the next scan needs them as well."""
+    return RegistrationTarget(load_template())
 
 
 def explain_native(

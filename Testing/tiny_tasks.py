@@ -46,6 +46,26 @@ class Squares:
         return number**2 + self.offset
 
 
+@dataclass(frozen=True)
+class Pages:
+    """Has so many MB, twice, and says how many pages the system had to find for the second time."""
+
+    def __call__(self) -> Session:
+        return self.compute
+
+    def compute(self, megabytes: int, _monitor: Monitor) -> int:
+        import resource
+
+        import numpy as np
+
+        for _ in range(2):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            parts = [np.ones(megabytes * 2**20 // 8, np.uint8) for _ in range(8)]
+            found = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+            del parts
+        return found
+
+
 class Unopenable:
     """Cannot be opened."""
 

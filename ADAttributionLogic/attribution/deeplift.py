@@ -142,7 +142,7 @@ def _deeplift(job: Job) -> MapResult:
     to_attribute = job.decision.score - before
     balance = Balance(scan.graph, to_attribute)
     rule = RelevanceRule(rules, {}, balance)
-    relevance = walk_back(changes, shares * changes.logits, rule, check=job.monitor.check, observe=balance.pass_on)
+    relevance = walk_back(changes, shares * changes.logits, rule, check=job.monitor.check, pass_on=balance.pass_on)
     account = balance.account()
     notes = (f"The score of the reference is {before:.4g}; explained is the difference, {to_attribute:+.4g}.",)
     return MapResult(

@@ -274,7 +274,7 @@ def _lrp(job: Job) -> MapResult:
     start[0, neuron] = job.decision.start_relevance
     balance = Balance(graph, job.decision.start_relevance)
     rule = RelevanceRule(rules, shares, balance, inner)
-    relevance = walk_back(recording, start, rule, check=job.monitor.check, observe=balance.pass_on)
+    relevance = walk_back(recording, start, rule, check=job.monitor.check, pass_on=balance.pass_on)
     notes: tuple[str, ...] = ()
     if job.options["rule"] == "b-rule" and job.options["beta"] == 0 and job.decision.start_relevance < 0:
         what = "raises the score" if job.decision.head == "score" else "speaks for the class"

@@ -134,7 +134,9 @@ def _most_on_device(device: str) -> int:
 
 def _here(options: argparse.Namespace) -> Engine:
     from ADAttributionLogic.engines.here import Here
+    from ADAttributionLogic.engines.machine import keep_freed_memory
 
+    keep_freed_memory()
     if options.threads is not None:
         import torch
 

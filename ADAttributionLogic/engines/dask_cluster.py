@@ -1,7 +1,8 @@
 """Workers of a Dask cluster: one that runs already, or one that dask-jobqueue starts as it is configured.
 
-Dask moves tasks and values between our processes in its own way; give its scheduler to nobody else (TLS is configured
-in Dask). A worker computes one scan at a time, whatever its number of threads.
+Tasks and values travel as pickles through Dask's scheduler, both ways: whoever can reach it, or stands between, can run
+what he likes on the workers and here. So a scheduler must be one's own (TLS is configured in Dask); what a worker
+unpickles itself is what this program has sent it. A worker computes one scan at a time, whatever its number of threads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ADAttributionLogic.engines.machine import peak_memory_mb
+from ADAttributionLogic.engines.machine import keep_freed_memory, peak_memory_mb
 from ADAttributionLogic.engines.tasks import (
     MOST_ATTEMPTS,
     Event,
@@ -291,7 +292,8 @@ def compute(opening: bytes, payload: Any) -> tuple[Any, ...]:
         if _Warm.key != key or _Warm.session is None:
             try:
                 _Warm.session = None
-                _Warm.session, _Warm.key = pickle.loads(opening)(), key  # noqa: S301 (of our own process)
+                keep_freed_memory()
+                _Warm.session, _Warm.key = pickle.loads(opening)(), key  # noqa: S301 (by our scheduler; see above)
             except Exception as error:
                 return "unopened", Failure.of(error), worker, 0.0, peak_memory_mb()
         started = time.perf_counter()

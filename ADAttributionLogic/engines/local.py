@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from ADAttributionLogic.engines.machine import Plan, available_memory_mb, thread_environment
+from ADAttributionLogic.engines.machine import Plan, available_memory_mb, worker_environment
 from ADAttributionLogic.engines.messages import Sender, receive
 from ADAttributionLogic.engines.tasks import (
     MOST_ATTEMPTS,
@@ -50,7 +50,7 @@ class LocalProcesses:
     attempts : int
         How often a task is tried whose worker is lost.
     environment : mapping of str to str, optional
-        Beside the number of threads.
+        Beside that of :func:`~.machine.worker_environment`.
     free_mb : callable, optional
         Free memory; by default that of this machine.
     """
@@ -64,7 +64,7 @@ class LocalProcesses:
         free_mb: Callable[[], float | None] = available_memory_mb,
     ) -> None:
         self.plan, self.attempts, self.free_mb = plan, attempts, free_mb
-        self.environment = {**thread_environment(plan.threads), **(environment or {})}
+        self.environment = {**worker_environment(plan.threads), **(environment or {})}
 
     def describe(self) -> dict[str, Any]:
         """See :class:`~.tasks.Engine`."""

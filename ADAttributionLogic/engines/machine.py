@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +169,35 @@ def peak_memory_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, instead of giving it back and asking for it again.
+
+    Each scan's arrays are as large as those of the last one; glibc would hand each back to the system, which then has
+    to find and clear every page anew: a tenth of a scan's processor time. Elsewhere than in glibc nothing is changed.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in _MALLOC_VARIABLES):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+#: Who has set these knows better.
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+#: Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def worker_environment(threads: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Environment in which a worker begins: so many threads, and large pages for what glibc's malloc has."""
+    tunables = [_LARGE_PAGES, *filter(None, [environment.get("GLIBC_TUNABLES")])]
+    return {**thread_environment(threads), "GLIBC_TUNABLES": ":".join(tunables)}
+
+
+_LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def thread_environment(threads: int) -> dict[str, str]:

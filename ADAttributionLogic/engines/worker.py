@@ -25,7 +25,10 @@ def main() -> None:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
+    from ADAttributionLogic.engines.machine import keep_freed_memory
     from ADAttributionLogic.engines.messages import Sender, receive
+
+    keep_freed_memory()
 
     sys.path[:] = receive(incoming)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()

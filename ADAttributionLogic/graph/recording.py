@@ -127,8 +127,9 @@ def walk_back(
     start: Tensor,
     rule: BackwardRule,
     target_layer: int = 0,
+    observe: Callable[[str, Tensor], None] | None = None,
     check: Callable[[], None] | None = None,
-    observe: Callable[[Block, tuple[Tensor, ...]], None] | None = None,
+    pass_on: Callable[[Block, tuple[Tensor, ...]], None] | None = None,
 ) -> Tensor:
     """Carry relevance (or a gradient) from the logits back to a layer's output, by default to the input.
 
@@ -140,9 +141,11 @@ def walk_back(
     rule : BackwardRule
     target_layer : int
         Must end a block of the recording.
+    observe : callable, optional
+        Called with each block's last layer's name and the relevance of its output.
     check : callable, optional
         Called between blocks; raises to cancel.
-    observe : callable, optional
+    pass_on : callable, optional
         Called with each block and the relevance that each of its inputs gets from it.
 
     Returns
@@ -159,13 +162,19 @@ def walk_back(
             continue
         if check is not None:
             check()
-        parts = _through_block(recording, block, relevance, rule)
         if observe is not None:
-            observe(block, parts)
+            observe(recording.graph.layers[block.output].name, relevance)
+        parts = _through_block(recording, block, relevance, rule)
+        if pass_on is not None:
+            pass_on(block, parts)
         for source, part in zip(block.sources, parts, strict=True):
             waiting[source] = waiting[source] + part if source in waiting else part
     result = waiting.get(target_layer)
-    return torch.zeros_like(recording.outputs[target_layer]) if result is None else result
+    if result is None:
+        return torch.zeros_like(recording.outputs[target_layer])
+    if observe is not None:
+        observe(recording.graph.layers[target_layer].name, result)
+    return result
 
 
 def _through_block(recording: Recording, block: Block, relevance: Tensor, rule: BackwardRule) -> tuple[Tensor, ...]:

@@ -172,7 +172,7 @@ def extract_with_hd_bet(scan: Volume, monitor: Monitor) -> BrainExtraction:
 
 def surface_distance(grid: Grid, transform: SpaceTransform, target: RegistrationTarget) -> npt.NDArray[np.float32]:
     """Distance (mm of model space) to the template brain's surface at the scan's voxels; negative inside."""
-    distance = target.mask.with_array(distance_outside(target.mask), "distance to the template's surface")
+    distance = target.mask.with_array(target.distance_outside, "distance to the template's surface")
     return resample_to_scan(distance, transform, grid, "linear", fill=1e3).array
 
 

@@ -14,6 +14,8 @@ import json
 import os
 import shutil
 import sys
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -152,8 +154,7 @@ def _write(result: Preprocessed, entry: Path) -> None:
             "provenance": result.provenance,
             "notes": list(result.notes),
         }
-        # Without allow_pickle, which numpy before 2.1 would take for one more array; all of these are numbers.
-        np.savez_compressed(unfinished / "arrays.npz", **arrays)  # type: ignore[arg-type]
+        _write_arrays(unfinished / "arrays.npz", arrays)
         document["files"] = {file.name: _sha256(file) for file in unfinished.iterdir()}
         text = json.dumps(document)
         (unfinished / _ENTRY).write_text(f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}", encoding="utf-8")
@@ -161,6 +162,14 @@ def _write(result: Preprocessed, entry: Path) -> None:
             file.chmod(0o600)
         with contextlib.suppress(OSError):  # another process has just made the same
             unfinished.rename(entry)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """As ``numpy.savez_compressed``, which has no choice of compression: this one takes half of its time."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, array, allow_pickle=False)
 
 
 def _sha256(path: Path) -> str:

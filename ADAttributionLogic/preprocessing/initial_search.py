@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -30,6 +31,7 @@ PITCH_DEGREES = (-30.0, -15.0, 0.0, 15.0, 30.0)
 ROLL_DEGREES = (-20.0, 0.0, 20.0)
 YAW_DEGREES = (-20.0, 0.0, 20.0)
 SIZES = (0.88, 1.0)
+_TURNS = tuple(product(PITCH_DEGREES, ROLL_DEGREES, YAW_DEGREES, SIZES))
 #: Fraction of the template that must lie inside the scan.
 LEAST_OVERLAP = 0.6
 
@@ -64,13 +66,12 @@ def find_starts(scan: Volume, target: RegistrationTarget, count: int, monitor: M
     """
     image = upright(scan, SEARCH_MM)
     spectra = _Spectra.of(image.array, _template_box(target))
-    turns = list(product(PITCH_DEGREES, ROLL_DEGREES, YAW_DEGREES, SIZES))
 
     def best_of(turn: tuple[float, ...], part: Monitor) -> Start:
         part.check()
-        return _best_shift(image, target, _rotation(turn[:3]) * turn[3], spectra)
+        return _best_shift(image, _turned(target, turn), spectra)
 
-    candidates = side_by_side(best_of, turns, monitor, "searching for the brain")
+    candidates = side_by_side(best_of, _TURNS, monitor, "searching for the brain")
     return _different(sorted(candidates, key=lambda c: -c.correlation), count, _centre(target))
 
 
@@ -117,11 +118,35 @@ def _rotation(degrees: Sequence[float]) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def _best_shift(image: Volume, target: RegistrationTarget, linear: npt.NDArray[np.float64], spectra: _Spectra) -> Start:
-    """The shift of the rotated and scaled template with the highest masked correlation."""
-    from scipy import fft
+@dataclass(frozen=True, eq=False)
+class _Turned:
+    """The template, rotated and scaled, in a box at the search's spacing.
+
+    Attributes
+    ----------
+    linear : ndarray, shape (3, 3)
+        Rotation and size.
+    middle : ndarray, shape (3,)
+        Voxel of the box at which the template's centre lies.
+    centre : ndarray, shape (3,)
+        RAS mm.
+    brain, mask : ndarray, float32
+        Mean 0 and norm 1 inside the mask, 0 outside; and 1 inside.
+    """
+
+    linear: npt.NDArray[np.float64]
+    middle: npt.NDArray[np.float64]
+    centre: npt.NDArray[np.float64]
+    brain: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.float32]
+
+
+@lru_cache(maxsize=len(_TURNS))
+def _turned(target: RegistrationTarget, turn: tuple[float, ...]) -> _Turned:
+    """The template in one turn and size; all of the last template's are kept for the next scan."""
     from scipy.ndimage import affine_transform
 
+    linear = _rotation(turn[:3]) * turn[3]
     box = _template_box(target)
     centre, middle = _centre(target), (np.array(box) - 1) / 2
     # Box voxel b lies at linear⁻¹ (b − middle)·8 mm + centre in the template.
@@ -134,14 +159,23 @@ def _best_shift(image: Volume, target: RegistrationTarget, linear: npt.NDArray[n
     centred = (brain - (brain * mask).sum() / weight) * mask
     # Not np.linalg.norm, whose scalar product adds up on as many threads as there are.
     centred /= np.sqrt((centred**2).sum())
+    return _Turned(linear, middle, centre, centred, mask)
+
+
+def _best_shift(image: Volume, turned: _Turned, spectra: _Spectra) -> Start:
+    """The shift of the rotated and scaled template with the highest masked correlation."""
+    from scipy import fft
+
+    brain, mask = (np.conj(fft.rfftn(kernel, spectra.shape)) for kernel in (turned.brain, turned.mask))
 
     def correlate(
-        spectrum: npt.NDArray[np.complexfloating], kernel: npt.NDArray[np.float32]
+        spectrum: npt.NDArray[np.complexfloating], kernel: npt.NDArray[np.complexfloating]
     ) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = fft.irfftn(spectrum * np.conj(fft.rfftn(kernel, spectra.shape)), spectra.shape)
+        found: npt.NDArray[np.float64] = fft.irfftn(spectrum * kernel, spectra.shape)
         return found
 
-    product_sum = correlate(spectra.image, centred)
+    weight = float(turned.mask.sum())
+    product_sum = correlate(spectra.image, brain)
     total, squares = correlate(spectra.image, mask), correlate(spectra.square, mask)
     overlap = correlate(spectra.inside, mask)
     variance = squares - total**2 / weight
@@ -151,8 +185,8 @@ def _best_shift(image: Volume, target: RegistrationTarget, linear: npt.NDArray[n
     # Shifts beyond half the padded size are negative ones.
     shift = np.array([p if p < n else p - s for p, n, s in zip(peak, image.array.shape, spectra.shape, strict=True)])
     matrix = np.eye(4)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] = image.grid.to_ras(shift + middle) - linear @ centre
+    matrix[:3, :3] = turned.linear
+    matrix[:3, 3] = image.grid.to_ras(shift + turned.middle) - turned.linear @ turned.centre
     return Start(matrix, float(score[peak]))
 
 

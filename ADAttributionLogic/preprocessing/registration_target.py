@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -45,14 +46,19 @@ class RegistrationTarget:
         return self.brain.with_array(self.brain.array > 0, "template brain mask")
 
     @cached_property
+    def distance_outside(self) -> npt.NDArray[np.float32]:
+        """Distance (mm) of each voxel to the brain's surface, negative inside."""
+        return distance_outside(self.mask)
+
+    @cached_property
     def metric_mask(self) -> Volume:
         """Bool: the brain and :data:`METRIC_MARGIN_MM` around it."""
-        return self.mask.with_array(self._distance_outside <= METRIC_MARGIN_MM, "template metric mask")
+        return self.mask.with_array(self.distance_outside <= METRIC_MARGIN_MM, "template metric mask")
 
     @cached_property
     def scalp_shell(self) -> Volume:
         """Bool: 6 to 20 mm outside the brain, above the skull base: where a head has scalp, and a brain nothing."""
-        distance = self._distance_outside
+        distance = self.distance_outside
         inside = np.flatnonzero(self.mask.array.any(axis=(0, 1)))
         height = self.brain.grid.to_ras(np.array([[0, 0, k] for k in range(self.brain.array.shape[2])]))[:, 2]
         upper = height >= np.median(height[inside])
@@ -87,10 +93,6 @@ class RegistrationTarget:
         coarse = resample(smoothed(self.brain, millimetres), grid)
         mask = resample(self.mask, grid, "nearest").array
         return RegistrationTarget(coarse.with_array(np.where(mask, np.maximum(coarse.array, 1e-3), 0)))
-
-    @cached_property
-    def _distance_outside(self) -> npt.NDArray[np.float32]:
-        return distance_outside(self.mask)
 
     @cached_property
     def _coarser(self) -> dict[float, RegistrationTarget]:
@@ -136,5 +138,14 @@ def smoothed(volume: Volume, millimetres: float) -> Volume:
 
 
 def upright(volume: Volume, millimetres: float) -> Volume:
-    """The whole field of view in RAS orientation at isotropic spacing, smoothed accordingly; float32."""
-    return resample(smoothed(volume, millimetres), isotropic_grid(volume.grid, millimetres))
+    """The whole field of view in RAS orientation at isotropic spacing, smoothed accordingly; float32.
+
+    Kept as long as the volume is: registration and correction look at the same scan.
+    """
+    made = _UPRIGHT.setdefault(volume, {})
+    if millimetres not in made:
+        made[millimetres] = resample(smoothed(volume, millimetres), isotropic_grid(volume.grid, millimetres))
+    return made[millimetres]
+
+
+_UPRIGHT: WeakKeyDictionary[Volume, dict[float, Volume]] = WeakKeyDictionary()

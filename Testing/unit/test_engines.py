@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tiny_tasks import Dying, Folders, Squares, Unopenable
+from tiny_tasks import Dying, Folders, Pages, Squares, Unopenable
 
 from ADAttributionLogic.engines.here import Here
 from ADAttributionLogic.engines.local import LocalProcesses
-from ADAttributionLogic.engines.machine import Plan, available_cores, available_memory_mb, plan_for
+from ADAttributionLogic.engines.machine import Plan, available_cores, available_memory_mb, plan_for, worker_environment
 from ADAttributionLogic.engines.shards import Shard, read_shard
 from ADAttributionLogic.engines.tasks import Event, Task
 from ADAttributionLogic.engines.turns import Turns
@@ -100,6 +100,21 @@ def test_a_machine_without_memory_goes_on_with_fewer_workers() -> None:
     assert sorted(o.value for o in found) == [n * n for n in range(9)] and {o.attempts for o in found} == {1}
     (note,) = (e.text for e in events if e.kind == "note")
     assert "100 MB of memory were left: worker 3 was ended, and 2 go on" in note
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_a_worker_keeps_the_memory_of_the_last_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the system finds and clears a page for every 4 kB of every array of every scan."""
+    (kept,) = processes(1).run([Task("a", 256)], Pages())
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")  # a user's own word
+    (given_back,) = processes(1).run([Task("a", 256)], Pages())
+    assert kept.value < 100 < given_back.value
+
+
+def test_a_worker_has_the_users_tunables_as_well() -> None:
+    environment = worker_environment(2, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"})
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+    assert environment["OMP_NUM_THREADS"] == "2" and worker_environment(1, {})["GLIBC_TUNABLES"].endswith("hugetlb=1")
 
 
 def children_of(pid: int) -> list[int]:
