@@ -118,6 +118,7 @@ class MethodChoice:
     voxelOcclusion: bool = False
     areaOcclusion: bool = True
     deeplift: bool = False
+    attentionRollout: bool = False
 
 
 @parameterNodeWrapper

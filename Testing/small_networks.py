@@ -89,6 +89,24 @@ class PublishedStyle(nn.Module):
         return self.dense_2(self.relu(self.dense_1(x.view(x.size(0), -1))))
 
 
+class Attending(nn.Module):
+    """A vision transformer in small: patches of five voxels, a class token, two encoder layers as PyTorch has them."""
+
+    def __init__(self, dimensions: int, size: int = 20, classes: int = 2) -> None:
+        super().__init__()
+        self.patches = CONV[dimensions - 1](1, 12, 5, 5)
+        self.token = nn.Parameter(torch.randn(1, 1, 12))
+        self.position = nn.Parameter(torch.randn(1, (size // 5) ** dimensions + 1, 12))
+        layer = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.scores = nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], 1) + self.position
+        return self.scores(self.encoder(tokens)[:, 0])
+
+
 def image(network_channels: int, dimensions: int, sizes: tuple[int, ...] = (27, 25, 23), seed: int = 0) -> Tensor:
     """A random image with values of either sign, float64, batch of one."""
     generator = torch.Generator().manual_seed(seed)

@@ -22,7 +22,7 @@ class Preset(enum.Enum):
         return {
             "quick": "quick: LRP and area occlusion",
             "papers": "papers: the four that Eitel & Ritter 2019 compare",
-            "all": "all that need no reference (voxel occlusion alone takes ten minutes)",
+            "all": "all that need neither reference nor attention (voxel occlusion alone takes ten minutes)",
             "compared": "compared: DeepLIFT (against the network's reference scan) and area occlusion",
             "own": "own choice, ticked below",
         }[self.value]
@@ -32,8 +32,8 @@ class Preset(enum.Enum):
 CHOSEN = {
     Preset.QUICK: frozenset({"lrp", "areaOcclusion"}),
     Preset.PAPERS: frozenset({"lrp", "guidedBackprop", "gradientXInput", "occlusion"}),
-    # DeepLIFT compares with a reference, which not every network has: it is ticked on its own.
-    Preset.ALL: frozenset(METHODS) - {"deeplift"},
+    # DeepLIFT compares with a reference and rollout follows attention, which not every network has.
+    Preset.ALL: frozenset(METHODS) - {"deeplift", "attentionRollout"},
     Preset.COMPARED: frozenset({"deeplift", "areaOcclusion"}),
 }
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ADAttributionLogic.errors import NetworkError
+from ADAttributionLogic.networks.attention_in_file import may_have_attention
 from ADAttributionLogic.networks.card_text import NOT_STATED, card_parts
 from ADAttributionLogic.resources import resources_folder
 from ADAttributionLogic.store.places import installed_packages
@@ -76,6 +77,17 @@ def cardOf(folder):
     except (ValueError, KeyError, TypeError) as cause:
         raise NetworkError(f"{path} is not a model card: {cause}.") from cause
     return card
+
+
+def mayHaveAttention(folder):
+    """Whether a package's network may be a transformer: the architectures that ship have no attention; of an exported
+    network, its graph tells.
+    """
+    kind = cardOf(folder).get("network", {})
+    if not isinstance(kind, dict) or "architecture" in kind:
+        return False
+    file = cardOf(folder).get("weights", {}).get("file", "")
+    return may_have_attention(Path(folder) / str(file))
 
 
 def choices(recent=()):

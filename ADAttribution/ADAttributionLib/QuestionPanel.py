@@ -24,6 +24,7 @@ METHODS = {
     "occlusion": "occlusion",
     "voxelOcclusion": "voxel-occlusion",
     "areaOcclusion": "area-occlusion",
+    "attentionRollout": "attention-rollout",
 }
 
 
@@ -192,6 +193,11 @@ class QuestionPanel:
         return len((self.card or {}).get("members", ())) > 1
 
     @property
+    def mayHaveAttention(self):
+        """Whether the chosen network may be a transformer."""
+        return bool(self.card) and ModelCards.mayHaveAttention(self.model)
+
+    @property
     def target(self):
         return self.ui.targetComboBox.currentData or "positive"
 
@@ -242,6 +248,8 @@ class QuestionPanel:
         for widget in (ui.ownRegionsLabel, ui.segmentationSelector):
             widget.visible = parameters.atlas is AtlasChoice.OWN
         ui.memberSdCheckBox.visible = self.isEnsemble
+        # What follows attention is offered where there is some; ticked for another network, it stays to be unticked.
+        ui.attentionRolloutCheckBox.visible = self.mayHaveAttention or parameters.methods.attentionRollout
 
     def problem(self, parameters):
         """Why nothing can be explained yet; "" when it can."""
@@ -251,6 +259,8 @@ class QuestionPanel:
             return "This network is not installed yet: install it, or choose another."
         if self.card is None:
             return "Choose a network."
+        if parameters.methods.attentionRollout and not self.mayHaveAttention:
+            return "Attention rollout needs a network with attention, and this one has none: untick it."
         try:
             methodsOf(parameters)
             atlasOf(parameters)

@@ -8,3 +8,4 @@ from ADAttributionLogic.attribution import occlusion as occlusion  # isort: skip
 from ADAttributionLogic.attribution import voxel_occlusion as voxel_occlusion  # isort: skip
 from ADAttributionLogic.attribution import area_occlusion as area_occlusion  # isort: skip
 from ADAttributionLogic.attribution import gradcam as gradcam  # isort: skip
+from ADAttributionLogic.attribution import rollout as rollout  # isort: skip

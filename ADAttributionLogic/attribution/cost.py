@@ -40,6 +40,8 @@ from ADAttributionLogic.networks.network import Network
 
 #: One gradient of the image whose forward pass is there already, and one with its forward pass.
 _GRADIENT, _REPEATED_GRADIENT = 1.6, 3.6
+#: The forward pass itself; matrices of tokens are small beside it.
+_ATTENTION = 1.0
 #: Relevance rules over the layers: those that run a layer once or twice, and those that run it four times.
 _RULES, _MORE_RULES = 3.8, 7.3
 #: Two recorded passes and the way back, by DeepLIFT's two rules.
@@ -93,6 +95,8 @@ def forward_passes(
     if method.name == "lrp":
         positive_alone = options["rule"] != "b-rule" or not options["beta"]
         return _RULES if positive_alone and options["rule"] != "epsilon-gamma-box" else _MORE_RULES
+    if method.name == "attention-rollout" and options["variant"] == "rollout":
+        return _ATTENTION
     repeats = options.get("steps") or options.get("samples")
     return _GRADIENT if repeats is None else _REPEATED_GRADIENT * float(repeats)
 

@@ -104,7 +104,7 @@ class Method:
     starts_with_relevance : bool
         Whether it hands out a start relevance (LRP), which the start ``unit`` sets to 1; the maps of other methods
         are then scaled to Σ|R| = 1.
-    needs_layers, needs_regions : bool
+    needs_layers, needs_regions, needs_attention : bool
     settle : callable
         Of complete options, what takes effect: maps by options that settle alike are alike.
     """
@@ -120,6 +120,7 @@ class Method:
     starts_with_relevance: bool = False
     needs_layers: bool = False
     needs_regions: bool = False
+    needs_attention: bool = False
     settle: Callable[[Mapping[str, Any]], dict[str, Any]] = field(default=dict, repr=False)
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:

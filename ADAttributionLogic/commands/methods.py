@@ -30,6 +30,8 @@ def _list(options: argparse.Namespace) -> int:
         print(f"{method.name:22} {method.title}\n{'':22} {method.summary}\n{'':22} {method.source}")
         if method.needs_layers:
             print(f"{'':22} needs the network's layers (all of them known)")
+        if method.needs_attention:
+            print(f"{'':22} needs a network with attention (a transformer)")
         for option in method.options:
             default = "" if option.default is None else f" (default {option.default})"
             print(f"{'':24} --{method.name}-{option.name.replace('_', '-')}: {option.help}{default}")
@@ -62,8 +64,6 @@ def _method_entry(method: Any) -> dict[str, Any]:
         {"name": o.name, "default": o.default, "help": o.help, "type": o.kind.__name__, "choices": list(o.choices)}
         for o in method.options
     ]
-    plain = {
-        key: getattr(method, key)
-        for key in ("name", "title", "summary", "source", "is_conserving", "needs_layers", "needs_regions")
-    }
+    needs = ("needs_layers", "needs_regions", "needs_attention")
+    plain = {key: getattr(method, key) for key in ("name", "title", "summary", "source", "is_conserving", *needs)}
     return {**plain, "options": options}

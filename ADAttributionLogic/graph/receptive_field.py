@@ -1,4 +1,4 @@
-"""Where in the image the units of a feature map sit."""
+"""Where in the image the units of a feature map, or the tokens of a transformer, sit."""
 
 from __future__ import annotations
 
@@ -8,22 +8,8 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError
-from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, SumOver
-from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import LayerGraph
-from ADAttributionLogic.graph.operations import (
-    Activation,
-    Add,
-    Affine,
-    AveragePool,
-    Concatenate,
-    Input,
-    MaxPool,
-    Operation,
-    Softmax,
-    ZeroPad,
-)
-from ADAttributionLogic.graph.rearranging import MaxOver, Take
+from ADAttributionLogic.graph.layouts import Layout, layouts
 
 
 @dataclass(frozen=True)
@@ -35,6 +21,58 @@ class UnitPlacement:
     step: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class UnitGrid:
+    """A layer's output as maps of units, whatever the order of its axes.
+
+    Attributes
+    ----------
+    layout : Layout
+    placement : UnitPlacement
+    size : tuple of int
+        Units along each axis of the image.
+    """
+
+    layout: Layout
+    placement: UnitPlacement
+    size: tuple[int, ...]
+
+    @property
+    def has_extras(self) -> bool:
+        """Whether there are tokens beside the grid (a class token)."""
+        return any(axis.has_extras for axis in self.layout)
+
+    def maps(self, values: Tensor) -> Tensor:
+        """Feature maps (features, …) of a layer's output without its batch axis; class tokens are left out."""
+        for number, axis in enumerate(self.layout):
+            values = values.narrow(number, axis.before, axis.size - axis.before - axis.after)
+        factors = [factor for axis in self.layout for factor in axis.factors]
+        values = values.reshape([factor.size for factor in factors])
+        axes = [factor.axis for factor in factors]
+        order = [number for number, axis in enumerate(axes) if axis is None]
+        order += [axes.index(axis) for axis in range(len(self.size))]
+        return values.permute(order).reshape(-1, *self.size)
+
+
+def unit_grid(layout: Layout, image_axes: int) -> UnitGrid | None:
+    """The grid of units that a layer's output is, if each axis of the image is walked along once."""
+    runs = {factor.axis: (factor, axis) for axis in layout for factor in axis.factors if factor.axis is not None}
+    if set(runs) != set(range(image_axes)) or sum(len(axis.image_axes) for axis in layout) != image_axes:
+        return None
+    if any(factor.rolled != (0, 0) for factor, _ in runs.values()):
+        return None
+    offset = tuple(dict(runs[a][1].offsets)[a] for a in range(image_axes))
+    step = tuple(runs[a][0].step for a in range(image_axes))
+    return UnitGrid(layout, UnitPlacement(offset, step), tuple(runs[a][0].size for a in range(image_axes)))
+
+
+def unit_grids(graph: LayerGraph) -> dict[int, UnitGrid]:
+    """The grids of units, for each layer whose output is one."""
+    image_axes = len(graph.input_shape) - 1
+    found = {index: unit_grid(layout, image_axes) for index, layout in layouts(graph).items()}
+    return {index: grid for index, grid in found.items() if grid is not None}
+
+
 def unit_placement(graph: LayerGraph, layer: int) -> UnitPlacement:
     """Follow the windows of all operations from the input to a layer.
 
@@ -43,53 +81,10 @@ def unit_placement(graph: LayerGraph, layer: int) -> UnitPlacement:
     NetworkError
         An operation on the way has no fixed windows, or two paths put the units at different places.
     """
-    known = unit_placements(graph)
+    known = unit_grids(graph)
     if layer not in known:
         raise NetworkError(f"The units of layer {graph.layers[layer]} have no fixed place in the image.")
-    return known[layer]
-
-
-def unit_placements(graph: LayerGraph) -> dict[int, UnitPlacement]:
-    """Where the units sit, for each layer for which that can be said."""
-    known: dict[int, UnitPlacement] = {}
-    for index, item in enumerate(graph.layers):
-        if isinstance(item.operation, Input):
-            axes = len(item.shape) - 1
-            known[index] = UnitPlacement((0.0,) * axes, (1.0,) * axes)
-            continue
-        inputs = item.inputs
-        if isinstance(item.operation, (Add, Product)):  # a gate or summand for all places does not move units
-            inputs = tuple(i for i in inputs if graph.layers[i].shape[1:] == item.shape[1:])
-        if not known.keys() >= set(inputs):
-            continue
-        places = {known[i] for i in inputs}
-        moved = _through(item.operation, next(iter(places))) if len(places) == 1 else None
-        if moved is not None:
-            known[index] = moved
-    return known
-
-
-def _through(operation: Operation, place: UnitPlacement) -> UnitPlacement | None:
-    if isinstance(operation, (Activation, Affine, Add, PlacewiseAffine, Product, Softmax)):
-        return place
-    if isinstance(operation, (MaxOver, SumOver)):
-        return place if operation.axes == (1,) else None
-    if isinstance(operation, Take):
-        return place if operation.axis == 1 else None
-    if isinstance(operation, Concatenate):
-        return place if operation.axis == 1 else None
-    if isinstance(operation, ZeroPad):
-        spatial = operation.padding[-len(place.step) :]  # what is left pads channels
-        pads = ((0, 0),) * (len(place.step) - len(spatial)) + spatial
-        return UnitPlacement(
-            tuple(o - s * p[0] for o, s, p in zip(place.offset, place.step, pads, strict=True)), place.step
-        )
-    if not isinstance(operation, (Convolution, MaxPool, AveragePool)):
-        return None
-    dilation = (1,) * len(place.step) if isinstance(operation, AveragePool) else operation.dilation
-    windows = zip(operation.kernel, operation.padding, dilation, place.offset, place.step, strict=True)
-    offset = tuple(o + s * ((k - 1) * d / 2 - p[0]) for k, p, d, o, s in windows)
-    return UnitPlacement(offset, tuple(s * stride for s, stride in zip(place.step, operation.stride, strict=True)))
+    return known[layer].placement
 
 
 def place_on_image(units: Tensor, placement: UnitPlacement, shape: tuple[int, ...]) -> Tensor:

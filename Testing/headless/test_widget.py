@@ -60,6 +60,40 @@ def test_presets_tick_boxes_and_follow_them(application) -> None:
     assert ui.presetComboBox.currentData == "PAPERS"
 
 
+def test_rollout_is_offered_for_networks_with_attention(application, scanNode, small_package, tmp_path) -> None:
+    """By the text of an exported graph; ticked for another network, it can be unticked, and the panel asks for it."""
+    import json
+
+    import torch
+    from small_networks import Attending, PublishedStyle
+
+    ui, widget = application.ui, application.widget
+    application.rest()
+    assert not ui.attentionRolloutCheckBox.visible, "the networks that ship have none"
+    for name, network in (("attending", Attending(3)), ("convolving", PublishedStyle(3))):
+        folder = tmp_path / name
+        folder.mkdir()
+        program = torch.export.export(network.eval(), (torch.zeros(1, 1, 20, 20, 20),))
+        torch.export.save(program, folder / "network.pt2")
+        card = json.loads((small_package / "model.json").read_text(encoding="utf-8"))
+        weights = {"file": "network.pt2", "sha256": "0" * 64, "bytes": 1}
+        card |= {"name": name, "network": {"format": "pt2"}, "weights": weights}
+        (folder / "model.json").write_text(json.dumps(card), encoding="utf-8")
+        widget._question.addModel(folder)
+        application.rest()
+        assert ui.attentionRolloutCheckBox.visible is (name == "attending")
+    widget._question.addModel(tmp_path / "attending")
+    application.rest()
+    ui.attentionRolloutCheckBox.checked = True
+    widget._question.addModel(small_package)
+    application.rest()
+    assert ui.attentionRolloutCheckBox.visible and not ui.applyButton.enabled
+    assert ui.statusLabel.text.startswith("Attention rollout needs a network with attention")
+    ui.attentionRolloutCheckBox.checked = False
+    application.rest()
+    assert not ui.attentionRolloutCheckBox.visible and ui.applyButton.enabled
+
+
 def test_from_a_scan_to_its_result_and_back_from_a_failure(application, scene, scanNode, small_package) -> None:
     ui, widget = application.ui, application.widget
     application.rest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_networks import EveryOperation, PublishedStyle, image, make_lively
+from small_networks import Attending, EveryOperation, PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
 from ADAttributionLogic import attribution  # noqa: F401
@@ -19,6 +19,13 @@ from ADAttributionLogic.networks.network import explainable, opaque
 
 CPU = torch.device("cpu")
 METHODS = [method.name for method in available_methods()]
+
+
+def case_of(name: str, dimensions: int = 2) -> tuple[nn.Module, Tensor]:
+    """A network that the method can explain, and an image."""
+    torch.manual_seed(dimensions)
+    made = Attending(dimensions) if get_method(name).needs_attention else PublishedStyle(dimensions)
+    return make_lively(made), image(1, dimensions, (20, 20, 20))
 
 
 def evaluate(network: nn.Module, x: Tensor) -> Evaluation:
@@ -49,7 +56,7 @@ def companions_of(x: Tensor) -> Companions:
 def test_the_methods_that_there_are() -> None:
     assert METHODS == [
         "lrp", "deeplift", "sensitivity", "gradient-x-input", "guided-backprop", "integrated-gradients", "smoothgrad",
-        "occlusion", "voxel-occlusion", "area-occlusion", "grad-cam",
+        "occlusion", "voxel-occlusion", "area-occlusion", "grad-cam", "attention-rollout",
     ]  # fmt: skip
     for method in available_methods():
         assert method.summary.endswith((".", "?", ")")) and method.source
@@ -60,8 +67,7 @@ def test_the_methods_that_there_are() -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_every_result_carries_what_is_needed_to_judge_it(name: str, start: str, dimensions: int) -> None:
-    torch.manual_seed(dimensions)
-    network, x = make_lively(PublishedStyle(dimensions)), image(1, dimensions, (20, 20, 20))
+    network, x = case_of(name, dimensions)
     result = attribute(
         evaluate(network, x),
         name,
@@ -88,26 +94,27 @@ def test_every_result_carries_what_is_needed_to_judge_it(name: str, start: str, 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_results_repeat_exactly(case: tuple[nn.Module, Tensor], name: str) -> None:
-    network, x = case
+def test_results_repeat_exactly(name: str) -> None:
+    network, x = case_of(name)
     first = attribute(evaluate(network, x), name, companions=companions_of(x))
     second = attribute(evaluate(network, x), name, companions=companions_of(x))
     np.testing.assert_array_equal(first.values, second.values)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_sharing_an_evaluation_changes_nothing(case: tuple[nn.Module, Tensor], name: str) -> None:
-    network, x = case
+def test_sharing_an_evaluation_changes_nothing(name: str) -> None:
+    network, x = case_of(name)
     shared = evaluate(network, x)
-    for other in METHODS:
+    others = [m for m in METHODS if not get_method(m).needs_attention]
+    for other in ["sensitivity", "grad-cam", "lrp", name] if get_method(name).needs_attention else others:
         attribute(shared, other, companions=companions_of(x))
     alone = attribute(evaluate(network, x), name, companions=companions_of(x))
     np.testing.assert_array_equal(attribute(shared, name, companions=companions_of(x)).values, alone.values)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_can_be_cancelled(case: tuple[nn.Module, Tensor], name: str) -> None:
-    network, x = case
+def test_every_method_can_be_cancelled(name: str) -> None:
+    network, x = case_of(name)
     calls = 0
 
     def cancelled() -> bool:
@@ -321,7 +328,7 @@ def test_grad_cam_chooses_the_variant_that_the_head_allows(case: tuple[nn.Module
     assert "hires-cam of conv_1" in named.notes[0]
     with pytest.raises(UnknownNameError, match="no layer with feature maps named 'conv_9'.*Known: .*conv_1, conv_2"):
         attribute(evaluate(*case), "grad-cam", options={"layer": "conv_9"})
-    with pytest.raises(UnknownNameError, match="named 'dense_1'"):
+    with pytest.raises(UsageError, match="dense_1 .* is no grid of units with a place in the image.*one of conv_1"):
         attribute(evaluate(*case), "grad-cam", options={"layer": "dense_1"})
 
 
