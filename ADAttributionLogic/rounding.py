@@ -23,9 +23,15 @@ from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute, get_method
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.device import describe_device
+from ADAttributionLogic.errors import EngineError
 from ADAttributionLogic.explanation import MethodRequest
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.owned_folders import owned_folder
+
+#: Not empty in a process that was forked: the threads of OpenMP do not come along.
+_FORKED: list[bool] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _FORKED.append(True))
 
 #: Asked where the methods of a run cost more than a few forward passes.
 _CHEAP = ("lrp", "deeplift", "guided-backprop", "gradient-x-input", "sensitivity")
@@ -52,7 +58,16 @@ def measured_rounding(
     list of dict
         Per comparison ``between`` (two settings), ``method``, and the largest difference of the outputs (``answer``)
         and of a voxel (``map``), each as a share of the largest absolute value.
+
+    Raises
+    ------
+    EngineError
+        This process was forked: more threads than its parent left it would wait for ever.
+    ADAttributionError
+        As :func:`~.attribution.registry.attribute`.
     """
+    if _FORKED:
+        raise EngineError("a forked process cannot compute on other numbers of threads")
     request = next((m for m in methods if m.name in _CHEAP and "reference" not in m.options.values()), None)
     request = request or MethodRequest(_ELSE)
     described = [model.weights_sha256, request.name, get_method(request.name).complete(request.options)]
