@@ -17,7 +17,8 @@
 #   make study-cohort  a simulated cohort through a whole group study (an hour and a half on one core); Testing/benchmarks/study_cohort
 #   make study-robustness  ten trainings on a grid of 2 mm: do they explain alike? (over an hour on one core; stopped, it goes
 #                    on); tables in Testing/benchmarks/robustness
-#   make train   make the demonstration network anew (about an hour on two cores)
+#   make train   make the demonstration network anew, first on scans as they are, then on scans as scanners vary them (about
+#                two hours on two cores; stopped, it goes on)
 # Everything is installed into .venv first, once.
 
 VENV   ?= .venv
@@ -94,7 +95,8 @@ sbom: $(VENV)/developed
 	$(BIN)/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json $(BIN)/python
 
 train: $(VENV)/developed
-	$(BIN)/python -m ADAttributionLogic.demonstration.network --out simulated-atrophy --cache cohort
+	test -e cohort/clean || $(BIN)/python -m ADAttributionLogic.demonstration.network --out cohort/clean --cache cohort
+	$(BIN)/python -m ADAttributionLogic.demonstration.network --from cohort/clean --out simulated-atrophy --cache cohort
 
 # --start and --method as REFERENCE="--start logit"; the working folder makes it go on after an interruption.
 REFERENCE ?=

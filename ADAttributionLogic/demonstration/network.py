@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,13 +148,14 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
     scans.make_all(subjects, lambda name: print(f"\rsimulating {name} of {len(subjects)}", end="", file=sys.stderr))
     # Scans that an earlier run has kept cost nothing: no figure then.
     simulation = None if were_kept else round(time.perf_counter() - started)
-    started = time.perf_counter()
     splits = {s: [CohortScan(scans, x) for x in subjects if x.split == s] for s in ("train", "validation", "test")}
     recipe = replace(RECIPE if start is None else FINE_TUNING, seed=seed)
     question = {"plan": asdict(plan), "recipe": asdict(recipe), "start": first and first["weights"]["sha256"]}
-    checkpoint = CheckpointFolder(Path(cache) / "training", question)
+    # Each of the two trainings has its own state: of scans as they are, and as scanners vary them.
+    checkpoint = CheckpointFolder(Path(cache) / ("training-first" if first is None else "training"), question)
     fitted = fit(network, splits["train"], splits["validation"], recipe, device, _report, checkpoint=checkpoint)
-    seconds = {"simulation": simulation, "training": round(time.perf_counter() - started)}
+    # Of all epochs, also of those before an interruption.
+    seconds = {"simulation": simulation, "training": round(sum(epoch.seconds for epoch in fitted.history))}
     network.to("cpu")
     probabilities = predict(network, splits["test"])
     labels = [scan.label for scan in splits["test"]]
@@ -175,7 +176,7 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
     with tempfile.TemporaryDirectory(prefix="ad-attribution-package-") as temporary:
         # The benchmark asks the network of a package, as anybody would.
         folder = save_package(Path(temporary) / NAME, card, network, files)
-        card["recommended"] = recommended_entry(_truth_rows(load_package(folder), data, Path(temporary)))
+        card["recommended"] = recommended_entry(_truth_rows(load_package(folder), data, Path(cache)))
     return save_package(out, card, network, files)
 
 
@@ -186,7 +187,7 @@ def new_network(seed: int) -> nn.Module:
     return network
 
 
-def network_of(package: str) -> tuple[nn.Module, dict[str, Any]]:
+def network_of(package: str) -> tuple[nn.Module, Mapping[str, Any]]:
     """The network of a package, to be trained on, and its card.
 
     Raises
@@ -210,7 +211,7 @@ def _truth_rows(model: Model, data: BenchmarkData, folder: Path) -> list[Row]:
     """The benchmark with known truth, as far as the card needs it."""
     bench, numbers = prepare_bench(data, model), range(1, TRUTH_PATIENTS + 1)
     contestants = choose_contestants(",".join((*RECOMMENDABLE, *COMPARED_WITH)))
-    results = folder / "results"
+    results = folder / "truth-results"
     for patient, contestant, _ in run(bench, numbers, contestants, results):
         print(f"\r{patient}: {contestant}" + " " * 20, end="", file=sys.stderr)
     return summarise(results, numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,8 +114,8 @@ class Convolution(WeightedOperation):
             return None
         if set(self.kernel) == {1} and all(pair == (0, 0) for pair in self.padding):
             back = output.new_zeros(shape)
-            every = tuple(slice(None, None, s) for s in self.stride)
-            back[(..., *every)] = self._convolve_back(output, weight)
+            every: tuple[Any, ...] = (..., *(slice(None, None, s) for s in self.stride))
+            back[every] = self._convolve_back(output, weight)
             return back
         return self._interleave_back(output, weight, shape) if shape[1] <= FEW_CHANNELS else None
 
