@@ -20,7 +20,7 @@ from ADAttributionLogic.batch_list import BatchScan, find_scans
 from ADAttributionLogic.batch_question import BatchOptions, claim, question_of, require_claimable
 from ADAttributionLogic.batch_rows import write_summary
 from ADAttributionLogic.batch_scan import Asked, lost_row, row_on_disk
-from ADAttributionLogic.batch_workers import STOP, BatchOpening, HereOpening, Sources, task_of
+from ADAttributionLogic.batch_workers import STOP, TURNS, BatchOpening, HereOpening, Sources, task_of
 from ADAttributionLogic.engines.here import Here
 from ADAttributionLogic.engines.shards import Shard
 from ADAttributionLogic.engines.tasks import Engine, Listener, Outcome, no_listener
@@ -105,6 +105,9 @@ class _Run:
             row = outcome.value
         if STOP in row:
             raise DiskError(row[STOP])
+        if TURNS in row:
+            place, turns = row.pop(TURNS)
+            self.record.progress.on_device(place, turns)
         self.lock.require()
         self.rows[scan.name] = row
         counted = {"done": "done", "failed": "failed"}.get(row["status"], "kept")

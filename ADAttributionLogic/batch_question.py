@@ -50,6 +50,9 @@ class BatchOptions:
         Whether each map can be believed: two columns per map in the summary.
     with_spread : bool
         Also how far the answer moves with the scan's placement: four forward passes more per scan.
+    turns : int, optional
+        How many workers of a computer explain at a time, while the others prepare and write; by default as many as a
+        GPU's memory suffices for, and all of them on the processors.
     """
 
     methods: Sequence[MethodRequest]
@@ -69,6 +72,7 @@ class BatchOptions:
     keep_identifiers: bool = False
     checks: CheckRequest | None = None
     with_spread: bool = True
+    turns: int | None = None
 
 
 def question_of(model: Model, options: BatchOptions, atlas: Atlas | None) -> dict[str, Any]:

@@ -6,8 +6,9 @@ Nothing large travels: a worker reads the files itself, and refuses when what it
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from ADAttributionLogic.batch_list import BatchScan
 from ADAttributionLogic.batch_question import BatchOptions, differences, question_of
 from ADAttributionLogic.batch_scan import Asked, one_scan
 from ADAttributionLogic.engines.tasks import Session, Task
-from ADAttributionLogic.errors import DiskError, EngineError
+from ADAttributionLogic.engines.turns import NotedTurns, Turns
+from ADAttributionLogic.errors import ADAttributionError, DiskError, EngineError, sentence_of
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.private_results import hide_in_question
 
 #: Key of the value that ends a batch: why nothing can be written any more.
 STOP = "stop"
+#: Key of when a scan was on a shared device: its name, and spans of waiting, beginning and ending.
+TURNS = "turns"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class HereOpening:
 
     def __call__(self) -> Session:
         """Take it as it is."""
-        return session_of(self.asked)
+        return session_of(_with_rounding(self.asked))
 
 
 @dataclass(frozen=True)
@@ -146,52 +150,81 @@ class BatchOpening:
                 f"It finds another {', '.join(different)} than the batch. All workers need the same files, by the same "
                 "paths, and the same version of this program."
             )
-        turn = gpu_turns(model, options.device)
-        return session_of(Asked(model, options, atlas, self.question, Path(self.folder), None, self.engine, turn))
+        asked = Asked(model, options, atlas, self.question, Path(self.folder), None, self.engine)
+        return session_of(_with_rounding(asked), device_turns(model, options))
 
 
 #: More scans at a time on one GPU than this do not make it faster.
 _MOST_TURNS = 4
 
 
-def gpu_turns(model: Model, device: str) -> Callable[[], AbstractContextManager[object]]:
-    """Turns on a worker's GPU, so many as its memory suffices for; none are needed on the processors."""
+def _with_rounding(asked: Asked) -> Asked:
+    """The same, and for provenance how far results move with threads and device, on this computer."""
+    from ADAttributionLogic.device import choose_device
+    from ADAttributionLogic.preprocessing.cache import cache_folder
+    from ADAttributionLogic.rounding import measured_rounding
+
+    options = asked.options
+    try:
+        cache = options.cache or cache_folder()
+        found: Any = measured_rounding(asked.model, options.methods, choose_device(options.device), cache)
+    except (ADAttributionError, RuntimeError) as cause:  # each scan will say it as well
+        found = f"not measured: {sentence_of(cause)}"
+    return replace(asked, engine={**asked.engine, "rounding": found})
+
+
+def device_turns(model: Model, options: BatchOptions) -> NotedTurns | None:
+    """Turns on a worker's device: as many as were asked for, or as a GPU's memory suffices for.
+
+    None where nobody has to wait: on the processors, unless asked.
+    """
     import torch
 
     from ADAttributionLogic.device import choose_device
-    from ADAttributionLogic.engines.turns import Turns
 
-    chosen = choose_device(device)
-    if chosen.type != "cuda":
-        return nullcontext
-    graph = model.network.graph
-    values = 10 * math.prod(model.shape) if graph is None else sum(math.prod(layer.shape) for layer in graph.layers)
-    memory = torch.cuda.get_device_properties(chosen).total_memory
-    turns = Turns(str(chosen), min(int(memory // (_TURN_BYTES * values)), _MOST_TURNS))
-
-    @contextmanager
-    def turn() -> Iterator[None]:
-        with turns.turn():
-            try:
-                yield
-            finally:
-                torch.cuda.empty_cache()  # the others need it
-
-    return turn
+    chosen = choose_device(options.device)
+    if chosen.type != "cuda" and options.turns is None:
+        return None
+    count = options.turns
+    if count is None:
+        graph = model.network.graph
+        values = 10 * math.prod(model.shape) if graph is None else sum(math.prod(layer.shape) for layer in graph.layers)
+        memory = torch.cuda.get_device_properties(chosen).total_memory
+        count = min(int(memory // (_TURN_BYTES * values)), _MOST_TURNS)
+    return NotedTurns(Turns(str(chosen), count), f"{chosen} of {socket.gethostname()}")
 
 
 #: Of a GPU, for each value of a network's layers: activations, relevances, work spaces, and as much again to spare.
 _TURN_BYTES = 32
 
 
-def session_of(asked: Asked) -> Callable[[Any, Monitor], dict[str, Any]]:
-    """Computes the row of a scan; a disk that takes nothing more is a value, which ends the batch."""
+def session_of(asked: Asked, turns: NotedTurns | None = None) -> Callable[[Any, Monitor], dict[str, Any]]:
+    """Computes the row of a scan, with when it was on a device that others use as well (:data:`TURNS`).
+
+    A disk that takes nothing more is a value, which ends the batch.
+    """
+    if turns is not None:
+        asked = replace(asked, turn=lambda: _emptied(turns))
 
     def compute(payload: Any, monitor: Monitor) -> dict[str, Any]:
         name, path, values = payload
         try:
-            return one_scan(BatchScan(name, Path(path), values), asked, monitor)
+            row = one_scan(BatchScan(name, Path(path), values), asked, monitor)
         except DiskError as error:
             return {STOP: str(error)}
+        return row if turns is None else {**row, TURNS: (turns.place, turns.take())}
 
     return compute
+
+
+@contextmanager
+def _emptied(turns: NotedTurns) -> Iterator[None]:
+    """A turn, after which the device's memory is the others'."""
+    import torch
+
+    with turns.turn():
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

@@ -58,9 +58,10 @@ class FirstResult(nn.Module):
 class SwinClassifier(nn.Module):
     """SwinUNETR's encoder with the mean of its last maps and a dense layer."""
 
-    def __init__(self, feature_size: int, depths: tuple[int, ...]) -> None:
+    def __init__(self, feature_size: int, depths: tuple[int, ...], window: int = 7) -> None:
         super().__init__()
-        whole = monai_networks().SwinUNETR(in_channels=1, out_channels=2, feature_size=feature_size, depths=depths)
+        sizes = {"feature_size": feature_size, "depths": depths, "window_size": window}
+        whole = monai_networks().SwinUNETR(in_channels=1, out_channels=2, **sizes)
         self.encoder = whole.swinViT
         self.head = nn.Linear(16 * feature_size, 2)
 
@@ -271,7 +272,7 @@ COVERED: dict[str, Covered] = {
         "MONAI",
         lambda: SwinClassifier(48, (2, 2, 2, 2)),
         (1, 96, 96, 96),
-        lambda: SwinClassifier(12, (2, 1, 1, 1)),
+        lambda: SwinClassifier(12, (2, 1, 1, 1), window=3),
         (1, 32, 32, 32),
         is_transformer=True,
     ),

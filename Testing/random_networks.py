@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
+from random_attention import ON_TOKENS
 from small_networks import ADAPTIVE, AVG_POOL, CONV, MAX_POOL, NORM, always_in_boxes, make_lively
 from torch import Tensor, nn
 
@@ -140,6 +141,28 @@ class ShortcutA(nn.Module):
         return torch.cat([left, torch.zeros_like(left[:, :1])], 1)
 
 
+class PlaceGate(nn.Module):
+    """Places gated by what their channels say (the spatial half of CBAM)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate = CONV[shape.axes - 1](2, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        said = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * torch.sigmoid(self.gate(said))
+
+
+def written_into(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, :, 1:3] = 2 * y[:, :, :2]
+    return y
+
+
+def on_tokens(make: Callable[[int, int], nn.Module]) -> Callable[[Shape], nn.Module]:
+    return lambda s: make(s.channels, int(np.prod(s.size)))
+
+
 def written(function: Callable[[Tensor], Tensor]) -> Callable[[Shape], nn.Module]:
     return lambda s: Written(function)
 
@@ -261,6 +284,27 @@ OPERATIONS: dict[str, Callable[[Shape], nn.Module]] = {
     "variance of an axis": written(lambda x: x - x.var(2, keepdim=True)),
     "gate with bounds": lambda s: SqueezeAndExcitation(s, lambda g: torch.sigmoid(g) * 2 - 0.5),
     "constant channel": written(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1)),
+    "roll of two axes": written(lambda x: x.roll((2, -1), (1, -1))),
+    "flip of two axes": written(lambda x: x.flip((1, -1))),
+    "stack in front": written(lambda x: torch.stack([x.relu(), x]).sum(0)),
+    "stack and unbind": written(lambda x: torch.stack(x.unbind(1)[::-1], 1)),
+    "narrow": written(lambda x: x.narrow(2, 1, x.shape[2] - 2)),
+    "expand_as": written(lambda x: x[:, :1].expand_as(x) * x.sigmoid()),
+    "tile": written(lambda x: x.tile(1, 2, *(1,) * (x.ndim - 2))),
+    "GLU": written(lambda x: F.glu(torch.cat([x, 2 * x], 1), 1)),
+    "gate of places": lambda s: PlaceGate(s),
+    "norm of places": written(lambda x: F.group_norm(x, 1, eps=0.1)),
+    "min(dim)": written(lambda x: torch.min(x, dim=1, keepdim=True)[0] + x),
+    "norm of channels": written(lambda x: x / (0.1 + x.norm(dim=1, keepdim=True))),
+    "deviation of two axes": written(lambda x: x / (0.3 + x.std((1, 2), keepdim=True))),
+    "mean of two axes": written(lambda x: x + x.mean((1, -1), keepdim=True)),
+    "adaptive max pool to 3": lambda s: ADAPTIVE_MAX[s.axes - 1](3),
+    "adaptive average pool to 4": lambda s: ADAPTIVE[s.axes - 1](4),
+    "minimum": written(lambda x: x.amin(1, keepdim=True) + x),
+    "swapped and back": written(lambda x: x.swapaxes(1, 2).contiguous().relu_().swapaxes(1, 2)),
+    "x -= mean": written(lambda x: x.sub_(x.mean(2, keepdim=True))),
+    "written into a slice": written(written_into),
+    **{name: on_tokens(make) for name, make in ON_TOKENS.items()},
 }
 
 #: What users may write that need not be known: refused by its name, or right.
@@ -271,13 +315,15 @@ RARE: dict[str, Callable[[Shape], nn.Module]] = {
     "where": written(lambda x: torch.where(x > 0, x, 0.1 * x)),
     "maximum of two": written(lambda x: torch.maximum(x, 0.3 - x)),
     "product over an axis": written(lambda x: x.prod(2, keepdim=True)),
-    "norm of channels": written(lambda x: x / (0.1 + x.norm(dim=1, keepdim=True))),
     "einsum": written(lambda x: torch.einsum("bc...,bd...->bd...", x, x)),
     "written in part": written(lambda x: torch.cat([x.clone().index_fill_(1, torch.tensor([0]), 0.5), x], 1)),
     "sine": written(torch.sin),
     "modulo": written(lambda x: x.fmod(1.0)),
     "median": written(lambda x: x - x.median(2, keepdim=True)[0]),
-    "adaptive max pool to 3": lambda s: ADAPTIVE_MAX[s.axes - 1](3),
+    "pixel shuffle": written(lambda x: F.pixel_shuffle(torch.cat([x] * 4, 1), 2) if x.ndim == 4 else x.cumsum(1)),
+    "argmax": written(lambda x: x * (x.argmax(1, keepdim=True) + 1)),
+    "gathered": written(lambda x: x.gather(1, torch.zeros_like(x, dtype=torch.long))),
+    "unfold": written(lambda x: x.unfold(2, 3, 2).flatten(3).mean(3) if x.ndim == 3 else x.unfold(2, 3, 2)[..., 0]),
     "logsumexp": written(lambda x: x.logsumexp(1, keepdim=True)),
 }
 

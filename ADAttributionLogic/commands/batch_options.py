@@ -83,6 +83,7 @@ def asked_options(options: argparse.Namespace, private: bool = False) -> BatchOp
         keep_identifiers=options.keep_identifiers,
         checks=check_request(options),
         with_spread=not options.no_spread,
+        turns=options.explaining,
     )
 
 

@@ -25,6 +25,7 @@ _CONTEXT_MB, _CONTEXT_SHARE = 600.0, 0.5
 UNASKED: dict[str, Any] = {
     "workers": None,
     "threads": None,
+    "explaining": None,
     "mem_gb": None,
     "scheduler": None,
     "cluster": None,
@@ -57,6 +58,13 @@ def add_engine_options(command: Any, *also: str, shards: bool = True) -> None:
     )
     group.add_argument(
         "--threads", type=int, metavar="N", help="of each worker (default: the cores divided by the workers)"
+    )
+    group.add_argument(
+        "--explaining",
+        type=int,
+        metavar="N",
+        help="so many workers explain at a time, the others prepare and write (default: as many as a GPU's memory "
+        "suffices for, at most 4; on processors all)",
     )
     group.add_argument("--mem-gb", type=float, metavar="GB", help="of all workers together (default: what is free)")
     group.add_argument(
@@ -145,7 +153,7 @@ def _here(options: argparse.Namespace) -> Engine:
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name in ("workers", "threads", "jobs"):
+    for name in ("workers", "threads", "explaining", "jobs"):
         given = getattr(options, name)
         if given is not None and given < 1:
             raise UsageError(f"--{name} must be 1 or more, but is {given}.")

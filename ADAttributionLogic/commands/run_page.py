@@ -75,6 +75,7 @@ class JsonLines(View):
             scans_per_hour=progress.per_hour,
             remaining_seconds=progress.remaining_seconds,
             peak_mb=progress.peak_mb,
+            devices=dict(progress.devices),
             shard=progress.shard,
             engine=dict(progress.engine),
         )
@@ -137,13 +138,13 @@ class Page(View):
 
         from ADAttributionLogic.engines.machine import available_memory_mb
         from ADAttributionLogic.runs.record import numbers_of
-        from ADAttributionLogic.runs.words import counted, memory, speed
+        from ADAttributionLogic.runs.words import counted, devices, memory, speed
 
         found = self._found
         if found is None:
             return Group(Text("starting"))
         free = available_memory_mb()
-        facts = [speed(found), memory(found), "" if free is None else f"{free / 1024:.1f} GB free"]
+        facts = [speed(found), memory(found), devices(found), "" if free is None else f"{free / 1024:.1f} GB free"]
         table = Table.grid(padding=(0, 2))
         for worker, (key, fraction, text) in sorted(self._busy.items()):
             table.add_row(Text(worker), Text(key, style="bold"), f"{fraction:4.0%}", Text(text, style="dim"))

@@ -56,6 +56,37 @@ class Turns:
                 os.close(handle)
 
 
+class NotedTurns:
+    """Turns, with when each was waited for, had and given back.
+
+    Parameters
+    ----------
+    turns : Turns
+    place : str
+        Whose: the computer and its device.
+    """
+
+    def __init__(self, turns: Turns, place: str) -> None:
+        self._turns, self.place = turns, place
+        self._noted: list[tuple[float, float, float]] = []
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """As :meth:`Turns.turn`."""
+        asked = time.time()
+        with self._turns.turn():
+            begun = time.time()
+            try:
+                yield
+            finally:
+                self._noted.append((asked, begun, time.time()))
+
+    def take(self) -> list[tuple[float, float, float]]:
+        """What was noted since the last time, as seconds of :func:`time.time`."""
+        noted, self._noted = self._noted, []
+        return noted
+
+
 def _locked(handle: int) -> bool:
     import fcntl
 

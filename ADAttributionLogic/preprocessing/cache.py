@@ -47,6 +47,8 @@ VERSION = 4
 MOST_ENTRIES = 20
 _WRITING, _ENTRY = ".writing-", "entry.json"
 FOLDER_VARIABLE = "AD_ATTRIBUTION_CACHE"
+#: How far results move with threads and device on this computer (:mod:`~ADAttributionLogic.rounding`); of no scan.
+ROUNDING_FILES = "rounding-*.json"
 
 
 def cache_folder() -> Path:
@@ -263,7 +265,7 @@ def cache_entries(folder: Path | None = None) -> list[Path]:
 
 
 def clear_cache(folder: Path | None = None) -> int:
-    """Remove all entries, also of killed processes, and nothing else; returns their number.
+    """Remove all entries, also of killed processes, and what was measured of rounding; returns the entries' number.
 
     Raises
     ------
@@ -273,6 +275,8 @@ def clear_cache(folder: Path | None = None) -> int:
     for entry in entries:
         shutil.rmtree(entry)
     remove_leftovers(folder or cache_folder(), f"{_WRITING}*")
+    for measured in (folder or cache_folder()).glob(ROUNDING_FILES):
+        measured.unlink(missing_ok=True)
     return len(entries)
 
 

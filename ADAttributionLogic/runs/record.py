@@ -15,6 +15,7 @@ from typing import Any
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.owned_folders import owned_folder
 from ADAttributionLogic.runs.lock import Held, look
+from ADAttributionLogic.runs.spans import Spans
 
 KIND = "ad-attribution/run/1"
 #: Names of no scan begin with an underscore, so that none is taken for another's result.
@@ -68,6 +69,10 @@ class Progress:
         When the last ones were computed.
     peak_mb : float or None
         Largest memory of a worker.
+    devices : dict of str to mapping
+        Of devices on which workers take turns: in which share of the time somebody was on it (``busy``, 0–1, from the
+        first turn's begin to the last one's end), seconds in use (``seconds``), and how long workers waited for their
+        turns, per scan (``waited_seconds``).
     """
 
     total: int
@@ -81,6 +86,22 @@ class Progress:
     ending: str = ""
     finishes: list[float] = field(default_factory=list)
     peak_mb: float | None = None
+    devices: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._spans: dict[str, Spans] = {}
+        self._waits: dict[str, list[float]] = {}
+
+    def on_device(self, place: str, turns: Sequence[tuple[float, float, float]]) -> None:
+        """Take up when a scan waited for a device, was begun there and left it."""
+        spans, waits = self._spans.setdefault(place, Spans()), self._waits.setdefault(place, [])
+        for asked, begun, ended in turns:
+            spans.add(begun, ended)
+            waits.append(begun - asked)
+        if spans.share is not None:
+            waited = sum(waits) / len(waits)
+            found = {"busy": spans.share, "seconds": spans.seconds, "waited_seconds": waited}
+            self.devices[place] = {name: round(value, 4) for name, value in found.items()}
 
     def count(self, row: Mapping[str, Any], peak_mb: float | None = None) -> None:
         """Take up a scan's row."""
@@ -204,6 +225,7 @@ class RunState:
             "scans_per_hour": progress.per_hour,
             "remaining_seconds": progress.remaining_seconds if self.is_running else None,
             "peak_mb": progress.peak_mb,
+            "devices": dict(progress.devices),
             "engine": dict(progress.engine),
             "began": _time(progress.began),
             "written": _time(self.written),

@@ -35,6 +35,11 @@ def memory(progress: Progress) -> str:
     return "" if progress.peak_mb is None else f"{progress.peak_mb / 1024:.1f} GB the largest worker"
 
 
+def devices(progress: Progress) -> str:
+    """cuda of head 91 % busy."""
+    return ", ".join(f"{place} {found['busy']:.0%} busy" for place, found in progress.devices.items())
+
+
 def failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line per reason, the most frequent one first, with the scans it happened to."""
     lines = []
@@ -55,8 +60,9 @@ def described(folder: Path, runs: Sequence[RunState]) -> str:
             parts.append(f"{run.held.owner}, last seen {shown_age(run.held.age_seconds)} ago")
         if run.progress.shard:
             parts.append(counted(numbers_of(run.progress)))
-        parts += filter(None, [speed(run.progress, run.is_running), memory(run.progress), _engine(run.progress)])
-        lines.append(f"  {name}: {'; '.join(parts)}")
+        progress = run.progress
+        parts += [speed(progress, run.is_running), memory(progress), devices(progress), _engine(progress)]
+        lines.append(f"  {name}: {'; '.join(filter(None, parts))}")
     rows = [row for run in runs for row in run.progress.failed.values()]
     lines += [f"  failed: {line}" for line in failures(rows)]
     return "\n".join(lines)

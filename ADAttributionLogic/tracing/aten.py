@@ -22,9 +22,9 @@ from ADAttributionLogic.graph.activations import ELU, Clamp, Curve, LeakyReLU, P
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, Product, Quotient, SumOver
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.normalisations import GroupNorm, LayerNorm, Variance
-from ADAttributionLogic.graph.rearranging import MaxOver
+from ADAttributionLogic.graph.rearranging import MaxOver, Take
 from ADAttributionLogic.graph.upsampling import LinearUpsampling, TransposedConvolution
-from ADAttributionLogic.tracing.arguments import Arguments, Conversion, Converter, coefficient
+from ADAttributionLogic.tracing.arguments import Arguments, Conversion, Converter, Steps, coefficient
 from ADAttributionLogic.tracing.aten_attention import ATTENTION_CONVERTERS
 from ADAttributionLogic.tracing.aten_shapes import SHAPE_CONVERTERS
 
@@ -99,11 +99,31 @@ def _layer_norm(a: Arguments) -> ops.Operation:
     return LayerNorm(weight, bias, float(a["eps"]), tuple(int(n) for n in a["normalized_shape"]))
 
 
-def _adaptive_max_pool(a: Arguments) -> ops.Operation:
-    sizes, given = tuple(int(n) for n in a["output_size"]), tuple(a["self"])[2:]
-    if any(size % wanted for size, wanted in zip(given, sizes, strict=True)):
-        raise a.unsupported(f"Its {sizes} windows must divide the size {given}.")
-    kernel = tuple(size // wanted for size, wanted in zip(given, sizes, strict=True))
+def _adaptive_max_pool(a: Arguments) -> Conversion:
+    """One pool where all windows are alike; else axis by axis, the shorter windows with their last place repeated.
+
+    From the last axis to the first: among equal maxima, the one that comes first then wins, as in PyTorch.
+    """
+    sizes, shape = tuple(int(n) for n in a["output_size"]), tuple(a["self"])[1:]
+    if all(n % wanted == 0 for n, wanted in zip(shape[1:], sizes, strict=True)):
+        return _equal_windows(tuple(n // wanted for n, wanted in zip(shape[1:], sizes, strict=True)))
+    steps: Steps = ()
+    for axis in range(len(sizes), 0, -1):
+        n, wanted = shape[axis], sizes[axis - 1]
+        starts = [i * n // wanted for i in range(wanted)]
+        ends = [-(-(i + 1) * n // wanted) for i in range(wanted)]
+        width = max(end - start for start, end in zip(starts, ends, strict=True))
+        places = [min(start + i, end - 1) for start, end in zip(starts, ends, strict=True) for i in range(width)]
+        if places != list(range(n)):
+            shape = (*shape[:axis], len(places), *shape[axis + 1 :])
+            steps = (*steps, (Take(axis + 1, torch.tensor(places)), shape))
+        if width > 1:
+            shape = (*shape[:axis], wanted, *shape[axis + 1 :])
+            steps = (*steps, (_equal_windows(tuple(width if i == axis else 1 for i in range(1, len(shape)))), shape))
+    return steps
+
+
+def _equal_windows(kernel: tuple[int, ...]) -> ops.MaxPool:
     return ops.MaxPool(kernel, kernel, ((0, 0),) * len(kernel), (1,) * len(kernel))
 
 
@@ -187,6 +207,32 @@ def _power(a: Arguments) -> ops.Operation:
 def _maximum(a: Arguments) -> Conversion:
     axes = (a.axis(a["dim"], "It takes the maximum"),) if isinstance(a["dim"], int) else _axes(a)
     return _over_axes(a, MaxOver(axes), axes)
+
+
+def _minimum(a: Arguments) -> Conversion:
+    """The maximum of what is negated, negated."""
+    negated, shape = ops.Affine(coefficient(-1.0), None), tuple(a["self"])[1:]
+    return ((negated, shape), *_steps(_maximum(a), a), (negated, a.output_shape[1:]))
+
+
+def _norm(a: Arguments) -> Conversion:
+    """The root of the sum of squares."""
+    if a["ord"] != 2:
+        raise a.unsupported(f"Its order is {a['ord']:g}; 2 is supported.")
+    square, root = Curve("power 2", torch.square), Curve("root of squares", _root)
+    return ((square, tuple(a["self"])[1:]), *_steps(_sum(a), a), (root, a.output_shape[1:]))
+
+
+def _root(squares: Tensor) -> Tensor:
+    """As PyTorch's norm has it, with a slope of 0 at 0."""
+    is_positive = squares > 0
+    return torch.where(is_positive, squares, 1.0).sqrt() * is_positive
+
+
+def _steps(made: Conversion, a: Arguments) -> Steps:
+    """One operation, or several in a row, as several in a row."""
+    assert made is not None
+    return made if isinstance(made, tuple) else ((made, a.output_shape[1:]),)  # type: ignore[return-value]
 
 
 def _affine(a: Arguments, factor: Tensor, summand: Tensor | None) -> Conversion:
@@ -388,6 +434,9 @@ CONVERTERS: Mapping[str, Converter] = {
     "aten.sum.dim_IntList": _sum,
     "aten.amax": _maximum,
     "aten.max.dim": _maximum,
+    "aten.amin": _minimum,
+    "aten.min.dim": _minimum,
+    "aten.linalg_vector_norm": _norm,
     "aten.add.Tensor": _add(1),
     "aten.add.Scalar": _add(1),
     "aten.sub.Tensor": _add(-1),

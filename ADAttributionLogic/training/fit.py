@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ADAttributionLogic.engines.machine import keep_freed_memory
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.training.augmentation import augment_batch
 from ADAttributionLogic.training.checkpoint import Checkpoint, CheckpointFolder
@@ -27,7 +28,6 @@ from ADAttributionLogic.training.scans import (
     augmented,
     batch,
     batches,
-    keep_freed_memory,
     require_disjoint_subjects,
 )
 
@@ -109,7 +109,7 @@ def fit(
     """
     require_disjoint_subjects(training=training, validation=validation)
     device = device or torch.device("cpu")
-    keep_freed_memory()
+    keep_freed_memory(whatever_size=True)
     course = _Course(network.to(device), recipe, device)
     report = report or (lambda epoch: None)
     found = None if checkpoint is None else checkpoint.load()

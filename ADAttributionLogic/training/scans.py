@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -119,14 +117,3 @@ def arithmetic(device: torch.device, recipe: Recipe) -> Any:
 def _cpu_multiplies_bfloat16() -> bool:
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported is not None and supported())
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks: returning and re-faulting the large activations costs a third of the time."""
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        m_mmap_max, m_trim_threshold = -4, -1
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)

@@ -13,10 +13,11 @@ import torch
 from figures import Figure, peak_bytes
 
 from ADAttributionLogic.atlas.library import load_template
+from ADAttributionLogic.engines.machine import keep_freed_memory
 from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.training.fit import fit
 from ADAttributionLogic.training.recipe import BOEHLE_2019, Recipe
-from ADAttributionLogic.training.scans import arithmetic, batch, keep_freed_memory
+from ADAttributionLogic.training.scans import arithmetic, batch
 
 #: An epoch against as many plain forward passes of one scan each: forward, backward, and what is read and varied.
 BAR = 4.0
@@ -37,7 +38,7 @@ class Kept:
 
 def training() -> Iterator[Figure]:
     torch.set_num_threads(2)
-    keep_freed_memory()
+    keep_freed_memory(whatever_size=True)
     device, recipe = torch.device("cpu"), Recipe(**{**vars(BOEHLE_2019), "epochs": 3})
     with tempfile.TemporaryDirectory() as folder:
         scans = list(_scans(Path(folder), SCANS + 1))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import types
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import NetworkError, UnsupportedOperationError
 from ADAttributionLogic.incremental.forward import IncrementalForward
+from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.network import explainable
 from ADAttributionLogic.propagation.account import kept_by_cause
 
@@ -232,3 +235,36 @@ def test_lrp_is_zennits(name: str, rule: str) -> None:
     options = {"rule": rule, "batch_norm": "pass"}
     found = attribute(chosen.evaluation, "lrp", TARGET, options)
     require_same(found.values, expected[0], 1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+#: One of each family: what the others consist of is among them.
+FAMILIES = [
+    *("ResNet50", "DenseNet121", "SEResNet50", "EfficientNetBN-B0", "ViT", "SwinUNETR's encoder", "r2plus1d_18"),
+    *("mvit_v2_s", "swin3d_t", "ClinicaDL Conv5_FC3", "ClinicaDL SqueezeExcitationCNN", "VoxResNet (Korolev)", "SFCN"),
+    "M3T's form",
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_exported_file_is_explained_as_the_network_is(name: str, tmp_path: Path) -> None:
+    """All that it consists of is on the list of operations that may be run from a file."""
+    covered = COVERED[name]
+    leave_out_compiled_torchvision()
+    if covered.source == "torchvision":
+        pytest.importorskip("torchvision", reason="optional oracle: pip install torchvision")
+    torch.manual_seed(0)
+    network = make_lively(covered.narrow()).float()
+    image = torch.randn(1, *covered.small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(network, (image,), strict=False), tmp_path / "network.pt2")
+    read = read_exported_network(tmp_path / "network.pt2")
+    assert read.input_shape == covered.small
+    torch.testing.assert_close(read(image), network(image))
+    evaluation = Evaluation(explainable(read, covered.small), image, CPU)
+    leaf = image.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(leaf)[0, 1], leaf)
+    found = attribute(evaluation, "sensitivity", TARGET, {"postprocess": "signed"})
+    require_same(found.values, expected[0], 1e-3)

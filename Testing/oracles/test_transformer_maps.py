@@ -171,6 +171,35 @@ def test_tokens_that_are_no_grid_of_voxels_are_refused() -> None:
     assert "of cnn_3d.5" in attribute(evaluation, "grad-cam", TARGET, {"layer": "cnn_3d.5"}).notes[0]
 
 
+def flat_vit() -> nn.Module:
+    """torchvision's ViT for pictures, narrow."""
+    leave_out_compiled_torchvision()
+    models = pytest.importorskip("torchvision.models.vision_transformer", reason="pip install torchvision")
+    return models.VisionTransformer(32, 8, 2, 3, 12, 20, num_classes=2)
+
+
+def test_a_vit_for_pictures() -> None:
+    """Gradients by autograd; Grad-CAM and rollout where they are in 3D."""
+    torch.manual_seed(0)
+    network, x = make_lively(flat_vit()), image(3, 2, (32, 32))
+    nn.init.normal_(network.heads.head.weight)  # torchvision begins with scores of 0
+    evaluation = evaluate(network, x)
+    leaf = x.clone().requires_grad_(True)
+    (expected,) = torch.autograd.grad(network(leaf)[0, 1], leaf)
+    found = attribute(evaluation, "sensitivity", TARGET, {"postprocess": "signed"})
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(torch.from_numpy(found.values), expected[0], rtol=0, atol=1e-9 * scale)
+    shown = attribute(evaluation, "grad-cam", TARGET, {"signed": True})
+    assert "of encoder.layers.encoder_layer_1.ln_1: 4×4 tokens" in shown.notes[0]
+    assert "to 4×4 tokens" in attribute(evaluation, "attention-rollout", TARGET).notes[0]
+
+
+def test_a_vit_whose_scores_are_bounded_is_refused_by_name() -> None:
+    """MONAI's ViT ends with tanh unless post_activation says otherwise: between −1 and 1 there are no log-odds."""
+    with pytest.raises(NetworkError, match=r"network\.classification_head\.1 \(Tanh\).*no logits. Let it return the"):
+        explainable(vit(post_activation="Tanh"), (1, *SIZE))
+
+
 class OneBrightPatch(nn.Module):
     """A ViT by hand whose class token attends to bright patches alone, and says how bright they are."""
 

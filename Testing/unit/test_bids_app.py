@@ -318,6 +318,16 @@ def test_the_group_level_makes_a_reference_a_study_and_one_report(
     for link in re.findall(r'href="([^"]+)"', page):
         assert (group / link).exists(), link
     assert page.count("_report.html") == 7 and "sub-07" in page and "study/index.html" in page
+    # Again, of the same derivatives: the same, and what somebody put beside it is left alone.
+    (group / "notes.txt").write_text("mine")
+    assert run(dataset, out, "group", small_package, *few) == 0
+    assert "7 images: scores.tsv, reference, study, index.html" in capsys.readouterr().out
+    again = contents(out)
+    assert {name: again[name] for name in before} == before
+    assert (group / "notes.txt").read_text() == "mine"
+    assert set(again) - {"group/notes.txt"} == set(after) and again["group/scores.tsv"] == after["group/scores.tsv"]
+    maps = [name for name in after if name.startswith("group/reference/") and name.endswith((".nii.gz", ".npy"))]
+    assert maps and all(again[name] == after[name] for name in maps)
 
 
 def test_without_diagnoses_the_rest_is_made(

@@ -124,6 +124,17 @@ def test_statistics_that_are_too_short_are_refused(tmp_path: Path, operation: st
         read_exported_network(path)(torch.zeros(1, 1, 5, 5, 5))
 
 
+def test_a_range_of_any_size_is_refused(tmp_path: Path) -> None:
+    path = export(Small(lambda s: s + torch.arange(2)), tmp_path / "n.pt2")
+
+    def enlarge(program: Any) -> None:
+        (node,) = (n for n in program["graph_module"]["graph"]["nodes"] if "arange" in n["target"])
+        node["inputs"][0]["arg"] = {"as_int": 10**13}
+
+    with pytest.raises(NetworkError, match=r"10000000000000|refused"):
+        load_model(edited(path, "models/model.json", enlarge))
+
+
 @pytest.mark.parametrize("opaque", [False, True])
 def test_a_constant_of_any_size_is_refused(tmp_path: Path, opaque: bool) -> None:
     ending = (lambda s: (s + torch.full((2,), 1.5)).cumsum(1)) if opaque else (lambda s: s + torch.full((2,), 1.5))

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_engines import children_of, dask_processes, on_linux
 
+from ADAttributionLogic import rounding
 from ADAttributionLogic.batch import BatchOptions, Sources, explain_batch, find_scans
 from ADAttributionLogic.batch_scan import LOG_FILE
 from ADAttributionLogic.cli import main
@@ -30,9 +32,11 @@ from ADAttributionLogic.engines.shards import Shard
 from ADAttributionLogic.errors import DiskError, EngineError, OutputError, RunningError, UsageError
 from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.rounding import measured_rounding
 from ADAttributionLogic.runs import lock as locks
 from ADAttributionLogic.runs.lock import Owner, RunLock, look, shown_age, waiting_lock
 from ADAttributionLogic.runs.record import Progress, grouped, lock_path, read_runs
+from ADAttributionLogic.runs.spans import Spans
 from ADAttributionLogic.runs.words import described
 from ADAttributionLogic.scan_files import read_scan, write_volume
 from ADAttributionLogic.volume import Volume
@@ -95,6 +99,127 @@ def test_every_engine_writes_the_same_bytes(
     assert [p.name for p in (tmp_path / "shards").glob("_run*")] == ["_run.json"], "the shards' records are past"
     record = json.loads((tmp_path / "processes" / "sub-0" / "provenance.json").read_text(encoding="utf-8"))
     assert record["engine"]["kind"] == "processes" and record["threads"] == 1
+
+
+@pytest.mark.slow
+def test_the_same_bytes_at_the_real_size(template: Volume, tmp_path: Path) -> None:
+    """Registration, LRP and table of a scan as acquired, by what somebody writes himself on two threads, by two workers
+    of one thread, and by a shard."""
+    from ADAttributionLogic.atlas.library import load_atlas
+    from ADAttributionLogic.explain_native import explain_native
+    from ADAttributionLogic.networks.loading import load_model
+    from ADAttributionLogic.preparation import Preparation
+    from ADAttributionLogic.preprocessing.pipeline import Options
+    from ADAttributionLogic.report.result_folder import write_explanation
+    from ADAttributionLogic.simulation.native_scan import Acquisition, acquire
+
+    (tmp_path / "scans").mkdir()
+    for number, turn in enumerate(((6.0, -4.0, 3.0), (-5.0, 2.0, 7.0))):
+        asked = Acquisition(turn, (5.0, -8.0, 3.0), (1.0, 1.0, 1.2), "sagittal", "int16", 0.15, 0.01, number)
+        write_volume(acquire(template, asked).scan, tmp_path / "scans" / f"sub-{number}.nii.gz")
+    model, atlas, listed = load_model("simulated-atrophy"), load_atlas("aal"), find_scans(tmp_path / "scans")
+    preparation = Preparation(Options("affine"), "model", True)
+    asked = BatchOptions([MethodRequest("lrp")], figure=False, page=False, with_spread=False, preparation=preparation)
+
+    def run(name: str, **given) -> dict[str, bytes]:
+        options = replace(asked, cache=tmp_path / f"cache {name}")  # each prepares them itself
+        explain_batch(listed, model, options, tmp_path / name, atlas=atlas, **given)
+        return bytes_of(tmp_path / name)
+
+    sources = Sources.named("simulated-atrophy", atlas="aal")
+    workers = run("workers", engine=LocalProcesses(Plan(2, 1, 2500.0, "")), sources=sources)
+    alone = explain_native(read_scan(listed[0].path), model, ["lrp"], Options("affine"), space="model",
+                           accept_quality=True, atlas=atlas, cache=tmp_path / "cache", with_spread=False)  # fmt: skip
+    write_explanation(alone, tmp_path / "loop" / "sub-0", figure=False, page=False)
+    loop, shard = bytes_of(tmp_path / "loop"), run("shard", shard=Shard(2, 2))
+    of_maps = {name: data for name, data in workers.items() if name.startswith("sub-")}
+    assert {"sub-0/heatmaps/lrp.nii.gz", "sub-0/tables/lrp.csv"} < set(loop)
+    assert of_maps == loop | {name: data for name, data in shard.items() if name.startswith("sub-1")}
+    record = json.loads((tmp_path / "workers" / "sub-0" / "provenance.json").read_text(encoding="utf-8"))
+    ((rounding,),) = (record["engine"]["rounding"],)
+    assert record["threads"] == 1 and rounding["between"] == ["cpu, 1 thread", "cpu, 2 threads"]
+    assert rounding["map"] == rounding["answer"] == 0.0, "on one computer threads change nothing"
+
+
+# ------------------------------------------------------------------------------------- what may differ, and by how much
+
+
+def test_provenance_says_how_far_threads_move_a_map(small_model: Model, tmp_path: Path) -> None:
+    """Measured once on this computer; a damaged note is measured again."""
+    methods = [MethodRequest("occlusion", {"size": 8}), MethodRequest("lrp", {"beta": 0.5})]
+    threads = torch.get_num_threads()
+    (found,) = measured_rounding(small_model, methods, torch.device("cpu"), tmp_path)
+    assert torch.get_num_threads() == threads and found["method"] == "lrp", "what costs little is measured"
+    assert 0 <= found["map"] < 1e-3 and 0 <= found["answer"] < 1e-4 and found["between"][0] == "cpu, 1 thread"
+    (note,) = tmp_path.iterdir()
+    note.write_text(json.dumps([found | {"map": 0.25}]))
+    assert measured_rounding(small_model, methods, torch.device("cpu"), tmp_path)[0]["map"] == 0.25, "is taken"
+    note.write_text('[{"map": "much"}]')
+    assert measured_rounding(small_model, methods, torch.device("cpu"), tmp_path) == [found]
+    again = measured_rounding(small_model, methods, torch.device("cpu"), tmp_path / "away")
+    assert again == [found], "the same image each time"
+
+
+def test_a_difference_between_two_settings_is_seen(small_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a device that computes a little differently."""
+    computed = rounding.attribute
+
+    def attribute(*given):
+        found = computed(*given)
+        return replace(found, values=found.values * np.float32(1 + 1e-5 * (torch.get_num_threads() > 1)))
+
+    monkeypatch.setattr(rounding, "attribute", attribute)
+    (found,) = measured_rounding(small_model, [MethodRequest("lrp")], torch.device("cpu"))
+    assert found["map"] == pytest.approx(1e-5, rel=0.1) and found["answer"] < 1e-4
+
+
+# ------------------------------------------------------------------------------------------- a device that many share
+
+
+def test_spans_in_any_order_are_counted_once() -> None:
+    generator, spans = np.random.default_rng(3), Spans()
+    covered = np.zeros(1000, bool)
+    for _ in range(300):
+        begin = int(generator.integers(0, 990))
+        end = begin + int(generator.integers(0, 9))
+        spans.add(begin, end)
+        covered[begin:end] = True
+        assert spans.seconds == covered.sum()
+    inside = np.flatnonzero(covered)
+    assert spans.share == covered.sum() / (inside[-1] + 1 - inside[0]) and Spans().share is None
+
+
+@pytest.mark.slow
+@on_linux
+def test_one_explains_while_the_others_prepare(
+    small_scan_file: Path, small_package: Path, small_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three workers with one turn on the device between them: hardly ever is nobody on it, and never are two."""
+    (tmp_path / "scans").mkdir()
+    for number in range(6):
+        shutil.copy(small_scan_file, tmp_path / "scans" / f"sub-{number:02d}.nii.gz")
+    asked = replace(OPTIONS, methods=[MethodRequest("occlusion", {"size": 12, "stride": 8})], device="cpu")
+    busy = {}
+    for name, workers in (("alone", 1), ("pipeline", 3)):
+        result = explain_batch(
+            find_scans(tmp_path / "scans"),
+            small_model,
+            replace(asked, turns=1),
+            tmp_path / name,
+            engine=LocalProcesses(Plan(workers, 1, 1000.0, "")),
+            sources=Sources.named(str(small_package)),
+        )
+        assert result.done == 6
+        (run,) = read_runs(tmp_path / name)
+        ((place, found),) = run.progress.devices.items()
+        assert place.startswith("cpu of ") and run.describe()["devices"][place] == found
+        assert f"{place} {found['busy']:.0%} busy" in described(tmp_path / name, [run])
+        busy[name] = found
+    with capsys.disabled():
+        print(f"\nthe device is busy: {busy}")
+    assert busy["pipeline"]["busy"] > 0.8 and busy["pipeline"]["busy"] > busy["alone"]["busy"]
+    assert busy["pipeline"]["waited_seconds"] > busy["alone"]["waited_seconds"]
+    assert "device" not in (tmp_path / "alone" / "summary.csv").read_text(encoding="utf-8"), "it is no part of a result"
 
 
 @pytest.mark.slow
