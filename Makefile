@@ -118,6 +118,8 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml
 	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,dicom,report,headless]"
 	touch $@
 
+# lxt, an oracle of LRP through attention, asks for libraries of language models, of which its rules need none.
 $(VENV)/developed: $(VENV)/installed
 	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable ".[atlas,dicom,report,animation,headless,training,bids,cluster,dev]"
+	$(BIN)/pip install --quiet --no-deps lxt==2.1
 	touch $@

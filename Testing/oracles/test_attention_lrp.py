@@ -93,6 +93,50 @@ def test_presets_are_gradient_times_input_with_changed_gradients(preset: str) ->
     np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max(), rtol=1e-5)
 
 
+def by_lxt(network: nn.Module, x: Tensor) -> Tensor:
+    """The network's scores by the functions of AttnLRP's authors, whose "gradient" is the relevance."""
+    lxt = pytest.importorskip("lxt.explicit.functional")
+    identity = pytest.importorskip("lxt.explicit.rules").identity
+    tiny = 1e-14
+
+    def dense(layer: nn.Linear, y: Tensor) -> Tensor:
+        return lxt.linear_epsilon(y, layer.weight, layer.bias, tiny)
+
+    def norm(layer: nn.LayerNorm, y: Tensor) -> Tensor:
+        return lxt.layer_norm_grad_fn.apply(y, layer.weight, layer.bias, layer.eps, tiny)
+
+    def block(layers: nn.Module, y: Tensor) -> Tensor:
+        parts = dense(layers.qkv, norm(layers.first, y)).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (3, 4)).transpose(1, 2) for part in parts)
+        scores = lxt.mul2(lxt.matmul(q, k.mT, False, tiny), torch.tensor(0.5, dtype=y.dtype))
+        mixed = lxt.matmul(lxt.softmax(scores, -1), v, False, tiny).transpose(1, 2).flatten(2)
+        y = lxt.add2(y, dense(layers.out, mixed), False, tiny)
+        z = norm(layers.second, y)
+        gated = lxt.mul2(identity(F.gelu, dense(layers.up, z)), identity(torch.sigmoid, dense(layers.gate, z)))
+        return lxt.add2(y, dense(layers.down, gated), False, tiny)
+
+    # A convolution whose stride is its kernel is a dense layer of each patch.
+    patches = x.unfold(2, 2, 2).unfold(3, 2, 2).unfold(4, 2, 2).flatten(5).flatten(2, 4)[:, 0]
+    tokens = lxt.linear_epsilon(patches, network.patches.weight.flatten(1), network.patches.bias, tiny)
+    tokens = lxt.add2(torch.cat([network.token, tokens], 1), network.position, False, tiny)
+    for layers in network.blocks:
+        tokens = block(layers, tokens)
+    return dense(network.scores, norm(network.norm, tokens)[:, 0])
+
+
+def test_attn_lrp_is_that_of_its_authors() -> None:
+    """lxt 2.1: rules for each function on its own, in place of the changed gradients above."""
+    network, x = transformer(), image(1, 3, SIZE).requires_grad_(True)
+    scores = by_lxt(network, x)
+    torch.testing.assert_close(scores, network(x), rtol=1e-9, atol=1e-12)
+    start = torch.zeros_like(scores)
+    start[0, 1] = scores[0, 1].detach()
+    (expected,) = torch.autograd.grad(scores, x, start)
+    found = explained(rule="attn-lrp", epsilon=1e-14).values
+    largest = float(expected.abs().max())
+    np.testing.assert_allclose(found, expected[0].detach().numpy(), atol=1e-8 * largest, rtol=1e-5)
+
+
 def test_without_biases_cp_lrp_conserves() -> None:
     """Softmax is held constant and biases are ignored: nothing is lost between the scores and the tokens."""
     result = explained(rule="cp-lrp", bias="ignored", epsilon=1e-12, batch_norm="pass")
