@@ -1,15 +1,16 @@
 """One network of the field at the size at which it is used: ``measure_networks.py NAME [counted]`` prints JSON.
 
 Processor time of one thread, so that other programs matter little: of a plain forward pass of the module, of a window
-of 8 voxels (sampled positions in the middle), of sensitivity, of LRP, and of a plain gradient by autograd, in turn. The
-memory is what each takes at most beyond the loaded network. ``counted``: the network is only traced, and the work of a
-window counted.
+of 8 voxels (sampled positions in the middle), of sensitivity, of LRP (the b-rule, and AttnLRP where there is
+attention), and of a plain gradient by autograd, in turn. The memory is what each takes at most beyond what the process
+has before it (on Linux). ``counted``: the network is only traced, and the work of a window counted.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
-import resource
 import statistics
 import sys
 import time
@@ -29,6 +30,7 @@ from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import ADAttributionError
+from ADAttributionLogic.graph.self_attention import has_attention
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
 
@@ -43,9 +45,19 @@ def seconds(function: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def peak() -> int:
-    """The most memory that the process has had (bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def added_bytes(function: Callable[[], object]) -> int:
+    """The most memory that the process had during a call, beyond what it had before."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    before = _status("VmRSS")
+    function()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def main() -> None:
@@ -86,14 +98,15 @@ def main() -> None:
         x = image.clone().requires_grad_()
         torch.autograd.grad(torch.softmax(module(x), 1)[0, 1], x)
 
-    def method(name: str) -> Callable[[], None]:
-        return lambda: (attribute(Evaluation(network, image, torch.device("cpu")), name, Target(1)), None)[1]
+    def method(name: str, **options: object) -> Callable[[], None]:
+        return lambda: (attribute(Evaluation(network, image, torch.device("cpu")), name, Target(1), options), None)[1]
 
     cases = {"forward": forward, "sensitivity": method("sensitivity"), "lrp": method("lrp")}
-    loaded = peak()
-    for name, case in cases.items():  # from the least to the most
-        case()
-        found[f"memory {name}"] = peak() - loaded
+    if has_attention(network.folded):
+        cases["attn-lrp"] = method("lrp", rule="attn-lrp")
+    for name, case in cases.items():
+        case()  # what is made once is not counted
+        found[f"memory {name}"] = added_bytes(case)
     cases["gradient"] = gradient
     if counted < WORTH_FOLLOWING:
         windows = IncrementalForward(Evaluation(network, image, torch.device("cpu")).recording())
