@@ -421,7 +421,7 @@ def test_answer_section(scene, ui, display) -> None:
 def test_own_regions_are_asked_for_when_they_are_meant(ui) -> None:
     section = QuestionPanel(ui, [])
     for choice in AtlasChoice:
-        section.show(SimpleNamespace(atlas=choice))
+        section.show(SimpleNamespace(atlas=choice, methods=SimpleNamespace(attentionRollout=False)))
         assert ui.segmentationSelector.visible == ui.ownRegionsLabel.visible == (choice is AtlasChoice.OWN)
 
 
