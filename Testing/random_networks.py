@@ -372,7 +372,7 @@ def networks(draw: st.DrawFn, depth: int = 12) -> Drawn:
             layer = Branches(layer) if form == "branch" else layer
         try:
             following = layer(value.clone())
-        except RuntimeError:  # the map is too small for it, or is not what the module was made for
+        except (RuntimeError, ValueError):  # the map is too small for it, or is not what the module was made for
             continue
         if following[0].numel() > 4000 or following[0, 0].numel() < 2:
             continue
