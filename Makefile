@@ -43,10 +43,11 @@ TORCH_SOURCE ?= $(shell command -v nvidia-smi >/dev/null || echo --extra-index-u
 demo: $(VENV)/installed
 	$(BIN)/python -m ADAttributionLogic.demo --out demo
 
+# Two processes share two cores: threads that wait must not spin.
 test: $(VENV)/developed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PYTHONUTF8=1 $(BIN)/python -m pytest $(PYTEST)
+	OMP_WAIT_POLICY=PASSIVE PYTHONUTF8=1 $(BIN)/python -m pytest $(PYTEST)
 
 fuzz: $(VENV)/developed
 	OMP_NUM_THREADS=1 $(BIN)/python Testing/fuzz/run.py $(INPUTS)
