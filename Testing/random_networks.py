@@ -323,7 +323,8 @@ RARE: dict[str, Callable[[Shape], nn.Module]] = {
     "pixel shuffle": written(lambda x: F.pixel_shuffle(torch.cat([x] * 4, 1), 2) if x.ndim == 4 else x.cumsum(1)),
     "argmax": written(lambda x: x * (x.argmax(1, keepdim=True) + 1)),
     "gathered": written(lambda x: x.gather(1, torch.zeros_like(x, dtype=torch.long))),
-    "unfold": written(lambda x: x.unfold(2, 3, 2).flatten(3).mean(3) if x.ndim == 3 else x.unfold(2, 3, 2)[..., 0]),
+    # Its own copy: PyTorch exports nothing that is written in place where windows overlap.
+    "unfold": written(lambda x: x.unfold(2, 3, 2).clone()[..., 0]),
     "logsumexp": written(lambda x: x.logsumexp(1, keepdim=True)),
 }
 
@@ -371,7 +372,8 @@ def networks(draw: st.DrawFn, depth: int = 12) -> Drawn:
             layer = {**OPERATIONS, **RARE}[name](Shape(value.shape[1], tuple(value.shape[2:]))).double().eval()
             layer = Branches(layer) if form == "branch" else layer
         try:
-            following = layer(value.clone())
+            # All from the image on: what is written in place may not be writable as the operation before left it.
+            following = nn.Sequential(*layers, layer)(x.clone())
         except (RuntimeError, ValueError):  # the map is too small for it, or is not what the module was made for
             continue
         if following[0].numel() > 4000 or following[0, 0].numel() < 2:

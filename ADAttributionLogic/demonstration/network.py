@@ -64,7 +64,7 @@ from ADAttributionLogic.volume import Volume
 RECIPE = Recipe(learning_rate=2e-4, epochs=20, head_start=True)
 
 #: Of a network that has learned already, to depend less on how a scan was acquired.
-FINE_TUNING = Recipe(learning_rate=5e-5, epochs=12, augmentation=ACQUISITION)
+FINE_TUNING = Recipe(learning_rate=5e-5, epochs=20, decay=0.2, decay_epochs=12, augmentation=ACQUISITION)
 
 
 @dataclass(eq=False)
