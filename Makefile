@@ -25,7 +25,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 BENCH  ?=
-PYTEST ?= -n 2
+PYTEST ?= -n 2 --dist worksteal
 # Versions with which all tests passed; CONSTRAINTS= takes the newest that pyproject.toml allows.
 CONSTRAINTS ?= --constraint Testing/constraints.txt
 INPUTS ?=
