@@ -10,10 +10,10 @@ import torch
 from small_grid import SMALL_AFFINE, SMALL_SHAPE
 from small_reference import accumulate_small, explain_small_controls, write_small_reference
 
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.explanation import Explanation
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model, save_package
 from ADAttributionLogic.reference.package import Reference, read_reference

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ADAttributionLogic.networks import clinicadl, korolev2017
-from ADAttributionLogic.networks.architectures import build_network
+from ADAttributionLogic.architectures import clinicadl, korolev2017
+from ADAttributionLogic.architectures.catalogue import build_network
 
 
 def monai_networks() -> Any:

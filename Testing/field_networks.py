@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ADAttributionLogic.networks.densenet import DenseNet121
-from ADAttributionLogic.networks.sfcn import SFCN
+from ADAttributionLogic.architectures.densenet import DenseNet121
+from ADAttributionLogic.architectures.sfcn import SFCN
 
 #: The grid at 2 mm.
 SHAPE_2MM = (96, 112, 96)

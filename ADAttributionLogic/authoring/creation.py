@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from ADAttributionLogic.architectures.catalogue import Shape, build_network
 from ADAttributionLogic.authoring import clinicadl_maps, monai_bundle
 from ADAttributionLogic.authoring.questions import answers_that_apply, card_of
 from ADAttributionLogic.errors import NetworkError, UsageError
-from ADAttributionLogic.networks.architectures import Shape, build_network
 from ADAttributionLogic.networks.packages import load_package, save_package
 from ADAttributionLogic.networks.state_dicts import load_into, network_from_state_dict, read_weights
 from ADAttributionLogic.store.places import models_folder

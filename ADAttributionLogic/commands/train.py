@@ -238,9 +238,9 @@ def _entrance(
 ) -> tuple[Entrance, dict[str, Any]]:
     import numpy as np
 
+    from ADAttributionLogic.architectures.catalogue import architecture
     from ADAttributionLogic.authoring.grids import grid_entry
     from ADAttributionLogic.geometry import Grid
-    from ADAttributionLogic.networks.architectures import architecture
     from ADAttributionLogic.preprocessing.normalisation import Normalisation
     from ADAttributionLogic.training.prepared_scans import Entrance
 

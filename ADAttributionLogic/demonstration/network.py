@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from ADAttributionLogic import attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
@@ -40,7 +41,6 @@ from ADAttributionLogic.demonstration.card import (
 )
 from ADAttributionLogic.device import choose_device
 from ADAttributionLogic.errors import ADAttributionError, NetworkError
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.network import explainable
 from ADAttributionLogic.networks.packages import Model, available_models, load_package, save_package

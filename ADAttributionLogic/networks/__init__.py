@@ -1,1 +1,1 @@
-"""Networks as packages: architectures known by name, weights and cards that are read and checked, never executed."""
+"""Networks as packages: weights and cards that are read and checked, never executed, and what loads other files."""

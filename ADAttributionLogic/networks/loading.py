@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ADAttributionLogic.architectures.catalogue import ICBM152_SHAPE, Shape
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, Shape
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.network import Network, explainable
 from ADAttributionLogic.networks.output import Output, OutputKind

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ADAttributionLogic.architectures.catalogue import architecture, build_network
 from ADAttributionLogic.errors import NetworkError, OutputError, UnsupportedOperationError
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.networks.architectures import architecture, build_network
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.json_document import read_document

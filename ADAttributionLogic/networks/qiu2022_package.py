@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import nn
 
+from ADAttributionLogic.architectures.catalogue import build_network
+from ADAttributionLogic.architectures.qiu2022 import SHAPE
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
-from ADAttributionLogic.networks.architectures import build_network
 from ADAttributionLogic.networks.packages import file_sha256, save_package
-from ADAttributionLogic.networks.qiu2022 import SHAPE
 from ADAttributionLogic.networks.state_dicts import read_state_dict
 
 ADDRESS = "https://github.com/vkola-lab/ncomms2022"

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ADAttributionLogic.architectures.catalogue import ARCHITECTURES, ICBM152_SHAPE, Architecture, Shape, build_network
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsafeFileError
-from ADAttributionLogic.networks.architectures import ARCHITECTURES, ICBM152_SHAPE, Architecture, Shape, build_network
 from ADAttributionLogic.networks.archives import check_archive, refuse_torchscript
 
 StateDict = dict[str, Tensor]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ADAttributionLogic.networks.architectures import architecture
+from ADAttributionLogic.architectures.catalogue import architecture
 from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.provenance import software
 from ADAttributionLogic.training.calibration import Calibration

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ADAttributionLogic.architectures.catalogue import ARCHITECTURES, Shape, architecture, build_network, initialise
 from ADAttributionLogic.device import describe_device
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.networks.architectures import ARCHITECTURES, Shape, architecture, build_network, initialise
 from ADAttributionLogic.training.calibration import Temperature, fit_temperature, merge_temperature
 from ADAttributionLogic.training.checkpoint import CheckpointFolder
 from ADAttributionLogic.training.fit import Epoch, Fit, fit, predict_logits

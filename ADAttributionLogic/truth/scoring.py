@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 
 import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, attribute
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import GridMismatchError, ScanError
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.network import Network, explainable
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionIndex, index_regions, region_sums

@@ -17,6 +17,7 @@ from heads import REASON as HEAD_REASON
 from ncomms2022 import REASON as WEIGHTS_REASON
 from ncomms2022 import SOURCE
 
+from ADAttributionLogic.architectures.qiu2022 import SHAPE
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
@@ -25,7 +26,6 @@ from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model
-from ADAttributionLogic.networks.qiu2022 import SHAPE
 from ADAttributionLogic.networks.qiu2022_package import convert
 from ADAttributionLogic.preprocessing.pipeline import Options
 

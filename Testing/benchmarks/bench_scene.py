@@ -115,8 +115,8 @@ def worker_start() -> Iterator[Figure]:
     import tempfile
 
     from ADAttributionLib.WorkerClient import WorkerClient
+    from ADAttributionLogic.architectures.catalogue import build_network, initialise
     from ADAttributionLogic.atlas.library import load_template
-    from ADAttributionLogic.networks.architectures import build_network, initialise
     from ADAttributionLogic.networks.loading import ICBM152_GRID
     from ADAttributionLogic.networks.packages import save_package
 

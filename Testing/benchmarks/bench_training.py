@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from figures import Figure, peak_bytes
 
+from ADAttributionLogic.architectures.catalogue import ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.engines.machine import keep_freed_memory
-from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.training.fit import fit
 from ADAttributionLogic.training.recipe import BOEHLE_2019, Recipe
 from ADAttributionLogic.training.scans import arithmetic, batch

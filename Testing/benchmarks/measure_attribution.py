@@ -17,11 +17,11 @@ import torch
 from figures import peak_bytes, seconds_in_turn
 
 from ADAttributionLogic import attribution  # noqa: F401
+from ADAttributionLogic.architectures.catalogue import ARCHITECTURES, ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.networks.architectures import ARCHITECTURES, ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.networks.network import explainable
 
 ROUNDS = 5

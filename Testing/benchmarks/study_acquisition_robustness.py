@@ -37,6 +37,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ADAttributionLogic import attribution  # noqa: F401 (registers the methods)
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, attribute
@@ -48,7 +49,6 @@ from ADAttributionLogic.demonstration.network import (
     rank_regions,
 )
 from ADAttributionLogic.device import choose_device, describe_device
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.network import explainable
 from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.preprocessing.normalisation import Normalisation

@@ -30,12 +30,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.atlas.library import load_atlas, load_template
 from ADAttributionLogic.cli import main as main_command
 from ADAttributionLogic.demonstration.card import INTENDED_USE, LICENCE
 from ADAttributionLogic.demonstration.network import CohortScan
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.simulation.anatomy import Anatomy, affected_labels, atrophy_field

@@ -254,7 +254,7 @@ def _atlas_files(folder: Path) -> list[Seed]:
 def _networks(folder: Path) -> list[Seed]:
     from small_networks import PublishedStyle
 
-    from ADAttributionLogic.networks.architectures import ARCHITECTURES, build_network
+    from ADAttributionLogic.architectures.catalogue import ARCHITECTURES, build_network
     from ADAttributionLogic.networks.packages import save_package
 
     torch.manual_seed(0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ADAttributionLogic.architectures.catalogue import build_network
 from ADAttributionLogic.authoring.clinicadl_maps import ARCHITECTURES
-from ADAttributionLogic.networks.architectures import build_network
 
 reference = pytest.importorskip("clinicadl.utils.network", reason="needs clinicadl 1.6 (pip install clinicadl)")
 

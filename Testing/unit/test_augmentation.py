@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.networks.architectures import build_network, initialise
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.training.augmentation import ACQUISITION, FLIP_AND_SHIFT, Augmentation, augment_batch
 from ADAttributionLogic.training.fit import fit
 from ADAttributionLogic.training.recipe import Recipe

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.authoring.clinicadl_maps import ARCHITECTURES, read_maps
 from ADAttributionLogic.authoring.creation import create_package, known_answers
 from ADAttributionLogic.authoring.questions import QUESTIONS, card_of, open_questions
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.errors import NetworkError, UnsafeFileError, UsageError
 from ADAttributionLogic.graph.recording import record
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import file_sha256
 

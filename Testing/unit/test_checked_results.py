@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.checked_result import check_result
 from ADAttributionLogic.checks.findings import read_checks
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.errors import NetworkError, UsageError
 from ADAttributionLogic.explain import CheckRequest
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import read_card, save_package
 

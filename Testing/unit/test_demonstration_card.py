@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ADAttributionLogic.architectures.catalogue import build_network
 from ADAttributionLogic.demonstration.card import (
     COMPARED_WITH,
     RECOMMENDABLE,
@@ -20,7 +21,6 @@ from ADAttributionLogic.demonstration.card import (
 )
 from ADAttributionLogic.demonstration.network import network_of
 from ADAttributionLogic.errors import NetworkError
-from ADAttributionLogic.networks.architectures import build_network
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model, save_package
 from ADAttributionLogic.resources import resources_folder

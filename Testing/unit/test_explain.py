@@ -69,7 +69,7 @@ def test_the_networks_decision_is_the_modules(explanation: Explanation, small_pa
     """Against the plain PyTorch module on the array that the seeds would have fed it."""
     from safetensors.torch import load_file
 
-    from ADAttributionLogic.networks.architectures import build_network
+    from ADAttributionLogic.architectures.catalogue import build_network
 
     network = build_network("boehle2019", SMALL_SHAPE)
     network.load_state_dict(load_file(small_package / "weights.safetensors"))

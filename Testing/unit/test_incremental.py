@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from small_networks import EveryOperation, PublishedStyle, always_in_boxes, image, make_lively
 from torch import Tensor, nn
 
+from ADAttributionLogic.architectures.catalogue import ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import LayerGraph
@@ -22,7 +23,6 @@ from ADAttributionLogic.incremental.boxes import convolve_alone, paste
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.incremental.planning import fractions_of_a_pass, plan_within
 from ADAttributionLogic.incremental.reach import Reach, reach_of
-from ADAttributionLogic.networks.architectures import ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.networks.network import explainable
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from small_networks import EveryOperation, PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
+from ADAttributionLogic.architectures.catalogue import ARCHITECTURES, build_network
 from ADAttributionLogic.attribution.evaluation import GradientRule
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
 from ADAttributionLogic.graph import chains
@@ -18,7 +19,6 @@ from ADAttributionLogic.graph.layer_graph import fold_batch_norm
 from ADAttributionLogic.graph.operations import Affine
 from ADAttributionLogic.graph.receptive_field import place_on_image, unit_placement
 from ADAttributionLogic.graph.recording import BackwardRule, record, walk_back
-from ADAttributionLogic.networks.architectures import ARCHITECTURES, build_network
 from ADAttributionLogic.tracing.tracer import trace
 
 

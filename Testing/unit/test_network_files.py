@@ -16,8 +16,8 @@ import torch
 from small_networks import PublishedStyle
 from torch import Tensor, nn
 
+from ADAttributionLogic.architectures.catalogue import build_network
 from ADAttributionLogic.errors import NetworkError, UnsafeFileError
-from ADAttributionLogic.networks.architectures import build_network
 from ADAttributionLogic.networks.archives import is_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.loading import load_model

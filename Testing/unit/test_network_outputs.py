@@ -158,7 +158,7 @@ def _card(**changes: object) -> dict[str, object]:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Path:
-    from ADAttributionLogic.networks.architectures import build_network, initialise
+    from ADAttributionLogic.architectures.catalogue import build_network, initialise
 
     networks = {name: build_network("qiu2022-impairment", (99, 99, 99)) for name in ("one", "two")}
     for seed, network in enumerate(networks.values()):
@@ -223,7 +223,7 @@ def test_a_card_as_text_says_what_is_not_stated(pair: Path) -> None:
 
 
 def test_a_state_dict_of_either_head_is_known_by_its_sizes(tmp_path: Path) -> None:
-    from ADAttributionLogic.networks.architectures import build_network
+    from ADAttributionLogic.architectures.catalogue import build_network
 
     for name, head in (("qiu2022-impairment", "score"), ("qiu2022-alzheimers", "softmax")):
         torch.save(build_network(name, (99, 99, 99)).state_dict(), tmp_path / f"{name}.pt")

@@ -15,6 +15,13 @@ from safetensors.torch import save_file
 from small_networks import PublishedStyle
 from torch import Tensor, nn
 
+from ADAttributionLogic.architectures.catalogue import (
+    ARCHITECTURES,
+    COMMON_SHAPES,
+    build_network,
+    count_parameters,
+    initialise,
+)
 from ADAttributionLogic.errors import (
     GridMismatchError,
     NetworkError,
@@ -22,13 +29,6 @@ from ADAttributionLogic.errors import (
     UnknownNameError,
     UnsafeFileError,
     UnsupportedOperationError,
-)
-from ADAttributionLogic.networks.architectures import (
-    ARCHITECTURES,
-    COMMON_SHAPES,
-    build_network,
-    count_parameters,
-    initialise,
 )
 from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.loading import load_model, model_from_module

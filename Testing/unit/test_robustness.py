@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.errors import CohortError, UsageError
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.robustness import measuring

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ADAttributionLogic.networks.architectures import build_network, initialise
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.training.fit import Epoch, fit, predict
 from ADAttributionLogic.training.head_start import StandardisedFeatures, start_head
 from ADAttributionLogic.training.metrics import performance

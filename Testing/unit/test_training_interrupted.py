@@ -17,8 +17,8 @@ import torch
 from test_training import SHAPE, Scan, scans
 from torch import Tensor, nn
 
+from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.errors import NetworkError
-from ADAttributionLogic.networks.architectures import build_network, initialise
 from ADAttributionLogic.training.augmentation import Augmentation
 from ADAttributionLogic.training.checkpoint import CheckpointFolder
 from ADAttributionLogic.training.fit import Epoch, Fit, fit

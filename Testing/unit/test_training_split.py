@@ -11,9 +11,9 @@ import pytest
 from test_training import Scan
 from test_training_interrupted import Small
 
+from ADAttributionLogic.architectures.catalogue import initialise
 from ADAttributionLogic.cohort.table import read_cohort
 from ADAttributionLogic.errors import CohortError, UnknownNameError, UsageError
-from ADAttributionLogic.networks.architectures import initialise
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.training.calibration import calibration, fit_temperature
 from ADAttributionLogic.training.evaluation import Answers, evaluate, weighted_measures

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ADAttributionLogic.architectures import clinicadl, densenet, korolev2017, qiu2022, sfcn
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError
-from ADAttributionLogic.networks import clinicadl, densenet, korolev2017, qiu2022, sfcn
 from ADAttributionLogic.networks.output import OutputKind
 
 Shape = tuple[int, int, int]
