@@ -18,9 +18,18 @@ from ADAttributionLogic.robustness.stability import (
     ranks,
 )
 from ADAttributionLogic.study.coherence import TOP, chance_limit, chance_overlap, intersections
-from ADAttributionLogic.study.matrices import distance_figure, matrix_figure
-from ADAttributionLogic.study.style import CONTROLS, LINE, MUTED, PATIENTS, StudyFigure, axes_of, new_figure, short
-from ADAttributionLogic.study.tables import Table, matrix_table
+from ADAttributionLogic.study_figures.matrices import distance_figure, matrix_figure
+from ADAttributionLogic.study_figures.style import (
+    CONTROLS,
+    LINE,
+    MUTED,
+    PATIENTS,
+    StudyFigure,
+    axes_of,
+    new_figure,
+    short,
+)
+from ADAttributionLogic.study_figures.tables import Table, matrix_table
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -29,8 +29,8 @@ from ADAttributionLogic.robustness.measuring import THRESHOLD, Measured, Test, T
 from ADAttributionLogic.robustness.stability import Relevance, consensus_of_methods, relevance_of
 from ADAttributionLogic.study.coherence import TOP
 from ADAttributionLogic.study.distances import map_distances
-from ADAttributionLogic.study.style import StudyFigure, write_figure_files
-from ADAttributionLogic.study.tables import Table, write_tsv
+from ADAttributionLogic.study_figures.style import StudyFigure, write_figure_files
+from ADAttributionLogic.study_figures.tables import Table, write_tsv
 
 FloatArray = npt.NDArray[np.float64]
 

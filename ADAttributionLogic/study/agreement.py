@@ -25,7 +25,7 @@ from ADAttributionLogic.study.coherence import (
 )
 from ADAttributionLogic.study.group_regions import density, group_gain, mean_of
 from ADAttributionLogic.study.material import MapSet, Material
-from ADAttributionLogic.study.tables import Table, matrix_table
+from ADAttributionLogic.study_figures.tables import Table, matrix_table
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -25,7 +25,7 @@ from ADAttributionLogic.study.group_regions import (
 )
 from ADAttributionLogic.study.material import MapSet, Material
 from ADAttributionLogic.study.permutation import GroupTest, group_test
-from ADAttributionLogic.study.tables import Table
+from ADAttributionLogic.study_figures.tables import Table
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from covered_networks import leave_out_compiled_torchvision
 from torch import nn
 
 from ADAttributionLogic.attribution.registry import get_method
@@ -19,6 +20,7 @@ from ADAttributionLogic.checks.randomisation import entropy
 from ADAttributionLogic.checks.replacement import Replacement
 from ADAttributionLogic.networks.network import explainable
 
+leave_out_compiled_torchvision()
 try:
     import quantus
     from quantus.functions.complexity_func import discrete_entropy

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic.errors import OutputError
-from ADAttributionLogic.study.tables import Table, write_tsv
+from ADAttributionLogic.study_figures.tables import Table, write_tsv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

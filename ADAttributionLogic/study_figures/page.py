@@ -11,8 +11,8 @@ from typing import Any
 from ADAttributionLogic import __version__
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.provenance import NOTICE
-from ADAttributionLogic.study.style import StudyFigure
-from ADAttributionLogic.study.tables import Table
+from ADAttributionLogic.study_figures.style import StudyFigure
+from ADAttributionLogic.study_figures.tables import Table
 
 #: Rows of a table that the page shows; all are in its file.
 SHOWN_ROWS = 12

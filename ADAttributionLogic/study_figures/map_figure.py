@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.report.figure import choose_slices, upright
-from ADAttributionLogic.study.style import MUTED, StudyFigure, axes_of, new_figure, short
-from ADAttributionLogic.study.tables import Table
+from ADAttributionLogic.study_figures.style import MUTED, StudyFigure, axes_of, new_figure, short
+from ADAttributionLogic.study_figures.tables import Table
 from ADAttributionLogic.volume import Volume, resample
 
 #: Percentiles of the mean map of patients between which colours run (Böhle et al. 2019).

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.study.style import StudyFigure, axes_of, new_figure
-from ADAttributionLogic.study.tables import Table, matrix_table
+from ADAttributionLogic.study_figures.style import StudyFigure, axes_of, new_figure
+from ADAttributionLogic.study_figures.tables import Table, matrix_table
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -10,8 +10,17 @@ import numpy.typing as npt
 from ADAttributionLogic.study.analysis import SetAnalysis
 from ADAttributionLogic.study.group_regions import density, mean_of
 from ADAttributionLogic.study.material import Material
-from ADAttributionLogic.study.style import CONTROLS, LINE, MUTED, PATIENTS, StudyFigure, axes_of, new_figure, short
-from ADAttributionLogic.study.tables import Table
+from ADAttributionLogic.study_figures.style import (
+    CONTROLS,
+    LINE,
+    MUTED,
+    PATIENTS,
+    StudyFigure,
+    axes_of,
+    new_figure,
+    short,
+)
+from ADAttributionLogic.study_figures.tables import Table
 
 FloatArray = npt.NDArray[np.float64]
 
