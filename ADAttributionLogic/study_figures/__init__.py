@@ -1,0 +1,1 @@
+"""How studies show themselves, those of groups and those of trainings: tables, figures in one look, and the page."""
