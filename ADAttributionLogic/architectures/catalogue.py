@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ADAttributionLogic.architectures import clinicadl, densenet, korolev2017, qiu2022, sfcn
+from ADAttributionLogic.architectures.output_kind import OutputKind
 from ADAttributionLogic.errors import GridMismatchError, UnknownNameError
-from ADAttributionLogic.networks.output import OutputKind
 
 Shape = tuple[int, int, int]
 

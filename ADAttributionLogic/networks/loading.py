@@ -11,11 +11,12 @@ import numpy as np
 from torch import nn
 
 from ADAttributionLogic.architectures.catalogue import ICBM152_SHAPE, Shape
+from ADAttributionLogic.architectures.output_kind import OutputKind
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.network import Network, explainable
-from ADAttributionLogic.networks.output import Output, OutputKind
+from ADAttributionLogic.networks.output import Output
 from ADAttributionLogic.networks.packages import (
     MODEL_FILE,
     Model,

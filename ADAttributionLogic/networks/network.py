@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from ADAttributionLogic.architectures.output_kind import OutputKind
 from ADAttributionLogic.errors import GridMismatchError, NetworkError, UnsupportedOperationError
 from ADAttributionLogic.graph.layer_graph import Head, LayerGraph, fold_batch_norm
-from ADAttributionLogic.networks.output import OutputKind, head_of
+from ADAttributionLogic.networks.output import head_of
 from ADAttributionLogic.tracing.tracer import shell_copy, trace
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from ADAttributionLogic.architectures.output_kind import OutputKind
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
 
-#: ``softmax`` over classes; ``sigmoid``: one output, the log-odds of the second class; ``score``: one output, a
-#: regression whose value is the answer.
-OutputKind = Literal["softmax", "sigmoid", "score"]
 OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 
 

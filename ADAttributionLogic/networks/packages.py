@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from ADAttributionLogic.architectures.catalogue import architecture, build_network
+from ADAttributionLogic.architectures.output_kind import OutputKind
 from ADAttributionLogic.errors import NetworkError, OutputError, UnsupportedOperationError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.archives import refuse_torchscript
 from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.json_document import read_document
 from ADAttributionLogic.networks.network import Network, explainable, opaque
-from ADAttributionLogic.networks.output import Output, OutputKind, check_thresholds, read_output
+from ADAttributionLogic.networks.output import Output, check_thresholds, read_output
 from ADAttributionLogic.networks.state_dicts import flattened_size, require_fit
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.resources import resources_folder

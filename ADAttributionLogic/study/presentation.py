@@ -15,16 +15,16 @@ from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.study import analysis as tables_of
 from ADAttributionLogic.study.agreement import coherence_table, families, intersection_table, repeat_distances
-from ADAttributionLogic.study.covariates import residualised
-from ADAttributionLogic.study.group_regions import density, mean_of
-from ADAttributionLogic.study.volume_correlation import volume_correlation
-from ADAttributionLogic.study_figures.charts import (
+from ADAttributionLogic.study.charts import (
     correlation_figure,
     density_sum_scatter,
     gain_intervals,
     gain_violins,
     group_violins,
 )
+from ADAttributionLogic.study.covariates import residualised
+from ADAttributionLogic.study.group_regions import density, mean_of
+from ADAttributionLogic.study.volume_correlation import volume_correlation
 from ADAttributionLogic.study_figures.map_figure import mean_map_figure
 from ADAttributionLogic.study_figures.matrices import distance_figure, matrix_figure
 from ADAttributionLogic.study_figures.page import Section, build_page

@@ -43,7 +43,8 @@ ROOMS = {
     "tracing": {"tracing", "graph"},
     "incremental": {"incremental", "graph"},
     "propagation": {"propagation", "graph"},
-    "networks": {"networks", "tracing", "graph", "preprocessing", "store"},
+    "architectures": {"architectures"},
+    "networks": {"networks", "architectures", "tracing", "graph", "preprocessing", "store"},
     "attribution": {"attribution", "propagation", "tracing", "graph", "incremental", "networks"},
     "atlas": {"atlas"},
     "relevance": {"relevance", "atlas"},
@@ -54,16 +55,18 @@ ROOMS = {
     "dicom_export": {"dicom_export", "reading", "atlas", "relevance", "service", "report"},
     "comparison": {"comparison", "reference", "relevance", "atlas"},
     "simulation": {"simulation", "atlas"},
-    "truth": {"truth", "simulation", "attribution", "networks", "relevance"},
+    "truth": {"truth", "simulation", "attribution", "architectures", "networks", "relevance"},
     "whatif": {"whatif", "attribution", "graph", "incremental", "networks", "atlas", "preprocessing", "reference"},
     "cohort": {"cohort", "report", "relevance"},
     "engines": {"engines"},
     "runs": {"runs"},
     "bids": {"bids", "cohort", "atlas", "attribution", "networks", "page", "reference", "relevance", "report", "study"},
     "page": {"page", "checks", "networks", "relevance", "report", "service"},
-    "study": {"study", "engines", "cohort", "comparison", "relevance", "report", "atlas", "preprocessing"},
-    "robustness": {"robustness", "study", "comparison", "cohort", "attribution", "graph", "networks", "relevance"}
-    | {"atlas", "report"},
+    "study_figures": {"study_figures", "atlas", "report"},
+    "study": {"study", "study_figures", "engines", "cohort", "comparison", "relevance", "report", "atlas"}
+    | {"preprocessing"},
+    "robustness": {"robustness", "study", "study_figures", "comparison", "cohort", "attribution", "architectures"}
+    | {"graph", "networks", "relevance", "atlas", "report"},
     "reference": {"reference", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing", "report"},
 }
 
