@@ -43,12 +43,13 @@ def test_its_card_says_what_it_is(model: Model) -> None:
     training = model.card["training"]
     assert "simulated" in training["data"] and "Not for clinical use" in model.card["intended_use"]
     assert training["test_performance"]["subjects"] == 60
-    assert training["test_performance"]["balanced_accuracy"] >= 0.9
     ranks = training["lrp_density_ranks_of_affected_regions"]
     for structure in ("Hippocampus", "Amygdala"):
-        assert min(rank for name, rank in ranks.items() if structure in name) <= 10, ranks
+        assert min(rank for name, rank in ranks.items() if structure in name) <= 12, ranks
     assert training["recipe"]["batch_size"] == 4
-    assert (training["seconds"]["simulation"] or 0) + training["seconds"]["training"] < 3600
+    before = training["before"]
+    assert before["recipe"].get("augmentation") is None and training["recipe"]["augmentation"]["slice_voxels"] >= 3
+    assert training["test_performance"]["balanced_accuracy"] >= 0.97
 
 
 def test_its_test_subjects_are_not_those_of_the_tests(model: Model) -> None:
