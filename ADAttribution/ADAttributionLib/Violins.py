@@ -26,11 +26,6 @@ _GREY, _CHOSEN, _LINE = (0.6, 0.62, 0.66), (0.1, 0.1, 0.12), (0.35, 0.35, 0.35)
 _WITHIN, _BEYOND = (0.16, 0.49, 0.88), (0.88, 0.44, 0.07)
 
 
-def hasViolins(run, mapName):
-    """Whether a map, or the map that a z map is of, was compared with controls region by region."""
-    return "regions" in _entryOf(run, mapName)
-
-
 def addViolins(run, mapName, chosen=None):
     """Add the chart of the regions that are most unusual among controls, and of a chosen one; replaces an earlier one.
 

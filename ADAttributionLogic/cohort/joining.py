@@ -105,21 +105,6 @@ class CohortResults:
     missing: tuple[tuple[CohortScan, str], ...] = ()
     unlisted: tuple[str, ...] = ()
 
-    def require_complete(self) -> None:
-        """Refuse to go on where rows have no result.
-
-        Raises
-        ------
-        CohortError
-            Naming them, with the reasons.
-        """
-        if self.missing:
-            which = " ".join(f"{scan.shown}: {why}" for scan, why in self.missing[:12])
-            more = f" … and {len(self.missing) - 12} more." if len(self.missing) > 12 else ""
-            raise CohortError(
-                f"{len(self.missing)} of {len(self.cohort)} rows of {self.cohort.source} have no result. {which}{more}"
-            )
-
 
 def join_results(cohort: Cohort, batch: str | os.PathLike[str]) -> CohortResults:
     """Join a table to the folder of a batch.
