@@ -16,6 +16,10 @@ from ADAttributionLogic.errors import UnknownNameError
 #: On which network a method runs: the model's, the same architecture with random weights, or none.
 On = Literal["model", "untrained", "nothing"]
 
+#: How maps become one: the map of the positive class's logit less that of the other's; the mean over the image as it is
+#: and moved by a voxel along each axis, both ways, each map moved back (images that are compared with move along).
+Variant = Literal["", "contrast", "shifted"]
+
 FloatMap = npt.NDArray[np.floating]
 
 
@@ -31,6 +35,7 @@ class Contestant:
     method : str
         Of the registry; "" for what needs no network.
     options : mapping
+    variant : {"", "contrast", "shifted"}
     filter : callable or None
         Of what needs no network: (scan, control mean, seed) → map.
     """
@@ -39,12 +44,14 @@ class Contestant:
     on: On
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    variant: Variant = ""
     filter: Callable[[FloatMap, FloatMap, int], FloatMap] | None = None
 
     @property
     def fingerprint(self) -> str:
         """Changes with what is asked of it."""
-        key = json.dumps([self.name, self.on, self.method, dict(self.options)], sort_keys=True)
+        asked = [self.name, self.on, self.method, dict(self.options), *([self.variant] if self.variant else [])]
+        key = json.dumps(asked, sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
@@ -65,8 +72,8 @@ def _departure(scan: FloatMap, mean: FloatMap, seed: int) -> FloatMap:
     return np.abs(scan - mean)
 
 
-def _method(name: str, method: str, on: On = "model", **options: Any) -> Contestant:
-    return Contestant(name, on, method, options)
+def _method(name: str, method: str, on: On = "model", variant: Variant = "", **options: Any) -> Contestant:
+    return Contestant(name, on, method, options, variant)
 
 
 CONTESTANTS: tuple[Contestant, ...] = (
@@ -75,8 +82,11 @@ CONTESTANTS: tuple[Contestant, ...] = (
     _method("lrp-e-rule", "lrp", rule="e-rule"),
     _method("lrp-epsilon-plus-flat", "lrp", rule="epsilon-plus-flat"),
     _method("lrp-epsilon-gamma-box", "lrp", rule="epsilon-gamma-box"),
+    _method("lrp-contrast", "lrp", variant="contrast"),
+    _method("lrp-shifted", "lrp", variant="shifted"),
     _method("deeplift", "deeplift"),
     _method("deeplift-gamma", "deeplift", rule="gamma"),
+    _method("deeplift-gamma-shifted", "deeplift", variant="shifted", rule="gamma"),
     _method("deeplift-gamma-blur", "deeplift", rule="gamma", baseline="blur"),
     _method("integrated-gradients", "integrated-gradients", steps=6),
     _method("integrated-gradients-reference", "integrated-gradients", steps=4, baseline="reference"),

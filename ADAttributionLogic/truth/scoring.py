@@ -145,13 +145,33 @@ def map_of(bench: Bench, seen: Seen, contestant: Contestant, number: int) -> Flo
     """A contestant's map of a patient."""
     if contestant.filter is not None:
         return contestant.filter(seen.image, bench.control_mean, number)
+    positive = bench.model.positive_class
+    if contestant.variant == "contrast":
+        ours, others = (_one_map(bench, seen, contestant, Target(c, "logit")) for c in (positive, 1 - positive))
+        return ours - others
+    if contestant.variant == "shifted":
+        maps = [_one_map(bench, seen, contestant, Target(positive), shift) for shift in _SHIFTS]
+        return np.mean(maps, axis=0)  # type: ignore[no-any-return]
+    return _one_map(bench, seen, contestant, Target(positive))
+
+
+#: Of an image, in voxels.
+_SHIFTS = ((0, 0, 0), *(tuple(sign if i == axis else 0 for i in range(3)) for axis in range(3) for sign in (-1, 1)))
+
+
+def _one_map(
+    bench: Bench, seen: Seen, contestant: Contestant, target: Target, shift: tuple[int, ...] = _SHIFTS[0]
+) -> FloatMap:
+    """A map, of the image moved by so many voxels and back where it belongs."""
     evaluation = seen.evaluation if contestant.on == "model" else seen.untrained
-    companions = Companions(
-        regions=torch.from_numpy(bench.index.atlas.labels.array.astype(np.int32)),
-        reference=torch.from_numpy(bench.control_mean)[None, None],
-    )
-    target = Target(bench.model.positive_class)
-    return attribute(evaluation, contestant.method, target, contestant.options, companions=companions).heatmap
+    regions = torch.from_numpy(bench.index.atlas.labels.array.astype(np.int32))
+    reference = torch.from_numpy(bench.control_mean)
+    if any(shift):  # what leaves on one side and enters on the other is background
+        evaluation = Evaluation(evaluation.network, evaluation.image.roll(shift, (2, 3, 4)), bench.device)
+        regions, reference = regions.roll(shift, (0, 1, 2)), reference.roll(shift, (0, 1, 2))
+    companions = Companions(regions=regions, reference=reference[None, None])
+    found = attribute(evaluation, contestant.method, target, contestant.options, companions=companions).heatmap
+    return np.roll(found, tuple(-step for step in shift), (0, 1, 2))
 
 
 def score(bench: Bench, seen: Seen, heatmap: FloatMap) -> dict[str, float]:

@@ -9,17 +9,21 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from scipy.stats import wasserstein_distance
 from sklearn.metrics import average_precision_score, precision_recall_curve
 from small_grid import SMALL_AFFINE, SMALL_SHAPE
 
 from ADAttributionLogic.atlas.library import load_atlas, load_template
+from ADAttributionLogic.attribution.evaluation import Evaluation
+from ADAttributionLogic.attribution.registry import attribute
+from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import GridMismatchError, ScanError, UnknownNameError, UsageError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.simulation.anatomy import Anatomy, atrophy_field
 from ADAttributionLogic.truth import metrics
-from ADAttributionLogic.truth.contestants import CONTESTANTS, choose_contestants
+from ADAttributionLogic.truth.contestants import CONTESTANTS, Contestant, choose_contestants
 from ADAttributionLogic.truth.patients import BenchmarkData
 from ADAttributionLogic.truth.scoring import Bench, map_of, prepare_bench, read_result, run_maps, run_shared, see
 from ADAttributionLogic.truth.shared_work import in_processes
@@ -178,6 +182,28 @@ def test_maps_and_scores_repeat_bit_for_bit_whatever_the_number_of_processes(
     for contestant in chosen:
         first, second = (map_of(here, see(here, 1), contestant, 1) for _ in range(2))
         assert first.any() and np.array_equal(first, second), contestant.name
+
+
+def test_the_contrast_is_what_the_margin_between_the_classes_has(small_package: Path, tmp_path: Path) -> None:
+    """Of gradient × input, whose margin is another derivation: the gradient of the difference, in one pass."""
+    bench = small_bench(str(small_package), str(tmp_path))
+    seen = see(bench, 1)
+    found = map_of(bench, seen, Contestant("x", "model", "gradient-x-input", variant="contrast"), 1)
+    expected = attribute(seen.evaluation, "gradient-x-input", Target(1, "margin")).heatmap
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_the_shifted_map_is_the_mean_of_the_maps_around_moved_back(small_package: Path, tmp_path: Path) -> None:
+    bench = small_bench(str(small_package), str(tmp_path))
+    seen = see(bench, 1)
+    found = map_of(bench, seen, Contestant("x", "model", "gradient-x-input", variant="shifted"), 1)
+    maps = [attribute(seen.evaluation, "gradient-x-input", Target(1)).heatmap]
+    for axis in range(3):
+        for step in (-1, 1):
+            moved = torch.from_numpy(np.roll(seen.image, step, axis))[None, None]
+            there = attribute(Evaluation(bench.model.network, moved, bench.device), "gradient-x-input", Target(1))
+            maps.append(np.roll(there.heatmap, -step, axis))
+    np.testing.assert_allclose(found, np.mean(maps, axis=0), rtol=0, atol=1e-7 * np.abs(maps[0]).max())
 
 
 def test_work_is_shared_among_one_process_or_more() -> None:
