@@ -25,7 +25,7 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.outcome import Outcome, outcome_of
-from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionIndex, region_sums
+from ADAttributionLogic.relevance.region_table import RegionIndex, are_ranked, region_sums
 
 Chosen = Sequence[tuple[Method, Mapping[str, Any]]]
 
@@ -312,7 +312,7 @@ class _Ensemble:
         if index is not None and several:
             voxels = np.diff(np.append(index.starts, index.order.size))
             volumes = voxels * self.question.voxel_mm3
-            is_ranked = volumes >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+            is_ranked = are_ranked(volumes)
             labels = [region.label for region in index.regions]
             agreement = agreement_of(mean.names, labels, np.stack(sums), volumes, is_ranked)
             result = replace(result, agreement=agreement.describe())

@@ -324,7 +324,9 @@ RARE: dict[str, Callable[[Shape], nn.Module]] = {
     "argmax": written(lambda x: x * (x.argmax(1, keepdim=True) + 1)),
     "gathered": written(lambda x: x.gather(1, torch.zeros_like(x, dtype=torch.long))),
     # Its own copy: PyTorch exports nothing that is written in place where windows overlap.
-    "unfold": written(lambda x: x.unfold(2, 3, 2).clone()[..., 0]),
+    "unfold": written(
+        lambda x: x.unfold(2, 3, 2).flatten(3).mean(3) if x.ndim == 3 else x.unfold(2, 3, 2).clone()[..., 0]
+    ),
     "logsumexp": written(lambda x: x.logsumexp(1, keepdim=True)),
 }
 
@@ -372,8 +374,7 @@ def networks(draw: st.DrawFn, depth: int = 12) -> Drawn:
             layer = {**OPERATIONS, **RARE}[name](Shape(value.shape[1], tuple(value.shape[2:]))).double().eval()
             layer = Branches(layer) if form == "branch" else layer
         try:
-            # All from the image on: what is written in place may not be writable as the operation before left it.
-            following = nn.Sequential(*layers, layer)(x.clone())
+            following = layer(value.clone())
         except (RuntimeError, ValueError):  # the map is too small for it, or is not what the module was made for
             continue
         if following[0].numel() > 4000 or following[0, 0].numel() < 2:

@@ -19,7 +19,7 @@ from ADAttributionLogic.graph.layer_graph import class_probabilities
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.propagation.account import Account
-from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionIndex
+from ADAttributionLogic.relevance.region_table import RegionIndex, are_ranked
 
 FloatArray = npt.NDArray[np.float32]
 Voxels = npt.NDArray[np.bool_]
@@ -166,7 +166,7 @@ class Question:
     def ranked(self) -> npt.NDArray[np.bool_]:
         """Which regions of the index are large enough to be ranked."""
         assert self.regions is not None
-        return self.volumes_mm3 >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+        return are_ranked(self.volumes_mm3)
 
     @property
     def volumes_mm3(self) -> npt.NDArray[np.float64]:

@@ -44,7 +44,7 @@ from ADAttributionLogic.errors import ADAttributionError, NetworkError
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.network import explainable
 from ADAttributionLogic.networks.packages import Model, available_models, load_package, save_package
-from ADAttributionLogic.relevance.region_table import index_regions, region_table
+from ADAttributionLogic.relevance.region_table import are_ranked, index_regions, region_table
 from ADAttributionLogic.simulation.anatomy import Anatomy, affected_labels, icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
 from ADAttributionLogic.simulation.subject import PATIENT
@@ -169,7 +169,9 @@ def make_demonstration_network(out: str, cache: str, device: torch.device, seed:
     print("ranks of the affected regions:", ranks)
     card = demonstration_card(anatomy, plan, recipe, fitted, tested, ranks, len(hits), device, seconds)
     if first is not None:
-        card["training"]["before"] = {key: first["training"][key] for key in ("recipe", "epochs", "best_epoch")}
+        card["training"]["before"] = {
+            key: first["training"][key] for key in ("recipe", "epochs", "best_epoch", "seconds")
+        }
     data = BenchmarkData(anatomy, Path(cache) / "truth")
     entry, content = control_mean_file(anatomy, data)
     card["control_mean"], files = entry, {CONTROL_MEAN_FILE: content}
@@ -220,7 +222,7 @@ def _truth_rows(model: Model, data: BenchmarkData, folder: Path) -> list[Row]:
 def rank_regions(
     network: nn.Module, patients: Sequence[CohortScan], anatomy: Anatomy, device: torch.device | None = None
 ) -> list[tuple[int, str]]:
-    """Regions (label, name) by mean LRP density (b-rule, β = 0) over some patients, highest first."""
+    """The ranked regions (label, name) by mean LRP density (b-rule, β = 0) over some patients, highest first."""
     index = index_regions(anatomy.atlas)
     explained = explainable(network, (1, *anatomy.template.grid.shape), is_ours=True)
     densities = []
@@ -228,9 +230,10 @@ def rank_regions(
         image = torch.from_numpy(patient.load().astype(np.float32))[None, None]
         result = attribute(Evaluation(explained, image, device or torch.device("cpu")), "lrp", Target(PATIENT))
         heatmap = Volume(result.heatmap, anatomy.affine)
-        densities.append(region_table(heatmap, index).columns["density"][:-1])
-    mean = np.mean(densities, axis=0)
-    return [(index.regions[i].label, index.regions[i].name) for i in np.argsort(-mean)]
+        table = region_table(heatmap, index).columns
+        densities.append(table["density"][:-1])
+    mean, is_ranked = np.mean(densities, axis=0), are_ranked(table["volume_mm3"][:-1])
+    return [(index.regions[i].label, index.regions[i].name) for i in np.argsort(-mean) if is_ranked[i]]
 
 
 def _report(epoch: Epoch) -> None:

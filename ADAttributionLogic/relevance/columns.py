@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 #: Smaller regions are listed, but not ranked: the mean of a few voxels says nothing of a region (an atlas that a scan
 #: was resampled from leaves "vessels" of one voxel, whose density leads any list).
 SMALLEST_RANKED_MM3 = 100.0
 _UNRANKED = f"a region below {SMALLEST_RANKED_MM3:g} mm³ and the row outside the atlas have none"
+
+
+def are_ranked(volumes_mm3: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which regions are large enough to be ranked, by their volumes."""
+    # The volume of an oblique voxel is a determinant, which rounds.
+    large: npt.NDArray[np.bool_] = volumes_mm3 >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+    return large
 
 
 @dataclass(frozen=True)

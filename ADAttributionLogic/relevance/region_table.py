@@ -23,6 +23,7 @@ from ADAttributionLogic.relevance.columns import (
     RANKS,
     SMALLEST_RANKED_MM3,
     Column,
+    are_ranked,
 )
 from ADAttributionLogic.volume import Volume
 
@@ -38,6 +39,7 @@ __all__ = [
     "RegionIndex",
     "RegionSpread",
     "RegionTable",
+    "are_ranked",
     "index_regions",
     "rank_columns",
     "region_sums",
@@ -238,8 +240,7 @@ def region_sums(heatmap: npt.NDArray[Any], index: RegionIndex) -> npt.NDArray[np
 
 def rank_columns(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.int64]]:
     """Those of the columns :data:`RANKS` whose values are there; the last row is the one outside the atlas."""
-    # The volume of an oblique voxel is a determinant, which rounds.
-    is_ranked = columns["volume_mm3"][:-1] >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+    is_ranked = are_ranked(columns["volume_mm3"][:-1])
     found = {name: columns[by][:-1] for name, by in RANKED_BY.items() if by in columns}
     return {name: np.append(_ranks(values, is_ranked & ~np.isnan(values)), 0) for name, values in found.items()}
 

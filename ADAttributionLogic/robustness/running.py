@@ -22,7 +22,7 @@ import torch
 from ADAttributionLogic import provenance
 from ADAttributionLogic.errors import CohortError, UsageError
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3
+from ADAttributionLogic.relevance.region_table import are_ranked
 from ADAttributionLogic.report.placing import check_place, hashes_of, writing
 from ADAttributionLogic.robustness import presentation
 from ADAttributionLogic.robustness.measuring import THRESHOLD, Measured, Test, Training, measured
@@ -125,7 +125,7 @@ def compare(trainings: Sequence[Training], test: Test, found: Sequence[Measured]
             )
     voxels = np.diff(np.append(test.index.starts, test.index.order.size))
     volumes = voxels * test.index.atlas.labels.grid.voxel_volume_mm3
-    ranked = volumes >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+    ranked = are_ranked(volumes)
     if ranked.sum() <= TOP:
         raise UsageError(f"Of {int(ranked.sum())} regions there are no first {TOP}; choose a finer atlas.")
     relevances, distances = {}, {}

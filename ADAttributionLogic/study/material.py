@@ -17,7 +17,7 @@ from ADAttributionLogic.cohort.joining import CohortResults, ScanResult, join_re
 from ADAttributionLogic.cohort.table import Cohort, CohortScan, controls_of
 from ADAttributionLogic.errors import CohortError, UnknownNameError, UsageError
 from ADAttributionLogic.provenance import text_sha256
-from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionTable
+from ADAttributionLogic.relevance.region_table import RegionTable, are_ranked
 from ADAttributionLogic.study.cases import Groups
 
 FloatArray = npt.NDArray[np.float64]
@@ -43,8 +43,7 @@ class RegionNames:
     @property
     def is_ranked(self) -> npt.NDArray[np.bool_]:
         """Whether each is large enough to be ranked (:data:`~.relevance.region_table.SMALLEST_RANKED_MM3`)."""
-        large: npt.NDArray[np.bool_] = self.volume_mm3 >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
-        return large
+        return are_ranked(self.volume_mm3)
 
 
 @dataclass(frozen=True, eq=False)

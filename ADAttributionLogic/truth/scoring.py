@@ -24,7 +24,7 @@ from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import GridMismatchError, ScanError
 from ADAttributionLogic.networks.network import Network, explainable
 from ADAttributionLogic.networks.packages import Model
-from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, RegionIndex, index_regions, region_sums
+from ADAttributionLogic.relevance.region_table import RegionIndex, are_ranked, index_regions, region_sums
 from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.simulation.anatomy import affected_labels
 from ADAttributionLogic.truth import metrics
@@ -147,8 +147,11 @@ def map_of(bench: Bench, seen: Seen, contestant: Contestant, number: int) -> Flo
         return contestant.filter(seen.image, bench.control_mean, number)
     positive = bench.model.positive_class
     if contestant.variant == "contrast":
-        ours, others = (_one_map(bench, seen, contestant, Target(c, "logit")) for c in (positive, 1 - positive))
-        return ours - others
+        others = seen.evaluation.decision(Target(positive)).outputs[0].clone()
+        others[positive] = -torch.inf
+        classes = (positive, int(others.argmax()))  # the most probable of the others
+        ours, theirs = (_one_map(bench, seen, contestant, Target(c, "logit")) for c in classes)
+        return ours - theirs
     if contestant.variant == "shifted":
         maps = [_one_map(bench, seen, contestant, Target(positive), shift) for shift in _SHIFTS]
         return np.mean(maps, axis=0)  # type: ignore[no-any-return]
@@ -182,7 +185,7 @@ def score(bench: Bench, seen: Seen, heatmap: FloatMap) -> dict[str, float]:
     order = metrics.order_of(relevance)
     sums = region_sums(heatmap, bench.index)
     voxels = np.diff(np.append(bench.index.starts, bench.index.order.size))
-    is_ranked = voxels * bench.index.atlas.labels.grid.voxel_volume_mm3 >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+    is_ranked = are_ranked(voxels * bench.index.atlas.labels.grid.voxel_volume_mm3)
     is_affected = np.array([region.label in affected_labels() for region in bench.index.regions])
     top = [metrics.top_regions(sums / voxels, is_ranked, is_affected, k) for k in (1, 5)]
     positive = region_sums(np.where(brain, np.clip(heatmap, 0, None), 0), bench.index)

@@ -9,6 +9,7 @@ tab-separated line per person, then one per network, split and class with how ma
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,21 +19,28 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-from study_acquisition_robustness import SPLITS, native_path, prepare_native  # noqa: E402
+from study_acquisition_robustness import (  # noqa: E402
+    LARGEST_CHANGE,
+    SPLITS,
+    native_path,
+    prepare_native,
+    probabilities,
+)
 
 from ADAttributionLogic.demonstration.network import network_of  # noqa: E402
 from ADAttributionLogic.simulation.native_scan import draw_acquisition  # noqa: E402
 from ADAttributionLogic.simulation.subject import CONTROL, PATIENT  # noqa: E402
 
 PEOPLE = 24
-#: A change that nobody should have to mind.
-SMALL = 0.1
 
 
 def main() -> int:
-    cache, models = Path(sys.argv[1]), sys.argv[2:] or ["simulated-atrophy"]
-    cache.mkdir(parents=True, exist_ok=True)
-    networks = {name: network_of(name)[0].eval() for name in models}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cache", type=Path, metavar="CACHE", help="keeps the prepared scans (7 GB)")
+    parser.add_argument("models", nargs="*", default=["simulated-atrophy"], metavar="MODEL")
+    asked = parser.parse_args()
+    asked.cache.mkdir(parents=True, exist_ok=True)
+    networks = {name: network_of(name)[0] for name in asked.models}
     totals: list[str] = []
     print("model\tsplit\tclass\tseed\tspacing\tP(AD)\tP(AD) acquired")
     for name, network in networks.items():
@@ -40,17 +48,14 @@ def main() -> int:
             for label, called in ((PATIENT, "AD"), (CONTROL, "CN")):
                 moves = []
                 for seed in range(PEOPLE):
-                    prepare_native(split, label, seed, cache)
-                    both = torch.from_numpy(np.load(native_path(cache, split, label, seed)).astype(np.float32))
-                    with torch.no_grad():
-                        direct, through = (float(network(x[None, None]).double().softmax(1)[0, PATIENT]) for x in both)
+                    prepare_native(split, label, seed, asked.cache)
+                    both = torch.from_numpy(np.load(native_path(asked.cache, split, label, seed)))
+                    direct, through = probabilities(network, both)
                     moves.append(abs(through - direct))
                     spacing = "×".join(f"{s:g}" for s in draw_acquisition(acquisitions + seed).spacing_mm)
                     print(f"{name}\t{split}\t{called}\t{seed}\t{spacing}\t{direct:.3f}\t{through:.3f}", flush=True)
-                small = sum(move < SMALL for move in moves)
-                totals.append(
-                    f"# {name}, {split}, {called}: {small} of {PEOPLE} below {SMALL}; largest {max(moves):.3f}"
-                )
+                small = f"{sum(move < LARGEST_CHANGE for move in moves)} of {PEOPLE} below {LARGEST_CHANGE}"
+                totals.append(f"# {name}, {split}, {called}: {small}; largest {max(moves):.3f}")
     print("\n".join(totals))
     return 0
 

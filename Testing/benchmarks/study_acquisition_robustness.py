@@ -54,7 +54,7 @@ from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.preprocessing.pipeline import Options, preprocess
 from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-from ADAttributionLogic.relevance.region_table import SMALLEST_RANKED_MM3, index_regions, region_sums
+from ADAttributionLogic.relevance.region_table import are_ranked, index_regions, region_sums
 from ADAttributionLogic.simulation.anatomy import affected_labels, icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
 from ADAttributionLogic.simulation.native_scan import acquire, draw_acquisition
@@ -300,7 +300,7 @@ def measure_maps(plan: Plan, candidate: Candidate) -> list[dict[str, Any]]:
     mean = torch.from_numpy(data.control_mean(lambda scan: normalise.apply(scan)[0]))[None, None].to(plan.device)
     index = index_regions(anatomy.atlas)
     voxels = np.diff(np.append(index.starts, index.order.size))
-    is_ranked = voxels * index.atlas.labels.grid.voxel_volume_mm3 >= SMALLEST_RANKED_MM3 * (1 - 1e-9)
+    is_ranked = are_ranked(voxels * index.atlas.labels.grid.voxel_volume_mm3)
     is_affected = np.array([region.label in affected_labels() for region in index.regions])
     candidate.network.cpu()
     network = explainable(candidate.network, (1, *anatomy.template.grid.shape), is_ours=True)
