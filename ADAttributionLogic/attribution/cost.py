@@ -35,6 +35,7 @@ import numpy as np
 from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, mean_work
 from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Method
+from ADAttributionLogic.attribution.shift_mean import SHIFTED, places
 from ADAttributionLogic.incremental.reach import Places
 from ADAttributionLogic.networks.network import Network
 
@@ -90,6 +91,11 @@ def forward_passes(
         count, pairs = max(regions, 1), int(options["pairs"] or 0)
         each = per_box(_REGION_EDGE * (math.prod(shape) * _BRAIN / count) ** (1 / 3))
         return _BEFORE_BOXES + count * each + math.comb(min(pairs, count), 2) * min(1.0, 2 * each)
+    return _at_one_place(method, options) * (places(len(shape)) if options.get(SHIFTED.name) else 1)
+
+
+def _at_one_place(method: Method, options: Mapping[str, Any]) -> float:
+    """Of methods that follow relevance or gradients."""
     if method.name == "deeplift":
         return _DIFFERENCES if options["rule"] == "rescale" else _WEIGHED_DIFFERENCES
     if method.name == "lrp":

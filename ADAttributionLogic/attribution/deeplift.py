@@ -27,6 +27,7 @@ from ADAttributionLogic.attribution.lrp import RelevanceRule
 from ADAttributionLogic.attribution.occlusion_fill import BLUR
 from ADAttributionLogic.attribution.reference_image import baseline_option, reference_image
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.shift_mean import SHIFTED, over_shifts
 from ADAttributionLogic.attribution.target import Decision
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.chains import Chain
@@ -170,7 +171,7 @@ register(
         "DeepLIFT",
         "How much did what differs from the reference (the mean of controls) in this voxel contribute?",
         "Shrikumar et al. 2017, arXiv:1704.02685",
-        _deeplift,
+        over_shifts(_deeplift),
         (
             Option(
                 "rule",
@@ -183,6 +184,7 @@ register(
             baseline_option("reference"),
             BLUR,
             Option("epsilon", 1e-6, "stabiliser added to denominators", float, minimum=0, maximum=1e3),
+            SHIFTED,
         ),
         is_conserving=True,
         needs_layers=True,

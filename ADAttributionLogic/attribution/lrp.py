@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.shift_mean import SHIFTED, over_shifts
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.attention import DenseByGroup, MatrixProduct
 from ADAttributionLogic.graph.convolution import Convolution
@@ -307,7 +308,7 @@ register(
         "Layer-wise relevance propagation",
         "How much did this voxel contribute to the decision? (Why does this person have AD?)",
         "Bach et al. 2015, doi:10.1371/journal.pone.0130140; Böhle et al. 2019, doi:10.3389/fnagi.2019.00194",
-        _lrp,
+        over_shifts(_lrp),
         (
             Option(
                 "rule",
@@ -373,6 +374,7 @@ register(
                 str,
                 ("preset", "gamma"),
             ),
+            SHIFTED,
         ),
         is_conserving=True,
         starts_with_relevance=True,

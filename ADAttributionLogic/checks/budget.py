@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import find_objects
 
 from ADAttributionLogic.attribution.cost import forward_passes
 from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING
+from ADAttributionLogic.attribution.shift_mean import SHIFTED, places
 from ADAttributionLogic.checks.deletion import PARTS
 from ADAttributionLogic.checks.question import CheckedMap, Question
 from ADAttributionLogic.incremental.planning import first_coupling_layer, fractions_of_a_pass, plan_within
@@ -88,6 +89,9 @@ def costs_of(question: Question, checked: CheckedMap, network: Network, regions:
 def map_passes(checked: CheckedMap, question: Question, network: Network) -> float:
     """About how many forward passes a map of a new image takes."""
     method, options = checked.method, checked.options
+    if options.get(SHIFTED.name):
+        once = replace(checked, options={**options, SHIFTED.name: False})
+        return places(question.brain.ndim) * map_passes(once, question, network)
     if method.name == "lrp":
         positive_alone = options["rule"] != "b-rule" or not options["beta"]
         return _RULES_MAP if positive_alone and options["rule"] != "epsilon-gamma-box" else _MORE_RULES_MAP

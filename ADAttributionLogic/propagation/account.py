@@ -5,7 +5,7 @@ Needs no torch: it travels in the record of an explanation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,25 @@ def read_account(written: Iterable[Mapping[str, Any]] | None) -> Account | None:
             {str(cause): float(amount) for cause, amount in line["kept"].items()},
         )
         for line in written
+    )
+
+
+def mean_account(accounts: Sequence[Account]) -> Account:
+    """The mean of the accounts of one network, line by line."""
+    count = len(accounts)
+    return tuple(
+        LayerAccount(
+            lines[0].layer,
+            lines[0].operation,
+            sum(line.received for line in lines) / count,
+            sum(line.passed_on for line in lines) / count,
+            {
+                c: sum(line.kept.get(c, 0.0) for line in lines) / count
+                for c in CAUSES
+                if any(c in x.kept for x in lines)
+            },
+        )
+        for lines in zip(*accounts, strict=True)
     )
 
 

@@ -16,9 +16,9 @@ from ADAttributionLogic.errors import UnknownNameError
 #: On which network a method runs: the model's, the same architecture with random weights, or none.
 On = Literal["model", "untrained", "nothing"]
 
-#: How maps become one: the map of the positive class's logit less that of the other's; the mean over the image as it is
-#: and moved by a voxel along each axis, both ways, each map moved back (images that are compared with move along).
-Variant = Literal["", "contrast", "shifted"]
+#: What becomes of maps: the map of the positive class's logit less that of the other's; regions by their z against the
+#: benchmark's controls (:mod:`~.truth.region_z`).
+Variant = Literal["", "contrast", "z"]
 
 FloatMap = npt.NDArray[np.floating]
 
@@ -35,7 +35,7 @@ class Contestant:
     method : str
         Of the registry; "" for what needs no network.
     options : mapping
-    variant : {"", "contrast", "shifted"}
+    variant : {"", "contrast", "z"}
     filter : callable or None
         Of what needs no network: (scan, control mean, seed) → map.
     """
@@ -83,10 +83,12 @@ CONTESTANTS: tuple[Contestant, ...] = (
     _method("lrp-epsilon-plus-flat", "lrp", rule="epsilon-plus-flat"),
     _method("lrp-epsilon-gamma-box", "lrp", rule="epsilon-gamma-box"),
     _method("lrp-contrast", "lrp", variant="contrast"),
-    _method("lrp-shifted", "lrp", variant="shifted"),
+    _method("lrp-z", "lrp", variant="z"),
+    _method("lrp-shifted", "lrp", shifted=True),
     _method("deeplift", "deeplift"),
     _method("deeplift-gamma", "deeplift", rule="gamma"),
-    _method("deeplift-gamma-shifted", "deeplift", variant="shifted", rule="gamma"),
+    _method("deeplift-gamma-z", "deeplift", variant="z", rule="gamma"),
+    _method("deeplift-gamma-shifted", "deeplift", rule="gamma", shifted=True),
     _method("deeplift-gamma-blur", "deeplift", rule="gamma", baseline="blur"),
     _method("integrated-gradients", "integrated-gradients", steps=6),
     _method("integrated-gradients-reference", "integrated-gradients", steps=4, baseline="reference"),

@@ -29,7 +29,8 @@ from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.simulation.anatomy import affected_labels
 from ADAttributionLogic.truth import metrics
 from ADAttributionLogic.truth.contestants import Contestant, FloatMap
-from ADAttributionLogic.truth.patients import BenchmarkData, Patient, patient_name
+from ADAttributionLogic.truth.patients import CONTROLS, BenchmarkData, Patient, patient_name
+from ADAttributionLogic.truth.region_z import Levels, control_levels, ordered_by_z
 from ADAttributionLogic.truth.shared_work import in_processes
 
 #: Changes whenever the same map would be scored otherwise.
@@ -146,35 +147,32 @@ def map_of(bench: Bench, seen: Seen, contestant: Contestant, number: int) -> Flo
     if contestant.filter is not None:
         return contestant.filter(seen.image, bench.control_mean, number)
     positive = bench.model.positive_class
+    evaluation = seen.evaluation if contestant.on == "model" else seen.untrained
     if contestant.variant == "contrast":
-        others = seen.evaluation.decision(Target(positive)).outputs[0].clone()
+        others = evaluation.decision(Target(positive)).outputs[0].clone()
         others[positive] = -torch.inf
         classes = (positive, int(others.argmax()))  # the most probable of the others
-        ours, theirs = (_one_map(bench, seen, contestant, Target(c, "logit")) for c in classes)
+        ours, theirs = (_one_map(bench, evaluation, contestant, Target(c, "logit")) for c in classes)
         return ours - theirs
-    if contestant.variant == "shifted":
-        maps = [_one_map(bench, seen, contestant, Target(positive), shift) for shift in _SHIFTS]
-        return np.mean(maps, axis=0)  # type: ignore[no-any-return]
-    return _one_map(bench, seen, contestant, Target(positive))
+    found = _one_map(bench, evaluation, contestant, Target(positive))
+    return ordered_by_z(found, _levels_of(bench, contestant), bench.index) if contestant.variant == "z" else found
 
 
-#: Of an image, in voxels.
-_SHIFTS = ((0, 0, 0), *(tuple(sign if i == axis else 0 for i in range(3)) for axis in range(3) for sign in (-1, 1)))
+@cache
+def _levels_of(bench: Bench, contestant: Contestant) -> Levels:
+    """Of the regions' relevance in maps of all controls, once per process."""
+    target = Target(bench.model.positive_class)
+    images = (bench.model.normalisation.apply(bench.data.control(number))[0] for number in range(CONTROLS))
+    seen = (Evaluation(bench.model.network, torch.from_numpy(x)[None, None], bench.device) for x in images)
+    return control_levels((_one_map(bench, control, contestant, target) for control in seen), bench.index)
 
 
-def _one_map(
-    bench: Bench, seen: Seen, contestant: Contestant, target: Target, shift: tuple[int, ...] = _SHIFTS[0]
-) -> FloatMap:
-    """A map, of the image moved by so many voxels and back where it belongs."""
-    evaluation = seen.evaluation if contestant.on == "model" else seen.untrained
-    regions = torch.from_numpy(bench.index.atlas.labels.array.astype(np.int32))
-    reference = torch.from_numpy(bench.control_mean)
-    if any(shift):  # what leaves on one side and enters on the other is background
-        evaluation = Evaluation(evaluation.network, evaluation.image.roll(shift, (2, 3, 4)), bench.device)
-        regions, reference = regions.roll(shift, (0, 1, 2)), reference.roll(shift, (0, 1, 2))
-    companions = Companions(regions=regions, reference=reference[None, None])
-    found = attribute(evaluation, contestant.method, target, contestant.options, companions=companions).heatmap
-    return np.roll(found, tuple(-step for step in shift), (0, 1, 2))
+def _one_map(bench: Bench, evaluation: Evaluation, contestant: Contestant, target: Target) -> FloatMap:
+    companions = Companions(
+        regions=torch.from_numpy(bench.index.atlas.labels.array.astype(np.int32)),
+        reference=torch.from_numpy(bench.control_mean)[None, None],
+    )
+    return attribute(evaluation, contestant.method, target, contestant.options, companions=companions).heatmap
 
 
 def score(bench: Bench, seen: Seen, heatmap: FloatMap) -> dict[str, float]:

@@ -24,7 +24,7 @@ from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.simulation.anatomy import Anatomy, atrophy_field
 from ADAttributionLogic.truth import metrics
 from ADAttributionLogic.truth.contestants import CONTESTANTS, Contestant, choose_contestants
-from ADAttributionLogic.truth.patients import BenchmarkData
+from ADAttributionLogic.truth.patients import CONTROLS, BenchmarkData
 from ADAttributionLogic.truth.scoring import Bench, map_of, prepare_bench, read_result, run_maps, run_shared, see
 from ADAttributionLogic.truth.shared_work import in_processes
 from ADAttributionLogic.truth.summary import METRICS, summarise, table_text, write_figure
@@ -193,17 +193,26 @@ def test_the_contrast_is_what_the_margin_between_the_classes_has(small_package: 
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-def test_the_shifted_map_is_the_mean_of_the_maps_around_moved_back(small_package: Path, tmp_path: Path) -> None:
+def test_rank_by_z_puts_regions_in_the_order_of_their_distance_from_the_controls(
+    small_package: Path, tmp_path: Path
+) -> None:
+    """Of gradient × input, by hand: z of each region's sum against the twenty controls, in float64."""
     bench = small_bench(str(small_package), str(tmp_path))
-    seen = see(bench, 1)
-    found = map_of(bench, seen, Contestant("x", "model", "gradient-x-input", variant="shifted"), 1)
-    maps = [attribute(seen.evaluation, "gradient-x-input", Target(1)).heatmap]
-    for axis in range(3):
-        for step in (-1, 1):
-            moved = torch.from_numpy(np.roll(seen.image, step, axis))[None, None]
-            there = attribute(Evaluation(bench.model.network, moved, bench.device), "gradient-x-input", Target(1))
-            maps.append(np.roll(there.heatmap, -step, axis))
-    np.testing.assert_allclose(found, np.mean(maps, axis=0), rtol=0, atol=1e-7 * np.abs(maps[0]).max())
+    seen, labels = see(bench, 1), bench.index.atlas.labels.array
+    found = map_of(bench, seen, Contestant("x", "model", "gradient-x-input", variant="z"), 1)
+    scans = (bench.model.normalisation.apply(bench.data.control(n))[0] for n in range(CONTROLS))
+    controls = [Evaluation(bench.model.network, torch.from_numpy(x)[None, None], bench.device) for x in scans]
+    maps = [attribute(one, "gradient-x-input", Target(1)).heatmap for one in (seen.evaluation, *controls)]
+    z, means, voxels = [], [], []
+    for region in bench.index.regions:
+        inside = labels == region.label
+        own, *others = (float(each[inside].sum(dtype=np.float64)) for each in maps)
+        deviation = np.std(others, ddof=1)
+        z.append((own - np.mean(others)) / deviation if deviation else 0.0)
+        means.append(found[inside].mean())
+        voxels.append(np.array_equal(np.argsort(found[inside]), np.argsort(maps[0][inside], kind="stable")))
+    assert len(z) > 50 and np.array_equal(np.argsort(z, kind="stable"), np.argsort(means)) and all(voxels)
+    assert not found[bench.index.outside.reshape(found.shape)].any()
 
 
 def test_work_is_shared_among_one_process_or_more() -> None:
