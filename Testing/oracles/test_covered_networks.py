@@ -184,6 +184,34 @@ def test_without_biases_relevance_is_conserved(chosen: Case) -> None:
         assert abs(found.unattributed - promised) <= 1e-3 * abs(found.to_attribute), (rule, kept)
 
 
+def gradient_by_autograd(network: nn.Module, image: Tensor) -> Tensor:
+    leaf = image.clone().requires_grad_()
+    (found,) = torch.autograd.grad(network(leaf)[0, 1], leaf)
+    return found[0].double()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SFCN", "ViT"])
+def test_at_the_size_at_which_it_is_used_the_same_holds_in_single_precision(name: str) -> None:
+    """With the weights that its code draws. Poolings choose between nearly equal voxels by rounding, here as in
+    autograd: the gradient is as near to that of double precision as autograd's. LRP loses what its account says."""
+    torch.manual_seed(0)
+    covered = COVERED[name]
+    network, image = covered.published().eval(), torch.rand(1, *covered.shape)
+    evaluation = Evaluation(explainable(network, covered.shape), image, CPU)
+    found = attribute(evaluation, "sensitivity", TARGET, {"postprocess": "signed"})
+    by_autograd = gradient_by_autograd(network, image)
+    relevance = attribute(evaluation, "lrp", TARGET, {"rule": "attn-lrp" if covered.is_transformer else "b-rule"})
+    kept = kept_in(relevance)
+    gross = kept.pop("gross")
+    assert relevance.unattributed == pytest.approx(sum(kept.values()), abs=1e-3 * max(gross, relevance.to_attribute))
+    exact = gradient_by_autograd(network.double(), image.double())
+    ours, theirs = (
+        float((each - exact).norm() / exact.norm()) for each in (torch.from_numpy(found.values), by_autograd)
+    )
+    assert ours <= max(2 * theirs, 1e-4) and theirs < 0.05
+
+
 # --------------------------------------------------------------------------------------------------------------- zennit
 
 
