@@ -107,10 +107,10 @@ def networks() -> Iterator[Figure]:
         name = line["network"]
         if line["refused"] != "no":
             continue
-        has_attention = "AttnLRP / forward" in line
+        has_attn_lrp = bool(line.get("AttnLRP / forward"))
         # The rule that was made for a network has to be fast; the b-rule is there for all.
-        yield Figure(f"{name}, LRP, time / forward", float(line["LRP / forward"]), None if has_attention else 5.0)
-        if has_attention:
+        yield Figure(f"{name}, LRP, time / forward", float(line["LRP / forward"]), None if has_attn_lrp else 5.0)
+        if has_attn_lrp:
             yield Figure(f"{name}, AttnLRP, time / forward", float(line["AttnLRP / forward"]), 5.0)
         yield Figure(f"{name}, LRP, memory / forward", float(line["LRP memory / forward"]))
         yield Figure(f"{name}, sensitivity, time / forward", float(line["sensitivity / forward"]))

@@ -1,9 +1,10 @@
 """One network of the field at the size at which it is used: ``measure_networks.py NAME [counted]`` prints JSON.
 
 Processor time of one thread, so that other programs matter little: of a plain forward pass of the module, of a window
-of 8 voxels (sampled positions in the middle), of sensitivity, of LRP (the b-rule, and AttnLRP where there is
-attention), and of a plain gradient by autograd, in turn. The memory is what each takes at most beyond what the process
-has before it (on Linux). ``counted``: the network is only traced, and the work of a window counted.
+of 8 voxels (sampled positions in the middle), of sensitivity, of LRP, and of a plain gradient by autograd, in turn. LRP
+is by the b-rule, and by AttnLRP as well where there is attention or an activation that is no ReLU: of inputs of either
+sign the b-rule takes the two parts one by one. The memory is what each takes at most beyond what the process has
+before it (on Linux). ``counted``: the network is only traced, and the work of a window counted.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def main() -> None:
         return lambda: (attribute(Evaluation(network, image, torch.device("cpu")), name, Target(1), options), None)[1]
 
     cases = {"forward": forward, "sensitivity": method("sensitivity"), "lrp": method("lrp")}
-    if has_attention(network.folded):
+    if has_attention(network.folded) or "Curve" in operations:
         cases["attn-lrp"] = method("lrp", rule="attn-lrp")
     for name, case in cases.items():
         case()  # what is made once is not counted
