@@ -21,8 +21,8 @@ from ADAttributionLogic.preprocessing.cache import preprocess_cached
 from ADAttributionLogic.preprocessing.carried_maps import map_on_scan
 from ADAttributionLogic.preprocessing.moved_scans import move_prepared
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-from ADAttributionLogic.preprocessing.space_transform import resample_to_model
+from ADAttributionLogic.registration.space_transform import resample_to_model
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.relevance.region_table import RegionIndex, index_regions, region_table, with_scores
 from ADAttributionLogic.volume import Volume, resample
 

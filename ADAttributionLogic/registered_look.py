@@ -10,7 +10,7 @@ from ADAttributionLogic.errors import AtlasError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.pipeline import REGISTERED_SIMILARITY
 from ADAttributionLogic.preprocessing.quality import correlation
-from ADAttributionLogic.preprocessing.registration_target import isotropic_grid
+from ADAttributionLogic.registration.target import isotropic_grid
 from ADAttributionLogic.volume import Volume, resample
 
 #: At this resolution (mm) a brain is told from what is none.

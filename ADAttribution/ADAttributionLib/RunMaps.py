@@ -9,7 +9,7 @@ from ADAttributionLib.TransformNodes import transformOf
 from ADAttributionLib.VolumeNodes import volumeFromNode
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_scan
-from ADAttributionLogic.preprocessing.space_transform import identity_transform
+from ADAttributionLogic.registration.space_transform import identity_transform
 
 
 def addNativeMap(run, name):

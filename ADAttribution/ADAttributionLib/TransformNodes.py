@@ -17,8 +17,8 @@ from ADAttributionLib.SceneBuilder import vtkMatrix
 from ADAttributionLib.VolumeNodes import arrayFromMatrix
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.owned_folders import temporary_folder
-from ADAttributionLogic.preprocessing.registration_target import isotropic_grid
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, warp_of_points
+from ADAttributionLogic.registration.space_transform import SpaceTransform, warp_of_points
+from ADAttributionLogic.registration.target import isotropic_grid
 
 #: The two transforms of a preparation, by their names.
 DIRECTIONS = ("scan-to-model", "model-to-scan")

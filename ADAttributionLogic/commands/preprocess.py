@@ -49,7 +49,7 @@ def _preprocess(options: argparse.Namespace) -> int:
 def _preprocess_and_write(options: argparse.Namespace, model: Model, monitor: Monitor, cache: Path | None) -> int:
     from ADAttributionLogic.atlas.library import load_template
     from ADAttributionLogic.explain_native import preprocess_for
-    from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+    from ADAttributionLogic.registration.target import RegistrationTarget
     from ADAttributionLogic.report.placing import check_place
     from ADAttributionLogic.report.preprocessing_files import RECORD, write_preprocessing_folder
     from ADAttributionLogic.scan_files import read_scan

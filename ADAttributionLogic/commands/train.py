@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from ADAttributionLogic.cohort.table import Cohort
     from ADAttributionLogic.preparation import Preparation
     from ADAttributionLogic.training.card import Subject
-    from ADAttributionLogic.training.prepared_scans import Entrance
     from ADAttributionLogic.training.recipe import Recipe
-    from ADAttributionLogic.training.split import Split
-    from ADAttributionLogic.training.table import Material
+    from ADAttributionLogic.training_data.prepared_scans import Entrance
+    from ADAttributionLogic.training_data.split import Split
+    from ADAttributionLogic.training_data.table import Material
 
 #: Said here as well, because asking the networks themselves imports torch, which takes seconds.
 NETWORKS = ("boehle2019", "rieke2018", "korolev2017-vgg", "korolev2017-resnet", "sfcn", "densenet121")
@@ -117,9 +117,9 @@ def _add_data(command: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     from ADAttributionLogic.commands.progress import Progress
     from ADAttributionLogic.device import choose_device
-    from ADAttributionLogic.training.prepared_scans import PreparedScans
     from ADAttributionLogic.training.running import Run, run_training
     from ADAttributionLogic.training.trained import require_trainable
+    from ADAttributionLogic.training_data.prepared_scans import PreparedScans
 
     if find_spec("sklearn") is None:
         raise UsageError("Training needs scikit-learn: pip install 'ad-attribution[training]'.")
@@ -175,8 +175,8 @@ def _recipe(options: argparse.Namespace) -> tuple[str, Recipe, str]:
 
 
 def _material(options: argparse.Namespace) -> tuple[Material, Split]:
-    from ADAttributionLogic.training.split import SplitPlan, split_subjects
-    from ADAttributionLogic.training.table import select
+    from ADAttributionLogic.training_data.split import SplitPlan, split_subjects
+    from ADAttributionLogic.training_data.table import select
 
     plan = SplitPlan(options.test, options.folds, options.validation, options.repeats, options.seed)
     cohort = _cohort(options)
@@ -242,7 +242,7 @@ def _entrance(
     from ADAttributionLogic.authoring.grids import grid_entry
     from ADAttributionLogic.geometry import Grid
     from ADAttributionLogic.preprocessing.normalisation import Normalisation
-    from ADAttributionLogic.training.prepared_scans import Entrance
+    from ADAttributionLogic.training_data.prepared_scans import Entrance
 
     is_theirs = options.grid == "scans"
     if is_theirs and preparation is not None:

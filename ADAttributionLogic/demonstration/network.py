@@ -48,11 +48,11 @@ from ADAttributionLogic.relevance.region_table import are_ranked, index_regions,
 from ADAttributionLogic.simulation.anatomy import Anatomy, affected_labels, icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
 from ADAttributionLogic.simulation.subject import PATIENT
-from ADAttributionLogic.training.augmentation import ACQUISITION
 from ADAttributionLogic.training.checkpoint import CheckpointFolder
 from ADAttributionLogic.training.fit import Epoch, fit, predict
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import Recipe
+from ADAttributionLogic.training_data.augmentation import ACQUISITION
 from ADAttributionLogic.truth.contestants import choose_contestants
 from ADAttributionLogic.truth.patients import BenchmarkData
 from ADAttributionLogic.truth.scoring import prepare_bench, run

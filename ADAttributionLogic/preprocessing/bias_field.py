@@ -12,9 +12,9 @@ import numpy as np
 from ADAttributionLogic.errors import Cancelled
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.history import BiasCorrection
-from ADAttributionLogic.preprocessing.registration_target import isotropic_grid, upright
-from ADAttributionLogic.preprocessing.space_transform import itk_image
-from ADAttributionLogic.preprocessing.threads import one_itk_thread
+from ADAttributionLogic.registration.space_transform import itk_image
+from ADAttributionLogic.registration.target import isotropic_grid, upright
+from ADAttributionLogic.registration.threads import one_itk_thread
 from ADAttributionLogic.volume import Volume, resample
 
 #: Spacing (mm) at which the field is fitted; it varies over centimetres.

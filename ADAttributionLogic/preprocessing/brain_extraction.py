@@ -19,8 +19,8 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.owned_folders import temporary_folder
 from ADAttributionLogic.preprocessing.history import BrainExtraction
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, distance_outside
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
+from ADAttributionLogic.registration.space_transform import SpaceTransform, resample_to_model, resample_to_scan
+from ADAttributionLogic.registration.target import RegistrationTarget, distance_outside
 from ADAttributionLogic.scan_files import read_scan, write_volume
 from ADAttributionLogic.volume import Volume, resample
 

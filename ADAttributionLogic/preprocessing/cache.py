@@ -37,8 +37,8 @@ from ADAttributionLogic.preprocessing.history import (
 )
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed, preprocess
 from ADAttributionLogic.preprocessing.quality import Check, QualityReport
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
+from ADAttributionLogic.registration.space_transform import SpaceTransform, restore_transform
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.volume import Volume, check_usable_scan
 
 #: To be raised whenever the same input would give another result.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
+from ADAttributionLogic.registration.space_transform import SpaceTransform, resample_to_model, resample_to_scan
 from ADAttributionLogic.volume import Volume, resample
 
 Sampler = Callable[[Volume, SpaceTransform, Grid], Volume]

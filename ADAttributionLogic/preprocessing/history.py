@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ADAttributionLogic.geometry import Grid, exact_reorientation, in_round_numbers, nearest_ras
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model, resample_to_scan
+from ADAttributionLogic.registration.space_transform import SpaceTransform, resample_to_model, resample_to_scan
 from ADAttributionLogic.volume import Interpolation, Volume, resample
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ADAttributionLogic.geometry import Affine, Grid
 from ADAttributionLogic.preprocessing.history import BrainExtraction, Registration
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model
+from ADAttributionLogic.registration.space_transform import SpaceTransform, resample_to_model
 from ADAttributionLogic.volume import Volume, resampling_is_exact
 
 

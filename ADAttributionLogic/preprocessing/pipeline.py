@@ -21,11 +21,6 @@ from ADAttributionLogic.preprocessing.brain_extraction import (
     given_brain,
     measure_tissue,
 )
-from ADAttributionLogic.preprocessing.deformable_registration import (
-    ANTS_THREADS,
-    ants_available,
-    register_deformable,
-)
 from ADAttributionLogic.preprocessing.history import (
     BrainExtraction,
     Registration,
@@ -37,10 +32,15 @@ from ADAttributionLogic.preprocessing.history import (
     take_back_all,
     turned_grid,
 )
-from ADAttributionLogic.preprocessing.linear_registration import distance_from_identity, register_linear
 from ADAttributionLogic.preprocessing.quality import QualityReport, check_after, check_before, correlation
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, identity_transform
+from ADAttributionLogic.registration.deformable import (
+    ANTS_THREADS,
+    ants_available,
+    register_deformable,
+)
+from ADAttributionLogic.registration.linear import distance_from_identity, register_linear
+from ADAttributionLogic.registration.space_transform import SpaceTransform, identity_transform
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.volume import Interpolation, Volume, check_usable_scan, resample
 
 RegistrationKind = Literal["none", "rigid", "affine", "deformable"]

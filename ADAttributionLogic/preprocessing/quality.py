@@ -15,8 +15,8 @@ import numpy as np
 from ADAttributionLogic.errors import ScanError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.brain_extraction import Tissue, overlap
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, resample_to_model
+from ADAttributionLogic.registration.space_transform import SpaceTransform, resample_to_model
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.volume import Volume, resample
 
 #: Correlation with the template inside the brain. Measured: Colin27 affine 0.65; two other real heads .51 and .65.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ADAttributionLogic import provenance
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.report.placing import check_place, writing
 from ADAttributionLogic.report.quality_figure import write_quality_figure
 from ADAttributionLogic.scan_files import write_volume

@@ -11,8 +11,8 @@ import numpy as np
 
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.preprocessing.pipeline import Preprocessed
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
-from ADAttributionLogic.preprocessing.space_transform import resample_to_model
+from ADAttributionLogic.registration.space_transform import resample_to_model
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.report.figure import BACKGROUND, MUTED, TEXT
 
 EDGE, BRAIN = "#ffb000", "#3cd2ff"

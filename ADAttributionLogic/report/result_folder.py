@@ -16,7 +16,7 @@ from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explanation import Explanation
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.page.assembly import build_page, can_make_pages
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.relevance.table_files import write_pair_table, write_region_table
 from ADAttributionLogic.report.overview import draw_overview
 from ADAttributionLogic.report.placing import (

@@ -22,7 +22,7 @@ from ADAttributionLogic.errors import ADAttributionError, ScanError, UnknownName
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preparation import PreparationReport, read_quality
 from ADAttributionLogic.preprocessing.history import Registration, Reorientation, take_back_all, turned_grid
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, read_transform
+from ADAttributionLogic.registration.space_transform import SpaceTransform, read_transform
 from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, COLUMNS, RANKS, RegionTable, rank_columns
 from ADAttributionLogic.report.preprocessing_files import QUALITY_FIGURE
 from ADAttributionLogic.report.result_places import KIND, PREPROCESSING_FOLDER, PROVENANCE_FILE

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ADAttributionLogic.atlas.atlas import MAX_LABEL, MAX_REGIONS, Atlas, Region
 from ADAttributionLogic.errors import OutOfMemoryError, OutputError, UsageError, is_out_of_memory, sentence_of
 from ADAttributionLogic.preparation import PreparationReport, Space, read_report, report_of
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, restore_transform
+from ADAttributionLogic.registration.space_transform import SpaceTransform, restore_transform
 from ADAttributionLogic.relevance.region_table import ALL_COLUMNS, COLUMNS, RegionTable
 from ADAttributionLogic.service.exchange_schema import require_valid
 from ADAttributionLogic.volume import Volume

@@ -122,7 +122,7 @@ def _quality_figure(prepared: Preprocessed) -> tuple[bytes | None, str]:
     """The figure as PNG, or why there is none: this Python may lack matplotlib, and the numbers are there without."""
     from ADAttributionLogic.atlas.library import load_template
     from ADAttributionLogic.errors import OutputError
-    from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+    from ADAttributionLogic.registration.target import RegistrationTarget
     from ADAttributionLogic.report.quality_figure import write_quality_figure
 
     with temporary_folder("figure") as name:

@@ -47,7 +47,7 @@ def what_if_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Mon
 
 
 def _open(asked: Any, folder: Path, store: Store, monitor: Monitor) -> dict[str, Any]:
-    from ADAttributionLogic.preprocessing.space_transform import restore_transform
+    from ADAttributionLogic.registration.space_transform import restore_transform
     from ADAttributionLogic.service.answer import load_volume
     from ADAttributionLogic.service.exchange_schema import require_valid
     from ADAttributionLogic.service.jobs import load_asked_atlas

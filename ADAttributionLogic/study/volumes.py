@@ -144,7 +144,7 @@ def propagated_volumes(material: Material, monitor: Monitor) -> FloatArray:
     UsageError
         The results were not prepared by this program (their scans were registered already), or the atlas is gone.
     """
-    from ADAttributionLogic.preprocessing.space_transform import resample_to_scan
+    from ADAttributionLogic.registration.space_transform import resample_to_scan
     from ADAttributionLogic.report.result_reading import read_result
 
     found = np.full((len(material.subjects), len(material.regions.name)), np.nan)

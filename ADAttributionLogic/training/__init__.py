@@ -1,1 +1,1 @@
-"""Training of networks on one's own cohort: table, split, recipe, epochs that outlive a kill, and what comes out."""
+"""Training of networks on one's own cohort: recipe, epochs that outlive a kill, and what comes out as a package."""

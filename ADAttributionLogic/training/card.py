@@ -13,9 +13,9 @@ from ADAttributionLogic.training.calibration import Calibration
 from ADAttributionLogic.training.evaluation import Evaluation
 from ADAttributionLogic.training.presets import changes
 from ADAttributionLogic.training.recipe import BOEHLE_2019, Recipe
-from ADAttributionLogic.training.split import Part, Split
-from ADAttributionLogic.training.table import Material
 from ADAttributionLogic.training.trained import Trained
+from ADAttributionLogic.training_data.split import Part, Split
+from ADAttributionLogic.training_data.table import Material
 
 INTENDED_USE = "Research on how networks decide on T1 scans. Not for clinical use."
 LIMITATIONS = (

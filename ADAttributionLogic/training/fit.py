@@ -17,10 +17,8 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.engines.machine import keep_freed_memory
 from ADAttributionLogic.errors import NetworkError
-from ADAttributionLogic.training.augmentation import augment_batch
 from ADAttributionLogic.training.checkpoint import Checkpoint, CheckpointFolder
 from ADAttributionLogic.training.head_start import StandardisedFeatures, start_head
-from ADAttributionLogic.training.prefetching import prefetched
 from ADAttributionLogic.training.recipe import Recipe
 from ADAttributionLogic.training.scans import (
     TrainingScan,
@@ -30,6 +28,8 @@ from ADAttributionLogic.training.scans import (
     batches,
     require_disjoint_subjects,
 )
+from ADAttributionLogic.training_data.augmentation import augment_batch
+from ADAttributionLogic.training_data.prefetching import prefetched
 
 #: Of the variations that an epoch is chosen on.
 _VALIDATION_SEED = 1

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ADAttributionLogic.training.augmentation import augment_batch
 from ADAttributionLogic.training.recipe import Recipe
 from ADAttributionLogic.training.scans import TrainingScan, arithmetic, batch, move
+from ADAttributionLogic.training_data.augmentation import augment_batch
 
 #: Scans whose statistics initialise batch normalisation.
 _CALIBRATION_SCANS = 24

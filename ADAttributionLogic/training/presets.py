@@ -7,7 +7,6 @@ from typing import Any
 
 from ADAttributionLogic.errors import UnknownNameError, UsageError
 from ADAttributionLogic.preprocessing.normalisation import Kind
-from ADAttributionLogic.training.augmentation import ACQUISITION, FLIP_AND_SHIFT, Augmentation
 from ADAttributionLogic.training.recipe import (
     BOEHLE_2019,
     KOROLEV_2017_RESNET,
@@ -16,6 +15,7 @@ from ADAttributionLogic.training.recipe import (
     SFCN_2021,
     Recipe,
 )
+from ADAttributionLogic.training_data.augmentation import ACQUISITION, FLIP_AND_SHIFT, Augmentation
 
 #: What scans are varied by, by name.
 AUGMENTATIONS: dict[str, Augmentation] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ADAttributionLogic.training.augmentation import Augmentation
+from ADAttributionLogic.training_data.augmentation import Augmentation
 
 Optimiser = Literal["adam", "sgd", "nesterov"]
 

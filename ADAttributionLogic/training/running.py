@@ -26,15 +26,15 @@ from ADAttributionLogic.training.card import Course, Subject
 from ADAttributionLogic.training.evaluation import Answers, Evaluation, evaluate
 from ADAttributionLogic.training.fit import Epoch, predict
 from ADAttributionLogic.training.log import TrainingLog
-from ADAttributionLogic.training.prepared_scans import (
+from ADAttributionLogic.training.trained import NetworkPlan, Trained, train_network
+from ADAttributionLogic.training.written import write_packages
+from ADAttributionLogic.training_data.prepared_scans import (
     PreparedScan,
     PreparedScans,
     VoxelwiseScan,
     voxelwise_normalisation,
 )
-from ADAttributionLogic.training.split import Part
-from ADAttributionLogic.training.trained import NetworkPlan, Trained, train_network
-from ADAttributionLogic.training.written import write_packages
+from ADAttributionLogic.training_data.split import Part
 
 KIND = "ad-attribution/training/1"
 PLAN_FILE, SPLIT_FILE, TRAININGS = "training.json", "split.tsv", "trainings"

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.training.augmentation import augment_batch
 from ADAttributionLogic.training.recipe import Recipe
+from ADAttributionLogic.training_data.augmentation import augment_batch
 
 Scan = npt.NDArray[Any]
 

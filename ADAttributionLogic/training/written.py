@@ -21,7 +21,7 @@ from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.training.card import Course, Subject, ensemble_card, member_card
 from ADAttributionLogic.training.evaluation import Evaluation
 from ADAttributionLogic.training.figures import can_draw, draw_curves, draw_reliability
-from ADAttributionLogic.training.prepared_scans import PreparedScan, VoxelwiseScan
+from ADAttributionLogic.training_data.prepared_scans import PreparedScan, VoxelwiseScan
 from ADAttributionLogic.volume import Volume
 
 PACKAGE, TEST_FILE, SUMMARY_FILE, RELIABILITY_FILE = "package", "test.tsv", "summary.json", "reliability.png"

@@ -14,8 +14,8 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing.model_input import prepare
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform
 from ADAttributionLogic.reference.package import read_reference
+from ADAttributionLogic.registration.space_transform import SpaceTransform
 from ADAttributionLogic.volume import Volume
 from ADAttributionLogic.whatif.filling import Subject
 from ADAttributionLogic.whatif.placing import Placing, labels_on_model

@@ -12,7 +12,7 @@ from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.attribution.area_occlusion import Area
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, identity_transform, resample_to_model
+from ADAttributionLogic.registration.space_transform import SpaceTransform, identity_transform, resample_to_model
 from ADAttributionLogic.volume import Volume, resample
 from ADAttributionLogic.whatif.covers import Box, Cover, Drawn, Regions
 

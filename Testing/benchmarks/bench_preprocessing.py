@@ -13,9 +13,9 @@ from heads import HEAD, REASON, colin27
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
-from ADAttributionLogic.preprocessing.deformable_registration import ants_available
 from ADAttributionLogic.preprocessing.pipeline import Options, RegistrationKind
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.registration.deformable import ants_available
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.volume import Volume, resample
 
 #: Seconds, all steps included, on two cores.

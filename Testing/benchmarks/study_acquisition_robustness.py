@@ -53,7 +53,7 @@ from ADAttributionLogic.networks.network import explainable
 from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.preprocessing.pipeline import Options, preprocess
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.relevance.region_table import are_ranked, index_regions, region_sums
 from ADAttributionLogic.simulation.anatomy import affected_labels, icbm152_anatomy
 from ADAttributionLogic.simulation.cohort import CohortPlan, CohortSubject, SimulatedScans, draw_cohort
@@ -65,10 +65,10 @@ from ADAttributionLogic.simulation.subject import (
     simulate_subject,
 )
 from ADAttributionLogic.training import scans as training_scans
-from ADAttributionLogic.training.augmentation import ACQUISITION
 from ADAttributionLogic.training.fit import Epoch, Fit, fit, predict
 from ADAttributionLogic.training.metrics import performance
 from ADAttributionLogic.training.recipe import Recipe
+from ADAttributionLogic.training_data.augmentation import ACQUISITION
 from ADAttributionLogic.truth.metrics import top_regions
 from ADAttributionLogic.truth.patients import CONTROLS, BenchmarkData
 

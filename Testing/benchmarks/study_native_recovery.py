@@ -27,8 +27,8 @@ from ADAttributionLogic.explain import explain  # noqa: E402
 from ADAttributionLogic.networks.loading import load_model  # noqa: E402
 from ADAttributionLogic.preprocessing.brain_extraction import overlap  # noqa: E402
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed, preprocess  # noqa: E402
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget  # noqa: E402
-from ADAttributionLogic.preprocessing.space_transform import resample_to_model, resample_to_scan  # noqa: E402
+from ADAttributionLogic.registration.space_transform import resample_to_model, resample_to_scan  # noqa: E402
+from ADAttributionLogic.registration.target import RegistrationTarget  # noqa: E402
 from ADAttributionLogic.simulation.anatomy import icbm152_anatomy  # noqa: E402
 from ADAttributionLogic.simulation.native_scan import NativeScan, acquire, draw_acquisition  # noqa: E402
 from ADAttributionLogic.simulation.subject import CONTROL, PATIENT, draw_parameters, simulate_subject  # noqa: E402

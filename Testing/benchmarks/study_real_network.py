@@ -27,7 +27,7 @@ from ADAttributionLogic.networks.packages import Model  # noqa: E402
 from ADAttributionLogic.networks.qiu2022_package import convert  # noqa: E402
 from ADAttributionLogic.preprocessing.model_input import prepare  # noqa: E402
 from ADAttributionLogic.preprocessing.pipeline import Options, preprocess  # noqa: E402
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget  # noqa: E402
+from ADAttributionLogic.registration.target import RegistrationTarget  # noqa: E402
 from ADAttributionLogic.scan_files import read_scan  # noqa: E402
 from ADAttributionLogic.simulation.anatomy import icbm152_anatomy  # noqa: E402
 from ADAttributionLogic.simulation.subject import PATIENT, SubjectParameters, simulate_subject  # noqa: E402

@@ -339,7 +339,7 @@ def test_a_warp_travels_to_the_scene_and_back(scene, scanNode, answer, tmp_path:
 
 def test_arrays_from_elsewhere_are_refused(report, tmp_path: Path) -> None:
     document = {"kind": "deformable", "matrix": np.eye(4).tolist(), "warp": "../w.h5", "inverse_warp": None}
-    from ADAttributionLogic.preprocessing.space_transform import restore_transform
+    from ADAttributionLogic.registration.space_transform import restore_transform
     from ADAttributionLogic.service.answer import load_report, save_report
 
     with pytest.raises(UsageError, match="lies outside the folder"):

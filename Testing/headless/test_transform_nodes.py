@@ -14,7 +14,7 @@ from test_preprocessing import turned, warped  # noqa: E402
 from ADAttributionLib import SceneFile  # noqa: E402
 from ADAttributionLib.SceneBuilder import addVolume  # noqa: E402
 from ADAttributionLib.TransformNodes import addTransforms  # noqa: E402
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform  # noqa: E402
+from ADAttributionLogic.registration.space_transform import SpaceTransform  # noqa: E402
 from ADAttributionLogic.volume import Volume  # noqa: E402
 
 

@@ -1,4 +1,4 @@
-"""Variations of training scans (``training.augmentation``)."""
+"""Variations of training scans (``training_data.augmentation``)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.architectures.catalogue import build_network, initialise
-from ADAttributionLogic.training.augmentation import ACQUISITION, FLIP_AND_SHIFT, Augmentation, augment_batch
 from ADAttributionLogic.training.fit import fit
 from ADAttributionLogic.training.recipe import Recipe
 from ADAttributionLogic.training.scans import move
+from ADAttributionLogic.training_data.augmentation import ACQUISITION, FLIP_AND_SHIFT, Augmentation, augment_batch
 
 ALWAYS = Augmentation()
 
@@ -75,7 +75,7 @@ def test_a_place_is_read_where_scipy_reads_it() -> None:
     """Against an independent resampling: the matrix is recovered from the grid by moving coordinates."""
     from scipy.ndimage import affine_transform
 
-    from ADAttributionLogic.training.augmentation import _Draw, _matrix, _moved
+    from ADAttributionLogic.training_data.augmentation import _Draw, _matrix, _moved
 
     image = brains()[0, 0]
     varying = Augmentation(shift_voxels=(2, 2, 2), rotation_degrees=9, scaling=0.1, shear=0.1)

@@ -36,7 +36,7 @@ from ADAttributionLogic.networks.network import explainable
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.preprocessing import cache
 from ADAttributionLogic.preprocessing.pipeline import Options, preprocess
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.report.placing import damaged, tidy_up
 from ADAttributionLogic.report.result_folder import earlier_result, write_explanation
 from ADAttributionLogic.scan_files import write_volume

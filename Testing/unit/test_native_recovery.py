@@ -16,9 +16,9 @@ from heads import colin27, needs_head
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.preprocessing.brain_extraction import overlap
-from ADAttributionLogic.preprocessing.deformable_registration import ants_available
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed, preprocess
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
+from ADAttributionLogic.registration.deformable import ants_available
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.simulation.native_scan import acquire, draw_acquisition
 from ADAttributionLogic.volume import Volume, resample

@@ -23,7 +23,7 @@ from ADAttributionLogic.preparation import (
 from ADAttributionLogic.preprocessing.carried_maps import map_on_model, map_on_scan
 from ADAttributionLogic.preprocessing.pipeline import Options
 from ADAttributionLogic.preprocessing.quality import Check, QualityReport
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, identity_transform
+from ADAttributionLogic.registration.space_transform import SpaceTransform, identity_transform
 from ADAttributionLogic.volume import Volume
 
 SMALL = Grid(SMALL_SHAPE, SMALL_AFFINE)

@@ -23,7 +23,6 @@ from ADAttributionLogic.preprocessing import cache as cache_module
 from ADAttributionLogic.preprocessing.bias_field import fit_bias_field
 from ADAttributionLogic.preprocessing.brain_extraction import extract_with_hd_bet, given_brain, measure_tissue, overlap
 from ADAttributionLogic.preprocessing.cache import preprocess_cached
-from ADAttributionLogic.preprocessing.deformable_registration import ants_available, register_deformable
 from ADAttributionLogic.preprocessing.history import Registration, Reorientation, Winsorising, apply_all, take_back_all
 from ADAttributionLogic.preprocessing.pipeline import Options, Preprocessed, measure_registered, preprocess, replay
 from ADAttributionLogic.preprocessing.quality import (
@@ -33,13 +32,14 @@ from ADAttributionLogic.preprocessing.quality import (
     check_after,
     check_before,
 )
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
-from ADAttributionLogic.preprocessing.space_transform import (
+from ADAttributionLogic.registration.deformable import ants_available, register_deformable
+from ADAttributionLogic.registration.space_transform import (
     SpaceTransform,
     identity_transform,
     resample_to_model,
     resample_to_scan,
 )
+from ADAttributionLogic.registration.target import RegistrationTarget, upright
 from ADAttributionLogic.scan_files import read_scan, write_volume
 from ADAttributionLogic.simulation.native_scan import Acquisition, NativeScan, acquire
 from ADAttributionLogic.volume import Volume, resample

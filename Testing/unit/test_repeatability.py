@@ -17,8 +17,8 @@ from heads import HEAD, REASON
 from ADAttributionLogic.errors import Cancelled
 from ADAttributionLogic.geometry import Grid, in_round_numbers, nearest_ras
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.preprocessing.deformable_registration import ants_available
-from ADAttributionLogic.preprocessing.threads import itk_threads, one_itk_thread, side_by_side
+from ADAttributionLogic.registration.deformable import ants_available
+from ADAttributionLogic.registration.threads import itk_threads, one_itk_thread, side_by_side
 from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.simulation.native_scan import Acquisition, acquire
 from ADAttributionLogic.volume import Volume
@@ -138,8 +138,8 @@ def test_itk_has_its_threads_back() -> None:
 SIDE_BY_SIDE = """
 import numpy as np, SimpleITK
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.preprocessing.linear_registration import _Images, _optimise
-from ADAttributionLogic.preprocessing.threads import side_by_side
+from ADAttributionLogic.registration.linear import _Images, _optimise
+from ADAttributionLogic.registration.threads import side_by_side
 
 SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(4)
 brain = np.random.default_rng(0).random((32, 40, 32), np.float32)

@@ -9,7 +9,7 @@ import pytest
 
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.geometry import Grid
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, read_transform, warp_of_points
+from ADAttributionLogic.registration.space_transform import SpaceTransform, read_transform, warp_of_points
 
 
 def test_a_written_transform_is_read_back(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.errors import NetworkError
-from ADAttributionLogic.training.augmentation import Augmentation
 from ADAttributionLogic.training.checkpoint import CheckpointFolder
 from ADAttributionLogic.training.fit import Epoch, Fit, fit
-from ADAttributionLogic.training.prefetching import prefetched
 from ADAttributionLogic.training.recipe import BOEHLE_2019, Recipe
 from ADAttributionLogic.training.trained import NetworkPlan, train_network
+from ADAttributionLogic.training_data.augmentation import Augmentation
+from ADAttributionLogic.training_data.prefetching import prefetched
 from ADAttributionLogic.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[2]

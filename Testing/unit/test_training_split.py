@@ -19,10 +19,10 @@ from ADAttributionLogic.training.calibration import calibration, fit_temperature
 from ADAttributionLogic.training.evaluation import Answers, evaluate, weighted_measures
 from ADAttributionLogic.training.fit import fit, predict
 from ADAttributionLogic.training.metrics import performance
-from ADAttributionLogic.training.prepared_scans import PreparedScan, VoxelwiseScan, voxelwise_normalisation
 from ADAttributionLogic.training.recipe import Recipe
-from ADAttributionLogic.training.split import Part, Split, SplitPlan, split_subjects
-from ADAttributionLogic.training.table import LabelledScan, Material, select
+from ADAttributionLogic.training_data.prepared_scans import PreparedScan, VoxelwiseScan, voxelwise_normalisation
+from ADAttributionLogic.training_data.split import Part, Split, SplitPlan, split_subjects
+from ADAttributionLogic.training_data.table import LabelledScan, Material, select
 
 # -------------------------------------------------------------------------------------------------------------- splits
 

@@ -23,7 +23,7 @@ from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model, model_from_module
 from ADAttributionLogic.networks.packages import Member, Model
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, warp_of_points
+from ADAttributionLogic.registration.space_transform import SpaceTransform, warp_of_points
 from ADAttributionLogic.volume import Volume
 from ADAttributionLogic.whatif import warm
 from ADAttributionLogic.whatif.covers import PUTS, Box, Cover, Drawn, Regions, read_cover

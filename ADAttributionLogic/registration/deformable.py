@@ -27,8 +27,8 @@ from ADAttributionLogic.errors import ScanError, UsageError
 from ADAttributionLogic.geometry import Affine
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.owned_folders import temporary_folder
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
-from ADAttributionLogic.preprocessing.space_transform import SpaceTransform, itk_affine, itk_image, ras_matrix
+from ADAttributionLogic.registration.space_transform import SpaceTransform, itk_affine, itk_image, ras_matrix
+from ADAttributionLogic.registration.target import RegistrationTarget, upright
 from ADAttributionLogic.volume import Volume
 
 #: SyN only: the affine is ours, found from many starts.

@@ -26,10 +26,10 @@ from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.preprocessing.cache import preparing_code_sha256, preprocess_cached
 from ADAttributionLogic.preprocessing.model_input import prepare
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget
 from ADAttributionLogic.registered_look import registered_look, warning_of
+from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.scan_files import read_scan
-from ADAttributionLogic.training.table import LabelledScan
+from ADAttributionLogic.training_data.table import LabelledScan
 
 #: To be raised whenever the same input would give another entry.
 VERSION = 1

@@ -17,10 +17,10 @@ import numpy as np
 from ADAttributionLogic.errors import Cancelled, ScanError
 from ADAttributionLogic.geometry import Affine
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.preprocessing.initial_search import Start, find_starts
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
-from ADAttributionLogic.preprocessing.space_transform import itk_affine, itk_image, ras_matrix
-from ADAttributionLogic.preprocessing.threads import one_itk_thread, side_by_side
+from ADAttributionLogic.registration.initial_search import Start, find_starts
+from ADAttributionLogic.registration.space_transform import itk_affine, itk_image, ras_matrix
+from ADAttributionLogic.registration.target import RegistrationTarget, upright
+from ADAttributionLogic.registration.threads import one_itk_thread, side_by_side
 from ADAttributionLogic.volume import Volume
 
 #: How many places of the coarse search are refined.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ADAttributionLogic.errors import OutputError, UsageError
 from ADAttributionLogic.geometry import Affine, Grid, check_affine
-from ADAttributionLogic.preprocessing.registration_target import isotropic_grid
+from ADAttributionLogic.registration.target import isotropic_grid
 from ADAttributionLogic.volume import Interpolation, Volume, resample
 
 #: ``cubic`` (B-spline) is for scans: a scan of thick slices keeps more of its detail than with ``linear``.

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from ADAttributionLogic.geometry import Affine
 from ADAttributionLogic.monitor import Monitor
-from ADAttributionLogic.preprocessing.registration_target import RegistrationTarget, upright
-from ADAttributionLogic.preprocessing.threads import side_by_side
+from ADAttributionLogic.registration.target import RegistrationTarget, upright
+from ADAttributionLogic.registration.threads import side_by_side
 from ADAttributionLogic.volume import Volume
 
 #: Spacing (mm) of the search.
