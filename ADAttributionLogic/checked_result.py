@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import provenance
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.attribution.target import Target

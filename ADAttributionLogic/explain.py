@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic import answer_spread, provenance
 from ADAttributionLogic.answer_spread import AnswerSpread, mean_move_mm, small_moves
 from ADAttributionLogic.atlas.atlas import Atlas

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ADAttributionLogic.attribution.cost import expected_seconds
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, Method, attribute
 from ADAttributionLogic.attribution.result import Attribution
@@ -21,6 +20,7 @@ from ADAttributionLogic.ensembles.agreement import Agreement, agreement_of
 from ADAttributionLogic.ensembles.combining import MapMean
 from ADAttributionLogic.errors import Cancelled
 from ADAttributionLogic.graph.layer_graph import class_probabilities
+from ADAttributionLogic.method_cost import expected_seconds
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model

@@ -18,13 +18,12 @@ from random_attention import ON_TOKENS
 from small_networks import ADAPTIVE, AVG_POOL, CONV, MAX_POOL, NORM, always_in_boxes, make_lively
 from torch import Tensor, nn
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
-from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.errors import UnsupportedOperationError
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.occlusion.covering import cover_boxes
 
 CPU = torch.device("cpu")
 

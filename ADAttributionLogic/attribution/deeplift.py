@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ADAttributionLogic.attribution.fill import BLUR
 from ADAttributionLogic.attribution.lrp import RelevanceRule
-from ADAttributionLogic.attribution.occlusion_fill import BLUR
 from ADAttributionLogic.attribution.reference_image import baseline_option, reference_image
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method
 from ADAttributionLogic.attribution.shift_mean import SHIFTED, over_shifts
 from ADAttributionLogic.attribution.target import Decision
 from ADAttributionLogic.errors import NetworkError
@@ -165,7 +165,7 @@ def _require_differences(graph: LayerGraph) -> None:
             )
 
 
-register(
+METHODS = (
     Method(
         "deeplift",
         "DeepLIFT",
@@ -188,5 +188,5 @@ register(
         ),
         is_conserving=True,
         needs_layers=True,
-    )
+    ),
 )

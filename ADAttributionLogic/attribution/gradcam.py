@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import GradientRule
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method
 from ADAttributionLogic.errors import NetworkError, UnknownNameError, UsageError
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine, SumOver
 from ADAttributionLogic.graph.attention import MatrixProduct
@@ -188,7 +188,7 @@ def _check_that_it_varies(units: Tensor, graph: LayerGraph, layer: int) -> None:
         )
 
 
-register(
+METHODS = (
     Method(
         "grad-cam",
         "Grad-CAM / HiResCAM",
@@ -214,5 +214,5 @@ register(
         ),
         is_signed=False,
         needs_layers=True,
-    )
+    ),
 )

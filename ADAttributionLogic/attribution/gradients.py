@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import GradientRule
-from ADAttributionLogic.attribution.occlusion_fill import BLUR
+from ADAttributionLogic.attribution.fill import BLUR
 from ADAttributionLogic.attribution.reference_image import baseline_option, reference_image
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method
 from ADAttributionLogic.errors import NetworkError
 from ADAttributionLogic.graph.activations import ReLU
 from ADAttributionLogic.graph.operations import Activation
@@ -109,7 +109,7 @@ def _smoothgrad(job: Job) -> MapResult:
     return MapResult(mean[0] if squares else _postprocess(mean[0], job.options["postprocess"]))
 
 
-register(
+METHODS = (
     Method(
         "sensitivity",
         "Sensitivity analysis",
@@ -118,18 +118,14 @@ register(
         _sensitivity,
         (_POSTPROCESS,),
         is_signed=False,
-    )
-)
-register(
+    ),
     Method(
         "gradient-x-input",
         "Gradient × input",
         "How much does this voxel, by its value, push the decision to first order?",
         "Shrikumar et al. 2017, arXiv:1704.02685",
         _gradient_times_input,
-    )
-)
-register(
+    ),
     Method(
         "guided-backprop",
         "Guided backpropagation",
@@ -139,9 +135,7 @@ register(
         (_POSTPROCESS,),
         is_signed=False,
         needs_layers=True,
-    )
-)
-register(
+    ),
     Method(
         "integrated-gradients",
         "Integrated gradients",
@@ -154,9 +148,7 @@ register(
             BLUR,
         ),
         is_conserving=True,
-    )
-)
-register(
+    ),
     Method(
         "smoothgrad",
         "SmoothGrad",
@@ -177,5 +169,5 @@ register(
             _POSTPROCESS,
         ),
         is_signed=False,
-    )
+    ),
 )

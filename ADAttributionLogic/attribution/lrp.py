@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method
 from ADAttributionLogic.attribution.shift_mean import SHIFTED, over_shifts
 from ADAttributionLogic.graph.arithmetic import Product
 from ADAttributionLogic.graph.attention import DenseByGroup, MatrixProduct
@@ -302,7 +302,7 @@ def _lrp(job: Job) -> MapResult:
     )
 
 
-register(
+METHODS = (
     Method(
         "lrp",
         "Layer-wise relevance propagation",
@@ -380,5 +380,5 @@ register(
         starts_with_relevance=True,
         needs_layers=True,
         settle=_settled,
-    )
+    ),
 )

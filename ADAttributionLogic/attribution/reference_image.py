@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ADAttributionLogic.attribution.occlusion_fill import fill_of
+from ADAttributionLogic.attribution.fill import fill_of
 from ADAttributionLogic.attribution.registry import Job
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.method_options import Option

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -88,7 +90,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A registered method.
+    """A method of the list.
 
     Attributes
     ----------
@@ -139,20 +141,28 @@ class Method:
         return {name: option.check(self.name, given.get(name, option.default)) for name, option in known.items()}
 
 
-_METHODS: dict[str, Method] = {}
+#: Modules with methods, :data:`METHODS` of each; in this order they are listed. By name, because they need this one.
+_FAMILIES = (
+    "attribution.lrp",
+    "attribution.deeplift",
+    "attribution.gradients",
+    "occlusion.boxes",
+    "occlusion.voxels",
+    "occlusion.regions",
+    "attribution.gradcam",
+    "attribution.rollout",
+)
 
 
-def register(method: Method) -> Method:
-    """Add a method to the list."""
-    if method.name in _METHODS:
-        raise ValueError(f"There is already a method {method.name}.")
-    _METHODS[method.name] = method
-    return method
+@cache
+def _methods() -> dict[str, Method]:
+    modules = (import_module(f"ADAttributionLogic.{family}") for family in _FAMILIES)
+    return {method.name: method for module in modules for method in module.METHODS}
 
 
 def available_methods() -> tuple[Method, ...]:
-    """All methods, in the order in which they were registered."""
-    return tuple(_METHODS.values())
+    """All methods, in the order in which they are listed."""
+    return tuple(_methods().values())
 
 
 def get_method(name: str) -> Method:
@@ -162,9 +172,10 @@ def get_method(name: str) -> Method:
     ------
     UnknownNameError
     """
-    if name not in _METHODS:
-        raise UnknownNameError("method", name, _METHODS)
-    return _METHODS[name]
+    known = _methods()
+    if name not in known:
+        raise UnknownNameError("method", name, known)
+    return known[name]
 
 
 def attribute(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.attribution.evaluation import GradientRule
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method
 from ADAttributionLogic.errors import NetworkError, UsageError
 from ADAttributionLogic.graph.receptive_field import place_on_image
 from ADAttributionLogic.graph.recording import walk_back
@@ -122,7 +122,7 @@ def _settle(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
-register(
+METHODS = (
     Method(
         "attention-rollout",
         "Attention rollout",
@@ -153,5 +153,5 @@ register(
         needs_layers=True,
         needs_attention=True,
         settle=_settle,
-    )
+    ),
 )

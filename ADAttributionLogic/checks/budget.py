@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import find_objects
 
-from ADAttributionLogic.attribution.cost import forward_passes
-from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING
 from ADAttributionLogic.attribution.shift_mean import SHIFTED, places
 from ADAttributionLogic.checks.deletion import PARTS
 from ADAttributionLogic.checks.question import CheckedMap, Question
 from ADAttributionLogic.incremental.planning import first_coupling_layer, fractions_of_a_pass, plan_within
+from ADAttributionLogic.method_cost import forward_passes
 from ADAttributionLogic.networks.network import Network
+from ADAttributionLogic.occlusion.covering import WORTH_FOLLOWING
 
 #: Forward passes for all checks of one map.
 DEFAULT_BUDGET = 40.0

@@ -128,7 +128,6 @@ def add(commands: Any, with_method_options: bool = True) -> None:
 
 def _add_method_options(command: Any) -> None:
     """One command line option per method option."""
-    from ADAttributionLogic import attribution  # noqa: F401
     from ADAttributionLogic.attribution.registry import available_methods
 
     for method in available_methods():

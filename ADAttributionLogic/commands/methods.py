@@ -19,7 +19,6 @@ def add(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from ADAttributionLogic import attribution  # noqa: F401
     from ADAttributionLogic.attribution.registry import available_methods
 
     if options.rules:

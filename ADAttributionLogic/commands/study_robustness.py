@@ -71,7 +71,6 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
     from ADAttributionLogic.atlas.library import load_atlas
     from ADAttributionLogic.attribution.registry import get_method
     from ADAttributionLogic.cohort.table import read_cohort

@@ -24,7 +24,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ADAttributionLogic import attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute

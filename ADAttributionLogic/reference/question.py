@@ -109,7 +109,6 @@ def method_differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> l
 def _settled(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Options that take effect. A reference of an earlier version had the default of what has become an option since;
     what this version does not know is compared as it stands."""
-    from ADAttributionLogic import attribution  # noqa: F401 (registers the methods; reading a card needs no torch)
     from ADAttributionLogic.attribution.registry import get_method
 
     options = {name: value for name, value in entry["options"].items() if name not in _WITHOUT_EFFECT}

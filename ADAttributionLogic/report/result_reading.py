@@ -127,7 +127,6 @@ def _map(folder: Path, name: str, summary: Mapping[str, Any]) -> AnswerMap:
 
 
 def _title(method: str) -> str:
-    import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
     from ADAttributionLogic.attribution.registry import get_method
 
     try:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, attribute
 from ADAttributionLogic.attribution.target import Target

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ADAttributionLogic.attribution import cost
+from ADAttributionLogic import method_cost
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.errors import UnknownNameError
@@ -36,7 +36,7 @@ def forward_passes(request: MethodRequest, model: Model, regions: int) -> float:
         No such method, or an option it cannot take.
     """
     method = get_method(request.name)
-    return cost.forward_passes(method, method.complete(request.options), model.shape, regions, model.network)
+    return method_cost.forward_passes(method, method.complete(request.options), model.shape, regions, model.network)
 
 
 def seconds_per_pass(model: Model, device: torch.device) -> float:
@@ -92,4 +92,4 @@ def estimate(
 def _seconds(request: MethodRequest, model: Model, pass_seconds: float, regions: int) -> float:
     method = get_method(request.name)
     options = method.complete(request.options)
-    return cost.expected_seconds(method, options, model.shape, regions, pass_seconds, model.network)
+    return method_cost.expected_seconds(method, options, model.shape, regions, pass_seconds, model.network)

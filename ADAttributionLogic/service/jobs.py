@@ -295,7 +295,6 @@ def create_job(job: Mapping[str, Any], monitor: Monitor) -> dict[str, Any]:
 
 def describe() -> dict[str, Any]:
     """All methods with their options, and all atlases."""
-    from ADAttributionLogic import attribution  # noqa: F401
     from ADAttributionLogic.atlas.library import available_atlases
     from ADAttributionLogic.attribution.registry import available_methods
 

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, attribute

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy.ndimage import find_objects
 
 from ADAttributionLogic.atlas.atlas import Atlas, Region
-from ADAttributionLogic.attribution.area_occlusion import Area
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.occlusion.regions import Area
 from ADAttributionLogic.registration.space_transform import SpaceTransform, identity_transform, resample_to_model
 from ADAttributionLogic.volume import Volume, resample
 from ADAttributionLogic.whatif.covers import Box, Cover, Drawn, Regions

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ADAttributionLogic.attribution.area_occlusion import Area
-from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, why_full_passes
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.graph.recording import record
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.incremental.reach import Places
+from ADAttributionLogic.occlusion.covering import WORTH_FOLLOWING, why_full_passes
+from ADAttributionLogic.occlusion.regions import Area
 
 #: Sizes of changed boxes are rounded up to a multiple of this, so that a box that is dragged, and grows by a voxel here
 #: and there on its way, is followed by one plan.

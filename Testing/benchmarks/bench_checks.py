@@ -10,7 +10,6 @@ import torch
 from figures import Figure
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.attribution.cost import forward_passes
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, attribute, get_method
 from ADAttributionLogic.attribution.target import Target
@@ -19,6 +18,7 @@ from ADAttributionLogic.checks.budget import DEFAULT_BUDGET, ENDS, costs_of, map
 from ADAttributionLogic.checks.causality import region_drops
 from ADAttributionLogic.checks.running import run_checks
 from ADAttributionLogic.explain import explain
+from ADAttributionLogic.method_cost import forward_passes
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.relevance.region_table import index_regions

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from figures import peak_bytes, seconds_in_turn
 
-from ADAttributionLogic import attribution  # noqa: F401
 from ADAttributionLogic.architectures.catalogue import ARCHITECTURES, ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.attribution.evaluation import Evaluation

@@ -25,8 +25,6 @@ import numpy as np
 import torch
 from covered_networks import COVERED
 
-from ADAttributionLogic import attribution  # noqa: F401
-from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, cover_boxes, mean_work
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
@@ -34,6 +32,7 @@ from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.graph.self_attention import has_attention
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.occlusion.covering import WORTH_FOLLOWING, cover_boxes, mean_work
 
 SIZE, WINDOWS = 8, 12
 #: Rounds that are measured, of networks whose forward pass takes less than a second and of the others.

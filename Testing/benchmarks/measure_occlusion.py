@@ -22,16 +22,15 @@ import numpy as np
 import torch
 from figures import peak_bytes
 
-from ADAttributionLogic import attribution  # noqa: F401
 from ADAttributionLogic.architectures.catalogue import ICBM152_SHAPE, build_network, initialise
 from ADAttributionLogic.atlas.library import load_template
-from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.occlusion.covering import cover_boxes
+from ADAttributionLogic.occlusion.windows import WindowGrid
 
 CPU = torch.device("cpu")
 ROUNDS = 3

@@ -36,7 +36,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ADAttributionLogic import attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic.architectures.catalogue import build_network, initialise
 from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.attribution.evaluation import Evaluation

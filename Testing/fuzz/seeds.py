@@ -128,7 +128,7 @@ def network(path: Path) -> tuple[Digest, int]:
 
 
 def checkpoint(path: Path) -> tuple[Digest, int]:
-    from ADAttributionLogic.attribution.occlusion_checkpoint import Checkpoint
+    from ADAttributionLogic.occlusion.checkpoint import Checkpoint
 
     values = Checkpoint(path, {"image": "a", "network": "b"}).load(500)
     return digest(values), path.stat().st_size
@@ -296,7 +296,7 @@ def _networks(folder: Path) -> list[Seed]:
 
 
 def _own_files(folder: Path) -> list[Seed]:
-    from ADAttributionLogic.attribution.occlusion_checkpoint import Checkpoint
+    from ADAttributionLogic.occlusion.checkpoint import Checkpoint
 
     made = _own(folder, "checkpoint")
     values = np.random.default_rng(2).normal(size=500)

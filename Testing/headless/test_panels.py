@@ -59,7 +59,6 @@ def test_methods_with_their_options() -> None:
 
 
 def test_every_choice_in_the_panel_is_one_that_the_methods_take() -> None:
-    import ADAttributionLogic.attribution  # noqa: F401
     from ADAttributionLogic.attribution.registry import get_method
 
     for rule in LrpRule:

@@ -21,7 +21,6 @@ from guided import with_guided
 from small_networks import always_in_boxes, make_lively
 from torch import Tensor, nn
 
-from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.result import Attribution
@@ -30,6 +29,7 @@ from ADAttributionLogic.errors import NetworkError, UnsupportedOperationError
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.exported_file import read_exported_network
 from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.occlusion.covering import cover_boxes
 from ADAttributionLogic.propagation.account import kept_by_cause
 
 pytest.importorskip("monai", reason="MONAI is an optional oracle: pip install monai einops")

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from small_networks import PublishedStyle, image, make_lively
 
-from ADAttributionLogic import attribution  # noqa: F401
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target

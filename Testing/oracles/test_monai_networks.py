@@ -10,7 +10,6 @@ import torch
 from field_networks import DenseNet121, ResNet18
 from torch import nn
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target

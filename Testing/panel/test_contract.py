@@ -151,7 +151,6 @@ def test_the_module_stays_thin_and_imports_the_logic_package_by_no_name() -> Non
 
 
 def test_every_method_has_its_check_box() -> None:
-    import ADAttributionLogic.attribution  # noqa: F401
     from ADAttributionLib.QuestionPanel import METHODS
     from ADAttributionLogic.attribution.registry import available_methods
 

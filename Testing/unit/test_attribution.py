@@ -8,14 +8,13 @@ import torch
 from small_networks import Attending, EveryOperation, PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
-from ADAttributionLogic import attribution  # noqa: F401
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Companions, Method, attribute, available_methods, get_method
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import Cancelled, GridMismatchError, NetworkError, UnknownNameError, UsageError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import explainable, opaque
+from ADAttributionLogic.occlusion.windows import WindowGrid
 
 CPU = torch.device("cpu")
 METHODS = [method.name for method in available_methods()]

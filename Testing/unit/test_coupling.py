@@ -10,12 +10,12 @@ import torch
 from small_networks import always_in_boxes, image, make_lively
 from torch import Tensor, nn
 
-from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.graph.recording import record
 from ADAttributionLogic.incremental.boxes import Boxes
 from ADAttributionLogic.incremental.coupling import Moments
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.occlusion.covering import cover_boxes
 
 
 class Between(nn.Module):

@@ -14,9 +14,9 @@ import pytest
 from ADAttributionLogic.atlas.atlas import MAX_LABEL, MAX_REGIONS, build_atlas
 from ADAttributionLogic.atlas.library import load_grouping
 from ADAttributionLogic.atlas.region_names import MAX_BYTES, read_region_names
-from ADAttributionLogic.attribution.occlusion_checkpoint import Checkpoint
 from ADAttributionLogic.errors import ADAttributionError, AtlasError, ScanError, UsageError
 from ADAttributionLogic.geometry import Grid
+from ADAttributionLogic.occlusion.checkpoint import Checkpoint
 from ADAttributionLogic.preprocessing.model_input import prepare
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
 from ADAttributionLogic.service.answer import load_answer, load_array, load_atlas_entry, load_report, load_volume

@@ -89,7 +89,8 @@ def test_memory_that_runs_out_is_a_sentence(small_scan_file: Path, small_package
         """
         import resource, sys
         import torch, ADAttributionLogic.explain, ADAttributionLogic.report.result_folder
-        import ADAttributionLogic.attribution
+        from ADAttributionLogic.attribution.registry import available_methods
+        available_methods()
         from ADAttributionLogic import seen_scan
         from ADAttributionLogic.cli import main
         prepare = seen_scan.prepare

@@ -9,10 +9,10 @@ from field_networks import SFCN, SHAPE_2MM, DenseNet121, ResNet18, field_network
 from small_networks import image, make_lively
 from torch import nn
 
-from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, cover_boxes, mean_work
 from ADAttributionLogic.graph.recording import record
 from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.occlusion.covering import WORTH_FOLLOWING, cover_boxes, mean_work
 
 
 def parameters(network: nn.Module) -> int:

@@ -14,7 +14,6 @@ from small_networks import EveryOperation, PublishedStyle, always_in_boxes, imag
 from torch import Tensor, nn
 
 from ADAttributionLogic.architectures.catalogue import ICBM152_SHAPE, build_network, initialise
-from ADAttributionLogic.attribution.covering import cover_boxes
 from ADAttributionLogic.graph.convolution import Convolution
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import MaxPool
@@ -24,6 +23,7 @@ from ADAttributionLogic.incremental.forward import IncrementalForward
 from ADAttributionLogic.incremental.planning import fractions_of_a_pass, plan_within
 from ADAttributionLogic.incremental.reach import Reach, reach_of
 from ADAttributionLogic.networks.network import explainable
+from ADAttributionLogic.occlusion.covering import cover_boxes
 
 
 def graph_of(network: nn.Module, x: Tensor) -> LayerGraph:

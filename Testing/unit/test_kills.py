@@ -23,7 +23,6 @@ from small_networks import PublishedStyle, image, make_lively
 
 from ADAttributionLib.WorkerClient import WorkerClient, WorkerError
 from ADAttributionLib.WorkerProcess import WorkerProcess
-from ADAttributionLogic.attribution import voxel_occlusion
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
@@ -34,6 +33,7 @@ from ADAttributionLogic.incremental import forward
 from ADAttributionLogic.networks.loading import model_from_module
 from ADAttributionLogic.networks.network import explainable
 from ADAttributionLogic.networks.packages import Model
+from ADAttributionLogic.occlusion import voxels as voxel_occlusion
 from ADAttributionLogic.preprocessing import cache
 from ADAttributionLogic.preprocessing.pipeline import Options, preprocess
 from ADAttributionLogic.registration.target import RegistrationTarget

@@ -130,7 +130,6 @@ def fingerprint(network: nn.Module) -> list[object]:
 @pytest.mark.parametrize("training", [False, True])
 def test_a_network_is_bit_identical_before_and_after(training: bool) -> None:
     """No hooks, no changed weights, no changed mode, no gradients (trap 8)."""
-    from ADAttributionLogic import attribution  # noqa: F401
     from ADAttributionLogic.attribution.evaluation import Evaluation
     from ADAttributionLogic.attribution.registry import Companions, attribute, available_methods
     from ADAttributionLogic.networks.network import explainable

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-import ADAttributionLogic.attribution  # noqa: F401
 from ADAttributionLogic.attribution.registry import available_methods
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.method_options import Option

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ADAttributionLogic.attribution  # noqa: F401 (registers the methods)
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, attribute
 from ADAttributionLogic.attribution.target import Target

@@ -10,18 +10,17 @@ import torch
 from small_networks import PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
-from ADAttributionLogic import attribution  # noqa: F401
-from ADAttributionLogic.attribution.covering import FullForward, cover_boxes
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Companions, attribute
 from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.attribution.voxel_occlusion import Refinement, fill_gaps
 from ADAttributionLogic.errors import Cancelled, GridMismatchError, OutputError, UnknownNameError, UsageError
 from ADAttributionLogic.incremental import forward
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import LogitsOf, Network, explainable
+from ADAttributionLogic.occlusion.covering import FullForward, cover_boxes
+from ADAttributionLogic.occlusion.voxels import Refinement, fill_gaps
+from ADAttributionLogic.occlusion.windows import WindowGrid
 
 CPU = torch.device("cpu")
 #: So large that following what a window changes is less work than full passes; the brain is small.
@@ -426,7 +425,7 @@ def test_cancelling_takes_effect_within_one_batch(network: nn.Module, scan: Tens
 
 
 def test_the_time_left_is_what_the_measured_pace_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ADAttributionLogic.attribution import covering
+    from ADAttributionLogic.occlusion import covering
 
     clock = iter([100.0, 110.0, 120.0, 130.0])
     monkeypatch.setattr(covering.time, "perf_counter", lambda: next(clock))

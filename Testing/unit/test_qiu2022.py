@@ -15,10 +15,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.attribution.area_occlusion import _areas
-from ADAttributionLogic.attribution.covering import Engine, FullForward, choose_engine, cover_areas, cover_boxes
 from ADAttributionLogic.attribution.evaluation import Evaluation
-from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Companions, Job, attribute, get_method
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import NetworkError, UnknownNameError
@@ -30,6 +27,9 @@ from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.networks.qiu2022_package import convert, source_files
+from ADAttributionLogic.occlusion.covering import Engine, FullForward, choose_engine, cover_areas, cover_boxes
+from ADAttributionLogic.occlusion.regions import _areas
+from ADAttributionLogic.occlusion.windows import WindowGrid
 from ADAttributionLogic.preprocessing.model_input import prepare
 from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.volume import Volume

@@ -8,13 +8,13 @@ import torch
 from small_networks import PublishedStyle, image, make_lively
 from torch import Tensor, nn
 
-from ADAttributionLogic.attribution.cost import forward_passes
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import Companions, attribute, get_method
 from ADAttributionLogic.attribution.result import Attribution
 from ADAttributionLogic.attribution.shift_mean import _moved, _moved_back
 from ADAttributionLogic.attribution.target import Target
 from ADAttributionLogic.errors import Cancelled
+from ADAttributionLogic.method_cost import forward_passes
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.network import Network, explainable
 

@@ -32,12 +32,12 @@ from typing import Any
 
 import numpy as np
 
-from ADAttributionLogic.attribution.covering import WORTH_FOLLOWING, mean_work
-from ADAttributionLogic.attribution.occlusion_windows import WindowGrid
 from ADAttributionLogic.attribution.registry import Method
 from ADAttributionLogic.attribution.shift_mean import SHIFTED, places
 from ADAttributionLogic.incremental.reach import Places
 from ADAttributionLogic.networks.network import Network
+from ADAttributionLogic.occlusion.covering import WORTH_FOLLOWING, mean_work
+from ADAttributionLogic.occlusion.windows import WindowGrid
 
 #: One gradient of the image whose forward pass is there already, and one with its forward pass.
 _GRADIENT, _REPEATED_GRADIENT = 1.6, 3.6

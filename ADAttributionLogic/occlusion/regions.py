@@ -11,7 +11,13 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import find_objects
 
-from ADAttributionLogic.attribution.covering import (
+from ADAttributionLogic.attribution.fill import BLUR, FILL, fill_of
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method
+from ADAttributionLogic.attribution.result import RegionPair
+from ADAttributionLogic.errors import GridMismatchError, UsageError
+from ADAttributionLogic.incremental.reach import Places
+from ADAttributionLogic.method_options import Option
+from ADAttributionLogic.occlusion.covering import (
     MEMORY,
     SIGNED,
     WORTH_FOLLOWING,
@@ -23,12 +29,6 @@ from ADAttributionLogic.attribution.covering import (
     drops,
     shown,
 )
-from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
-from ADAttributionLogic.attribution.result import RegionPair
-from ADAttributionLogic.errors import GridMismatchError, UsageError
-from ADAttributionLogic.incremental.reach import Places
-from ADAttributionLogic.method_options import Option
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +166,7 @@ def _pairs(
     )
 
 
-register(
+METHODS = (
     Method(
         "area-occlusion",
         "Area occlusion",
@@ -189,5 +189,5 @@ register(
         ),
         is_signed=False,
         needs_regions=True,
-    )
+    ),
 )

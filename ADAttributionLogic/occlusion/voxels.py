@@ -18,7 +18,14 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from ADAttributionLogic.attribution.covering import (
+from ADAttributionLogic.attribution.fill import BLUR, FILL, fill_of
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method
+from ADAttributionLogic.attribution.target import Decision
+from ADAttributionLogic.errors import Cancelled
+from ADAttributionLogic.incremental.reach import Places
+from ADAttributionLogic.method_options import Option
+from ADAttributionLogic.occlusion.checkpoint import Checkpoint, identify
+from ADAttributionLogic.occlusion.covering import (
     MEMORY,
     SIGNED,
     Engine,
@@ -28,14 +35,7 @@ from ADAttributionLogic.attribution.covering import (
     drops,
     shown,
 )
-from ADAttributionLogic.attribution.occlusion_checkpoint import Checkpoint, identify
-from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
-from ADAttributionLogic.attribution.occlusion_mask import BRAIN_MASK, mask_of
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
-from ADAttributionLogic.attribution.target import Decision
-from ADAttributionLogic.errors import Cancelled
-from ADAttributionLogic.incremental.reach import Places
-from ADAttributionLogic.method_options import Option
+from ADAttributionLogic.occlusion.mask import BRAIN_MASK, mask_of
 
 #: Seconds between two writings of the checkpoint.
 CHECKPOINT_EVERY = 30.0
@@ -183,7 +183,7 @@ def _quantity(decision: Decision) -> str:
     return "logit" if decision.start == "unit" else decision.start
 
 
-register(
+METHODS = (
     Method(
         "voxel-occlusion",
         "Voxel occlusion",
@@ -204,5 +204,5 @@ register(
             MEMORY,
         ),
         is_signed=False,
-    )
+    ),
 )

@@ -7,13 +7,13 @@ from typing import cast
 import numpy as np
 import torch
 
-from ADAttributionLogic.attribution.covering import MEMORY, SIGNED, Pace, choose_engine, cover_boxes, drops, shown
-from ADAttributionLogic.attribution.occlusion_fill import BLUR, FILL, fill_of
-from ADAttributionLogic.attribution.occlusion_mask import MASK, mask_of
-from ADAttributionLogic.attribution.occlusion_windows import Overlaps, WindowGrid
-from ADAttributionLogic.attribution.registry import Job, MapResult, Method, register
+from ADAttributionLogic.attribution.fill import BLUR, FILL, fill_of
+from ADAttributionLogic.attribution.registry import Job, MapResult, Method
 from ADAttributionLogic.errors import UsageError
 from ADAttributionLogic.method_options import Option
+from ADAttributionLogic.occlusion.covering import MEMORY, SIGNED, Pace, choose_engine, cover_boxes, drops, shown
+from ADAttributionLogic.occlusion.mask import MASK, mask_of
+from ADAttributionLogic.occlusion.windows import Overlaps, WindowGrid
 
 
 def _occlusion(job: Job) -> MapResult:
@@ -43,7 +43,7 @@ def _occlusion(job: Job) -> MapResult:
     return MapResult(heatmap.to(image.dtype)[None], notes=engine.notes)
 
 
-register(
+METHODS = (
     Method(
         "occlusion",
         "Occlusion",
@@ -67,5 +67,5 @@ register(
             MEMORY,
         ),
         is_signed=False,
-    )
+    ),
 )
