@@ -15,7 +15,8 @@ from ADAttributionLogic.batch_list import name_scans
 from ADAttributionLogic.bids.images import BidsImage
 from ADAttributionLogic.bids.selection import EVERYTHING, Chosen, Selection, choose_images
 from ADAttributionLogic.cohort.contradictions import notes_on, refuse_contradictions
-from ADAttributionLogic.cohort.table import Cohort, CohortScan, read_cohorts
+from ADAttributionLogic.cohort.scan import CohortScan
+from ADAttributionLogic.cohort.table import Cohort, read_cohorts
 from ADAttributionLogic.errors import CohortError
 
 PARTICIPANTS_FILE = "participants.tsv"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
+from ADAttributionLogic.cohort.scan import CohortScan
 from ADAttributionLogic.errors import CohortError
-
-if TYPE_CHECKING:
-    from ADAttributionLogic.cohort.table import CohortScan
 
 #: What does not change from one session of a person to the next.
 CONSTANT = ("sex", "gender", "handedness")

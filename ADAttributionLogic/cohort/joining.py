@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ADAttributionLogic.cohort.table import Cohort, CohortScan
+from ADAttributionLogic.cohort.scan import CohortScan
+from ADAttributionLogic.cohort.table import Cohort
 from ADAttributionLogic.errors import CohortError
 from ADAttributionLogic.provenance import source_sha256
 from ADAttributionLogic.relevance.region_table import RegionTable

@@ -7,15 +7,15 @@ listed; what is doubled or contradicts itself is refused by name, because no sta
 from __future__ import annotations
 
 import csv
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ADAttributionLogic.batch_list import BatchScan, name_scans
 from ADAttributionLogic.cohort.contradictions import notes_on, refuse_contradictions
+from ADAttributionLogic.cohort.scan import CohortScan
 from ADAttributionLogic.errors import CohortError, UnknownNameError
 
 #: Names of the columns that have a meaning of their own, in any case of letters; the first that a table has is taken.
@@ -38,73 +38,6 @@ MAX_BYTES = 100_000_000
 
 #: Chooses the images of a person, e.g. ``sub-01``; None leaves the person out.
 ImageFinder = Callable[[str], Sequence[Path] | None]
-
-
-@dataclass(frozen=True)
-class CohortScan:
-    """A row: one scan.
-
-    Attributes
-    ----------
-    name : str
-        Of its result in a batch of this table.
-    path : Path or None
-        None where the table names no scan, or the subject's folder has none.
-    subject : str
-    session : str
-        "" where the table has none.
-    diagnosis : str
-        "" where it is not known.
-    values : mapping of str to str
-        All other columns that are filled in, as they were written.
-    line : int
-        In the table, from 1.
-    table : str
-        Name of the table's file, where several were read.
-    """
-
-    name: str
-    path: Path | None
-    subject: str
-    session: str
-    diagnosis: str
-    values: Mapping[str, str] = field(hash=False)
-    line: int
-    table: str = ""
-
-    @property
-    def place(self) -> str:
-        """Where it stands, e.g. ``line 3``."""
-        return f"line {self.line}{f' of {self.table}' if self.table else ''}"
-
-    @property
-    def shown(self) -> str:
-        """For messages, e.g. ``sub-01, ses-2 (line 3)``."""
-        return f"{self.subject}{f', {self.session}' if self.session else ''} ({self.place})"
-
-    @property
-    def is_there(self) -> bool:
-        """Whether its file or folder exists."""
-        return self.path is not None and self.path.exists()
-
-    def number(self, variable: str) -> float:
-        """A column as a number; NaN where it is not filled in.
-
-        Raises
-        ------
-        CohortError
-            It is filled in with something else.
-        """
-        text = self.values.get(variable)
-        if text is None:
-            return math.nan
-        try:
-            value = float(text)
-        except ValueError as cause:
-            raise CohortError(f"{self.shown}: {variable} is {text!r}, which is no number.") from cause
-        if not math.isfinite(value):
-            raise CohortError(f"{self.shown}: {variable} is {text!r}; only finite numbers can be used.")
-        return value
 
 
 @dataclass(frozen=True, eq=False)

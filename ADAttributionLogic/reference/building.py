@@ -16,7 +16,8 @@ from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import get_method
 from ADAttributionLogic.batch import BatchOptions, explain_batch
 from ADAttributionLogic.cohort.joining import ScanResult, join_results
-from ADAttributionLogic.cohort.table import Cohort, CohortScan, controls_of
+from ADAttributionLogic.cohort.scan import CohortScan
+from ADAttributionLogic.cohort.table import Cohort, controls_of
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, ReferenceCohortError, UsageError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import Companions
-from ADAttributionLogic.cohort.table import Cohort, CohortScan, controls_of
+from ADAttributionLogic.cohort.scan import CohortScan
+from ADAttributionLogic.cohort.table import Cohort, controls_of
 from ADAttributionLogic.errors import CohortError, UsageError
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model, file_sha256

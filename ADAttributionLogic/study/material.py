@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.cohort.joining import CohortResults, ScanResult, join_results
-from ADAttributionLogic.cohort.table import Cohort, CohortScan, controls_of
+from ADAttributionLogic.cohort.scan import CohortScan
+from ADAttributionLogic.cohort.table import Cohort, controls_of
 from ADAttributionLogic.errors import CohortError, UnknownNameError, UsageError
 from ADAttributionLogic.provenance import text_sha256
 from ADAttributionLogic.relevance.region_table import RegionTable, are_ranked

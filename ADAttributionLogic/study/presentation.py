@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from ADAttributionLogic.atlas.library import load_template
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.study import analysis as tables_of
 from ADAttributionLogic.study.agreement import coherence_table, families, intersection_table, repeat_distances
+from ADAttributionLogic.study.analysis import SetAnalysis
 from ADAttributionLogic.study.charts import (
     correlation_figure,
     density_sum_scatter,
@@ -24,6 +25,8 @@ from ADAttributionLogic.study.charts import (
 )
 from ADAttributionLogic.study.covariates import residualised
 from ADAttributionLogic.study.group_regions import density, mean_of
+from ADAttributionLogic.study.mean_maps import mean_maps
+from ADAttributionLogic.study.study import Study, cases_of
 from ADAttributionLogic.study.volume_correlation import volume_correlation
 from ADAttributionLogic.study_figures.map_figure import mean_map_figure
 from ADAttributionLogic.study_figures.matrices import distance_figure, matrix_figure
@@ -31,10 +34,6 @@ from ADAttributionLogic.study_figures.page import Section, build_page
 from ADAttributionLogic.study_figures.style import StudyFigure, write_figure_files
 from ADAttributionLogic.study_figures.tables import Table, write_tsv
 from ADAttributionLogic.volume import Volume
-
-if TYPE_CHECKING:
-    from ADAttributionLogic.study.analysis import SetAnalysis
-    from ADAttributionLogic.study.running import Study
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -147,7 +146,6 @@ def _sentence(study: Study, found: SetAnalysis) -> str:
 
 
 def _map_figures(study: Study, found: SetAnalysis, kept: Path, atlas: Atlas | None) -> Iterable[StudyFigure]:
-    from ADAttributionLogic.study.running import cases_of, mean_maps
 
     material, maps = study.material, found.maps
     means = mean_maps(kept, maps, material)

@@ -26,15 +26,15 @@ from ADAttributionLogic.engines.tasks import Engine, Session, Task
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.report.placing import Place, check_place, check_replacement, hashes_of, read_marked, writing
-from ADAttributionLogic.scan_files import read_scan, write_volume
-from ADAttributionLogic.study.agreement import Coherence, coherences, families
+from ADAttributionLogic.scan_files import write_volume
+from ADAttributionLogic.study.agreement import coherences, families
 from ADAttributionLogic.study.analysis import SetAnalysis, StudyOptions, analyse, members_of
 from ADAttributionLogic.study.cases import require_members
 from ADAttributionLogic.study.distances import map_distances
 from ADAttributionLogic.study.material import MapSet, Material
-from ADAttributionLogic.study.mean_maps import CELLS, READERS, CaseSums, sum_cases
+from ADAttributionLogic.study.mean_maps import CELLS, READERS, CaseSums, parts_of, sum_cases
 from ADAttributionLogic.study.presentation import Presentation, present
-from ADAttributionLogic.volume import Volume
+from ADAttributionLogic.study.study import Study, cases_of
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -43,33 +43,6 @@ KIND = "ad-attribution/study/1"
 
 #: Fewest subjects of either group.
 FEWEST = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """All that was computed.
-
-    Attributes
-    ----------
-    material : Material
-    options : StudyOptions
-    analyses : tuple of SetAnalysis
-    coherences : tuple of Coherence
-    by_sum, by_maximum : ndarray or None
-        Distances (Rieke et al. 2018; Eitel & Ritter 2019) between the mean maps named in `compared`.
-    compared : tuple of (str, str)
-        Key of the set of maps and case, in the order of the rows of both.
-    volumes : ndarray or None, shape (n, R)
-    """
-
-    material: Material
-    options: StudyOptions
-    analyses: tuple[SetAnalysis, ...]
-    coherences: tuple[Coherence, ...]
-    by_sum: FloatArray | None
-    by_maximum: FloatArray | None
-    compared: tuple[tuple[str, str], ...]
-    volumes: FloatArray | None
 
 
 def check_output(folder: str | os.PathLike[str], overwrite: bool) -> Place:
@@ -147,12 +120,6 @@ def run_study(
     return Path(out) / PAGE_FILE
 
 
-def cases_of(study: Study, maps: MapSet) -> dict[str, int]:
-    """Number of scans per case."""
-    members = members_of(maps, study.material, study.options.threshold)
-    return {name: int(found.sum()) for name, found in members.items()}
-
-
 # ----------------------------------------------------------------------------------------------------------- mean maps
 
 
@@ -190,7 +157,7 @@ class _MeanMaps:
             with ThreadPoolExecutor(READERS) as pool:  # packing takes the time
                 for _ in pool.map(
                     partial(_write_mean, sums, unfinished, maps.title),
-                    *zip(*_parts(self.material).items(), strict=True),
+                    *zip(*parts_of(self.material).items(), strict=True),
                 ):
                     pass
             os.replace(unfinished, target)
@@ -230,18 +197,6 @@ def _each_set(engine: Engine, opening: _MeanMaps | _Analyses, monitor: Monitor) 
                 raise outcome.failure.as_error()
             found[outcome.task.key] = outcome.value
     return [found[task.key] for task in tasks]
-
-
-def _parts(material: Material) -> dict[str, tuple[str, ...]]:
-    """Of which cells each case consists."""
-    groups = material.groups
-    return {groups.positive: ("TP", "FN"), groups.negative: ("TN", "FP"), **{cell: (cell,) for cell in CELLS}}
-
-
-def mean_maps(kept: Path, maps: MapSet, material: Material) -> dict[str, Volume]:
-    """The mean maps of one set, by case."""
-    found = {case: kept / maps.key / f"{case}.nii.gz" for case in _parts(material)}
-    return {case: read_scan(path) for case, path in found.items() if path.is_file()}
 
 
 # ---------------------------------------------------------------------------------------------------------- statistics

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ADAttributionLogic.cohort.table import Cohort, CohortScan, controls_of
+from ADAttributionLogic.cohort.scan import CohortScan
+from ADAttributionLogic.cohort.table import Cohort, controls_of
 from ADAttributionLogic.errors import CohortError
 from ADAttributionLogic.provenance import source_sha256
 
