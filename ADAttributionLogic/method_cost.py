@@ -11,6 +11,7 @@ integrated gradients, SmoothGrad, per repetition  3.5–3.7
 LRP: b-rule with β = 0, e-rule, ε-plus-flat       3.5–3.9
 LRP: b-rule with β > 0, ε-γ-box                   7.1–7.4
 DeepLIFT: rescale; γ                              4.6; 11
+LRP and DeepLIFT with the option shifted          7 maps
 occlusion, box 40, stride 25 (640 windows)        9.0–9.8
 area occlusion, AAL 2 (120 regions)               12
 area occlusion, Neuromorphometrics (136)          21

@@ -42,8 +42,8 @@ def require_same_answer(network: Network, image: Tensor, logits: Tensor) -> None
     Raises
     ------
     NetworkError
-        The network answers differently from run to run, otherwise than its layers, or with probabilities that were
-        taken for logits (or the reverse).
+        The network answers differently from run to run, otherwise than its layers (if only because its answer hangs on
+        rounding), or with probabilities that were taken for logits (or the reverse).
     """
     if network.original is None or network in _compared:
         return
@@ -57,7 +57,14 @@ def require_same_answer(network: Network, image: Tensor, logits: Tensor) -> None
             "or random in forward) or a counter decides; make it deterministic."
         )
     _require_kind(network, first)
-    _require_equal(network, first, logits)
+    theirs, ours, what = _comparable(network, first, logits)
+    if not _are_equal(theirs, ours):
+        in_double = _in_double(network, image)
+        raise NetworkError(
+            _differs(network, theirs, ours, what)
+            if in_double is None
+            else _hangs_on_rounding(network, theirs, ours, in_double, what)
+        )
     _compared.add(network)
 
 
@@ -100,19 +107,34 @@ def _returns(network: Network) -> str:
     return "probabilities" if network.gives_probabilities else "logits"
 
 
-def _require_equal(network: Network, scores: Tensor, logits: Tensor) -> None:
+def _comparable(network: Network, scores: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, str]:
+    """The network's scores and its layers' logits as what it returns: outputs, or probabilities of all classes."""
     logits, returns = logits.to(torch.float64), _returns(network)
     if returns == "logits":
-        size = max(1.0, float(scores.abs().max()))
-        if float((scores - logits).abs().max()) > TOLERANCE * size:
-            raise NetworkError(_differs(network, scores, logits, "outputs"))
-        return
-    ours = class_probabilities(logits, network.head)
+        return scores, logits, "outputs"
     theirs = scores.exp() if returns == "log-probabilities" else scores
     if theirs.shape[1] == 1:
         theirs = torch.cat([1 - theirs, theirs], 1)
-    if float((theirs - ours).abs().max()) > TOLERANCE:
-        raise NetworkError(_differs(network, theirs, ours, "probabilities"))
+    return theirs, class_probabilities(logits, network.head), "probabilities"
+
+
+def _are_equal(theirs: Tensor, ours: Tensor) -> bool:
+    size = max(1.0, float(theirs.abs().max()))  # of probabilities 1
+    return float((theirs - ours).abs().max()) <= TOLERANCE * size
+
+
+def _in_double(network: Network, image: Tensor) -> Tensor | None:
+    """What network and layers answer in double precision, where they agree; None where they do not, or cannot."""
+    if network.graph is None or network.original is None:
+        return None
+    try:
+        scores = _scores(copy.deepcopy(network.original).to(image.device).double(), image.double())
+        with torch.no_grad():
+            logits = network.folded.to(image.device, torch.float64).logits(image.double())
+    except RuntimeError:  # a network that computes in single precision by itself
+        return None
+    theirs, ours, _ = _comparable(network, scores, logits)
+    return theirs if _are_equal(theirs, ours) else None
 
 
 def _differs(network: Network, theirs: Tensor, ours: Tensor, what: str) -> str:
@@ -120,6 +142,15 @@ def _differs(network: Network, theirs: Tensor, ours: Tensor, what: str) -> str:
         f"The layers that were traced from {network.name} do not answer as it does itself: its {what} for this image "
         f"are {_listed(theirs)}, theirs {_listed(ours)}. Something in its forward is not seen in a trace (a random or "
         "changing value that Python computes); no map of these layers would explain it."
+    )
+
+
+def _hangs_on_rounding(network: Network, theirs: Tensor, ours: Tensor, in_double: Tensor, what: str) -> str:
+    return (
+        f"Rounding decides what {network.name} answers: in single precision its {what} for this image are "
+        f"{_listed(theirs)}, those of its traced layers {_listed(ours)}, and in double precision both are "
+        f"{_listed(in_double)}. No map of such an answer means anything. Deep networks do this whose weights, or whose "
+        "statistics of batch normalisation, were not trained or not loaded."
     )
 
 

@@ -15,7 +15,7 @@ from ADAttributionLogic.errors import ScanError
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.scan_files import read_scan
-from ADAttributionLogic.study.material import MapSet, Material
+from ADAttributionLogic.study.material import Material
 from ADAttributionLogic.volume import Volume
 
 #: Maps that are read at a time: unpacking takes longer than adding, and as many are in memory.
@@ -107,9 +107,3 @@ def parts_of(material: Material) -> dict[str, tuple[str, ...]]:
     """Of which cells each case consists."""
     groups = material.groups
     return {groups.positive: ("TP", "FN"), groups.negative: ("TN", "FP"), **{cell: (cell,) for cell in CELLS}}
-
-
-def mean_maps(kept: Path, maps: MapSet, material: Material) -> dict[str, Volume]:
-    """The mean maps of one set, by case."""
-    found = {case: kept / maps.key / f"{case}.nii.gz" for case in parts_of(material)}
-    return {case: read_scan(path) for case, path in found.items() if path.is_file()}

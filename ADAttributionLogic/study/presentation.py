@@ -25,8 +25,7 @@ from ADAttributionLogic.study.charts import (
 )
 from ADAttributionLogic.study.covariates import residualised
 from ADAttributionLogic.study.group_regions import density, mean_of
-from ADAttributionLogic.study.mean_maps import mean_maps
-from ADAttributionLogic.study.study import Study, cases_of
+from ADAttributionLogic.study.study import Study, cases_of, mean_maps
 from ADAttributionLogic.study.volume_correlation import volume_correlation
 from ADAttributionLogic.study_figures.map_figure import mean_map_figure
 from ADAttributionLogic.study_figures.matrices import distance_figure, matrix_figure

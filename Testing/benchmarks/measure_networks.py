@@ -60,6 +60,18 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
+def normalise_by(module: torch.nn.Module, image: torch.Tensor) -> None:
+    """Batch normalisation by what the image gives: without, the values of SENet-154 grow until rounding decides."""
+    norms = [x for x in module.modules() if isinstance(x, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    if norms:
+        with torch.no_grad():
+            module(image)
+    module.eval()
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -68,6 +80,7 @@ def main() -> None:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     image = torch.rand(1, *covered.shape)
+    normalise_by(module, image)
     found: dict[str, object] = {"source": covered.source, "shape": list(covered.shape)}
     try:
         network = explainable(module, covered.shape)

@@ -189,7 +189,7 @@ def test_random_operations_are_refused_by_name(name: str, allow_opaque: bool) ->
 def test_an_answer_that_changes_from_run_to_run_is_refused() -> None:
     """Random numbers of another library, and a counter: frozen in the trace, where nothing shows them."""
     calls = iter(range(1000))
-    drawn = np.random.default_rng()
+    drawn = np.random.default_rng(0)
     for changing in (random.random, lambda: 1e-3 * float(drawn.random()), lambda: next(calls)):
         explained = explainable(network_with(lambda s, f=changing: s + f() * s.new_tensor([1.0, 0.0])), (1, 6, 6))
         with pytest.raises(NetworkError, match="answers differently each time: .* changed by"):
@@ -239,6 +239,18 @@ def test_layers_that_answer_otherwise_than_the_network_are_refused() -> None:
     Moody.mood = -1.0
     with pytest.raises(NetworkError, match="do not answer as it does itself: its outputs for .*, theirs"):
         _ = Evaluation(explained, X, CPU).logits
+
+
+def test_an_answer_that_rounding_decides_is_refused_as_that() -> None:
+    """A constant of 2²⁴ swallows the voxels in single precision; layers into which it was folded still see them."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+    with torch.no_grad():
+        network[0].weight[:], network[0].bias[:], network[1].running_mean[:] = 1.0, 2.0**24, 2.0**24
+        network[4].weight[0], network[4].weight[1] = 1.0, -1.0
+    x = torch.full((1, 1, 6, 6), 0.7)
+    with pytest.raises(NetworkError, match="Rounding decides what Sequential answers: in single .* in double .* both"):
+        _ = Evaluation(explainable(network, (1, 6, 6)), x, CPU).logits
+    assert Evaluation(explainable(network.double(), (1, 6, 6)), x.double(), CPU).logits[0, 0] > 50
 
 
 def test_the_network_is_asked_once() -> None:
