@@ -52,18 +52,20 @@ def _mean_of_places(explain: Callable[[Job], MapResult], job: Job) -> MapResult:
     with job.monitor.stage(0, 1 / number) as part:
         first = explain(replace(job, monitor=part))
     job.evaluation.forget_recordings()  # so that no more than one place's is in memory
-    results = [first]
+    results, handed_out = [first], _handed_out(job, first)
     values = first.values.clone()
     for axis, step in _steps(job):
         with job.monitor.stage(len(results) / number, (len(results) + 1) / number) as part:
-            result = explain(_moved_job(replace(job, monitor=part), axis, step))
+            there = _moved_job(replace(job, monitor=part), axis, step)
+            result = explain(there)
         values += _moved_back(result.values, axis + 1, step)
+        handed_out += _handed_out(there, result)
         results.append(replace(result, values=values))  # the map itself is not needed any more
     by_layer = [result.relevance_by_layer or {} for result in results]
     return replace(
         first,
         values=values / number,
-        to_attribute=sum(_handed_out(job, result) for result in results) / number,
+        to_attribute=handed_out / number,
         notes=(*first.notes, f"Mean of {number} maps: the scan as it is (of which the rest is said) and moved."),
         relevance_by_layer={name: sum(each[name] for each in by_layer) / number for name in by_layer[0]},
         conservation=mean_account([result.conservation or () for result in results]),
