@@ -31,6 +31,7 @@ from ADAttributionLogic.method_options import Option
 from ADAttributionLogic.propagation.account import in_words
 from ADAttributionLogic.propagation.bounds import bounds_at, keeps_bounds
 from ADAttributionLogic.propagation.conservation import Balance, warnings
+from ADAttributionLogic.propagation.parts import redistribute_in_parts
 from ADAttributionLogic.propagation.products import ATTENTION_PRESETS, InnerRules, shares_of_products
 from ADAttributionLogic.propagation.rules import (
     AlphaBetaRule,
@@ -42,7 +43,6 @@ from ADAttributionLogic.propagation.rules import (
     Rule,
     WSquareRule,
     ZBoxRule,
-    redistribute_in_parts,
     stabilised_quotient,
 )
 from ADAttributionLogic.tracing.heads import negated

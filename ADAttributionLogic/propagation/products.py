@@ -9,7 +9,7 @@ softmax gives, and with it queries and keys. All other presets pass softmax and 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from ADAttributionLogic.graph.normalisations import Normalisation
 from ADAttributionLogic.graph.operations import Activation, Permute, Reshape, Softmax, linear_transpose
 from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.propagation.conservation import Kept
+from ADAttributionLogic.propagation.parts import in_matrices
 from ADAttributionLogic.propagation.rules import stabilised_quotient
 
 ATTENTION_PRESETS = ("attn-lrp", "cp-lrp")
@@ -61,15 +62,25 @@ class InnerRules:
         if self.softmax == "hold":
             kept.add("held constant", relevance)
             return torch.zeros_like(relevance)
+
+        is_of_rows = operation.axis in (-1, x.ndim - 1)
+        if is_of_rows:
+            operation = replace(operation, axis=-1)
+
         # With the gradient g = R / s at the output s, x · s · (g − Σ s·g); masked places (x = −∞) have no share.
-        if operation.logarithm:
-            gradient = stabilised_quotient(relevance, output, self.epsilon)
-            passed = operation.gradient(gradient, (x,), output)[0]
-        else:
-            passed = relevance - output * relevance.sum(operation.axis, keepdim=True)
-        found = torch.where(torch.isfinite(x), x, 0.0) * passed
-        kept.add("softmax", relevance - found)
-        return found
+        def by_gradient(part: Tensor, x: Tensor, output: Tensor) -> tuple[Tensor]:
+            if operation.logarithm:
+                gradient = stabilised_quotient(part, output, self.epsilon)
+                passed = operation.gradient(gradient, (x,), output)[0]
+            else:
+                passed = part - output * part.sum(operation.axis, keepdim=True)
+            found = torch.where(torch.isfinite(x), x, 0.0) * passed
+            kept.add("softmax", part - found)
+            return (found,)
+
+        if not is_of_rows:
+            return by_gradient(relevance, x, output)[0]
+        return in_matrices(by_gradient, relevance, x, output)[0]
 
     def through_matrix_product(
         self,
@@ -80,10 +91,14 @@ class InnerRules:
         kept: Kept,
     ) -> tuple[Tensor, ...]:
         """From a matrix product to its factors, by the ε-rule for each with the other held constant."""
-        output = operation.forward(*inputs)
-        quotient = stabilised_quotient(relevance, output, self.epsilon, kept)
-        parts = operation.gradient(quotient, inputs, output)
-        return tuple(x * part * share for x, part, share in zip(inputs, parts, shares, strict=True))
+
+        def by_quotient(relevance: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+            output = operation.forward(*inputs)
+            quotient = stabilised_quotient(relevance, output, self.epsilon, kept)
+            parts = operation.gradient(quotient, inputs, output)
+            return tuple(x * part * share for x, part, share in zip(inputs, parts, shares, strict=True))
+
+        return in_matrices(by_quotient, relevance, *inputs)
 
     def through_normalisation(self, operation: Normalisation, x: Tensor, relevance: Tensor, kept: Kept) -> Tensor:
         """From what was normalised by its own statistics to what it was."""

@@ -22,13 +22,10 @@ import torch
 from torch import Tensor
 
 from ADAttributionLogic.errors import UsageError
-from ADAttributionLogic.graph.operations import Add, Affine, WeightedOperation
+from ADAttributionLogic.graph.operations import WeightedOperation
 from ADAttributionLogic.propagation.conservation import Kept
 
 Tensors = tuple[Tensor, ...]
-
-#: Size of a part of a map that goes through a rule's steps at once.
-PART_BYTES = 500_000
 
 
 class Rule(ABC):
@@ -49,29 +46,6 @@ class Rule(ABC):
         kept : Kept, optional
             Is told what the inputs do not get, and why.
         """
-
-
-def redistribute_in_parts(
-    rule: Rule, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
-) -> Tensors:
-    """Apply a rule; to operations on each element alone, part by part that fits the processor's cache.
-
-    A rule takes some twenty steps, each of which would write and read a whole map: of a residual network on a CPU, its
-    additions took longer than its convolutions.
-    """
-    rows = relevance.shape[2] if relevance.ndim > 2 else 1
-    size = relevance.numel() * relevance.element_size()
-    is_elementwise = isinstance(operation, (Add, Affine)) and all(x.shape == relevance.shape for x in inputs)
-    if not is_elementwise or rows == 1 or size <= PART_BYTES or relevance.device.type != "cpu":
-        return rule.redistribute(operation, inputs, relevance, kept)
-    found = tuple(torch.empty_like(x) for x in inputs)
-    step = max(rows * PART_BYTES // size, 1)
-    for start in range(0, rows, step):
-        part = (slice(None), slice(None), slice(start, start + step))
-        handed = rule.redistribute(operation, tuple(x[part] for x in inputs), relevance[part], kept)
-        for whole, values in zip(found, handed, strict=True):
-            whole[part] = values
-    return found
 
 
 @dataclass(frozen=True)
