@@ -7,6 +7,7 @@ size of all their maps, which ranks nothing.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,9 @@ Flags = npt.NDArray[np.bool_]
 
 #: What ranks regions (Eitel & Ritter 2019, table 2).
 QUANTITIES = ("sum", "density", "gain")
-#: A region whose mean lies within so many standard deviations of the border of the top ten is marked.
-MARKED_WITHIN = 2.0
+#: A region is marked where the border of the top ten lies within the interval in which another training is expected,
+#: with this probability.
+EXPECTED_WITHIN = 0.95
 #: Most splits of the trainings into halves that are looked at.
 _SPLITS = 126
 
@@ -142,16 +144,19 @@ def is_unstable(relevance: Relevance, quantity: str, trainings: Sequence[int]) -
 def is_marked(relevance: Relevance, quantity: str, trainings: Sequence[int]) -> Flags:
     """Regions of which the disagreement of these trainings says that they may change their place.
 
-    Their mean over the trainings lies within :data:`MARKED_WITHIN` standard deviations of the border between the tenth
-    and the eleventh region.
+    The border between the tenth and the eleventh region lies within the prediction interval of another training:
+    mean ± t · s · √(1 + 1/n) (Student 1908), which knows that s is of a few trainings.
     """
-    values = relevance.values(quantity)[list(trainings)]
+    from scipy.stats import t
+
+    values, count = relevance.values(quantity)[list(trainings)], len(trainings)
+    within = float(t.ppf((1 + EXPECTED_WITHIN) / 2, count - 1)) * math.sqrt(1 + 1 / count)
     with np.errstate(invalid="ignore"):
         mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
     known = relevance.is_ranked & np.isfinite(mean)
     ordered = np.sort(mean[known])[::-1]
     border = ordered[TOP - 1 : TOP + 1].mean()
-    marked: Flags = known & (np.abs(mean - border) <= MARKED_WITHIN * spread)
+    marked: Flags = known & (np.abs(mean - border) <= within * spread)
     return marked
 
 
