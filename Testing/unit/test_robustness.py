@@ -94,7 +94,23 @@ def test_flips_are_marked_by_disagreement_and_firm_regions_are_not() -> None:
     assert flips.any() and (marked[flips]).mean() >= 0.9
     assert not marked[:3].any() and not marked[-10:].any()
     held = marking(found, "density")
-    assert held.found > 0.8 and held.marked_of_stable < 0.3 and held.flips > 1
+    assert held.found > 0.9 and held.marked_of_stable < 0.3 and held.flips > 1
+
+
+def test_a_marked_region_is_one_whose_next_training_may_lie_across_the_border() -> None:
+    """With normal noise, another training lies within the interval in 95 %, of however few it was made."""
+    generator = np.random.default_rng(4)
+    inside = {}
+    for count in (3, 5, 10):
+        hits = 0
+        for _ in range(1000):
+            *drawn, following = generator.normal(100.0, 1.0, count + 1)
+            values = np.ones((count, REGIONS))
+            values[:, : TOP - 2], values[:, TOP - 2 : TOP + 2] = 1000.0, following  # where the border lies, in any case
+            values[:, TOP + 2] = drawn
+            hits += bool(is_marked(relevance(values), "sum", range(count))[TOP + 2])
+        inside[count] = hits / 1000
+    assert all(part == pytest.approx(0.95, abs=0.02) for part in inside.values()), inside
 
 
 def test_relevance_is_of_true_positives_and_of_all_controls_divided_by_the_patients_total() -> None:
