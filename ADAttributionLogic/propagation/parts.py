@@ -6,8 +6,7 @@ additions took longer than its convolutions, and of a transformer with windows, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -53,9 +52,7 @@ def in_matrices(work: Callable[..., Tensors], *tensors: Tensor) -> Tensors:
     return tuple(x.reshape(*tensors[0].shape[:-2], *x.shape[-2:]) for x in found)
 
 
-def in_parts(
-    work: Callable[..., Tensors], tensors: Tensors | list[Tensor], axis: int = 0, at_least: int = 1
-) -> Tensors:
+def in_parts(work: Callable[..., Tensors], tensors: Sequence[Tensor], axis: int = 0, at_least: int = 1) -> Tensors:
     """Do something with parts of tensors along an axis, and join what comes out; on a GPU, with all at once.
 
     Parameters
@@ -68,7 +65,7 @@ def in_parts(
     at_least : int
         Length of a part.
     """
-    length, size = tensors[0].shape[axis], math.prod(tensors[0].shape) * tensors[0].element_size()
+    length, size = tensors[0].shape[axis], tensors[0].numel() * tensors[0].element_size()
     step = max(length * PART_BYTES // max(size, 1), at_least)
     if step >= length or tensors[0].device.type != "cpu":
         return work(*tensors)

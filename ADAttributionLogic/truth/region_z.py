@@ -1,4 +1,8 @@
-"""Maps by how unusual a region's relevance is: rank by z against controls, as post-processing of a method's map."""
+"""Maps by how unusual a region's relevance is: rank by z against controls, as post-processing of a method's map.
+
+Such a map ranks and weighs nothing: of its scores, those by rank mean something (regions, precision, deletion), mass
+accuracy and the distance of the regions do not.
+"""
 
 from __future__ import annotations
 
