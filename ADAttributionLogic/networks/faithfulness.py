@@ -42,9 +42,14 @@ def require_same_answer(network: Network, image: Tensor, logits: Tensor) -> None
     Raises
     ------
     NetworkError
-        The network answers differently from run to run, otherwise than its layers (if only because its answer hangs on
-        rounding), or with probabilities that were taken for logits (or the reverse).
+        The answer is NaN or infinite, differs from run to run or from that of the network's layers (if only because
+        rounding decides it), or consists of probabilities that were taken for logits (or the reverse).
     """
+    if not bool(torch.isfinite(logits).all()):
+        raise NetworkError(
+            f"{network.name} gave NaN or infinite outputs for this image ({_listed(logits)}); no map explains such an "
+            "answer. Its weights are damaged, or values overflow on their way through it."
+        )
     if network.original is None or network in _compared:
         return
     module = _on_device(network.original, image.device)

@@ -160,11 +160,22 @@ def test_the_most_probable_class_is_explained_unless_told(case: tuple[nn.Module,
     assert attribute(evaluate(network, x), "sensitivity").class_index == int(network(x).argmax())
 
 
-def test_nan_never_becomes_a_map() -> None:
+def test_an_answer_that_is_nan_is_refused() -> None:
     network = PublishedStyle(2).double().eval()
     network.conv_2.weight.data[0, 0, 0, 0] = float("inf")
-    with pytest.raises(NetworkError, match="NaN or infinite relevance"):
+    with pytest.raises(NetworkError, match=r"PublishedStyle gave NaN or infinite outputs for this image \(nan, nan\)"):
         attribute(evaluate(network, image(1, 2, (20, 20))), "lrp", Target(1))
+
+
+@pytest.mark.parametrize("method", ["sensitivity", "gradient-x-input"])
+def test_nan_never_becomes_a_map(method: str) -> None:
+    """The answer to an empty image is finite, its derivative 1e400."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False)).double().eval()
+    for layer in (network[1], network[2]):
+        nn.init.constant_(layer.weight, 1e200)
+    network[2].weight.data[0] *= -1
+    with pytest.raises(NetworkError, match="NaN or infinite relevance"):
+        attribute(evaluate(network, torch.zeros(1, 1, 2, 2, dtype=torch.float64)), method, Target(1))
 
 
 # --------------------------------------------------------------------------------------------------- sigmoid networks
