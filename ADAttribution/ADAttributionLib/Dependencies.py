@@ -11,7 +11,7 @@ from ADAttributionLogic.errors import ADAttributionError
 
 #: Import name → requirement, without what Slicer's own Python must keep as it is: torch, numpy, SimpleITK.
 PIP_PACKAGES = {
-    "scipy": "scipy>=1.10",
+    "scipy": "scipy>=1.13",
     "nibabel": "nibabel>=5",
     "nrrd": "pynrrd>=1",
     "pydicom": "pydicom>=2.4",  # Slicer brings it along

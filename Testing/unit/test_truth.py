@@ -96,6 +96,19 @@ def test_the_earth_movers_distance_in_space_by_hand() -> None:
         metrics.earth_movers_distance(np.array([-1.0, 1, 1]), np.ones(3), places)
 
 
+def test_the_earth_movers_distance_of_amounts_of_very_different_size() -> None:
+    """As of regions' sums, the smallest of which are a millionth of a millionth; by moving all from the first place."""
+    generator = np.random.default_rng(0)
+    places = generator.normal(size=(136, 3)) * 40
+    for _ in range(20):
+        amounts = generator.random(136) ** 8
+        alone = np.zeros(136)
+        alone[generator.integers(136)] = 1e-6
+        expected = (np.linalg.norm(places - places[alone > 0], axis=1) * amounts).sum() / amounts.sum()
+        assert metrics.earth_movers_distance(amounts, alone, places) == pytest.approx(expected, rel=1e-5)
+        assert metrics.earth_movers_distance(amounts, generator.random(136) ** 8, places) > 0
+
+
 def test_the_area_under_a_curve_is_its_mean_height() -> None:
     assert metrics.area_under([0, 0.05, 0.2], [1, 1, 1]) == 1
     assert metrics.area_under([0, 0.1, 0.2], [1, 0.5, 0]) == pytest.approx(0.5)
