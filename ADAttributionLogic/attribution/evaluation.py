@@ -152,14 +152,24 @@ class GradientRule(BackwardRule):
         return operation.gradient(relevance, (output,), output)[0]
 
     def through_weighted(
-        self, layer: int, operation: WeightedOperation, inputs: tuple[Tensor, ...], relevance: Tensor
+        self,
+        layer: int,
+        operation: WeightedOperation,
+        inputs: tuple[Tensor, ...],
+        relevance: Tensor,
+        output: Tensor | None,
     ) -> tuple[Tensor, ...]:
         return operation.transpose(relevance, operation.weight, tuple(x.shape for x in inputs))
 
     def through_product(
-        self, layer: int, operation: Product | MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor
+        self,
+        layer: int,
+        operation: Product | MatrixProduct,
+        inputs: tuple[Tensor, ...],
+        relevance: Tensor,
+        output: Tensor,
     ) -> tuple[Tensor, ...]:
-        return operation.gradient(relevance, inputs, relevance)
+        return operation.gradient(relevance, inputs, output)
 
     def through_normalisation(
         self, layer: int, operation: Normalisation, inputs: tuple[Tensor, ...], relevance: Tensor

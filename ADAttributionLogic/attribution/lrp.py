@@ -214,16 +214,26 @@ class RelevanceRule(BackwardRule):
         return self.inner.through_softmax(operation, x, relevance, output, self.balance.at(layer))
 
     def through_weighted(
-        self, layer: int, operation: WeightedOperation, inputs: tuple[Tensor, ...], relevance: Tensor
+        self,
+        layer: int,
+        operation: WeightedOperation,
+        inputs: tuple[Tensor, ...],
+        relevance: Tensor,
+        output: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        return redistribute_in_parts(self.rules[layer], operation, inputs, relevance, self.balance.at(layer))
+        return redistribute_in_parts(self.rules[layer], operation, inputs, relevance, output, self.balance.at(layer))
 
     def through_product(
-        self, layer: int, operation: Product | MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor
+        self,
+        layer: int,
+        operation: Product | MatrixProduct,
+        inputs: tuple[Tensor, ...],
+        relevance: Tensor,
+        output: Tensor,
     ) -> tuple[Tensor, ...]:
         if isinstance(operation, MatrixProduct):
             return self.inner.through_matrix_product(
-                operation, inputs, relevance, self.shares[layer], self.balance.at(layer)
+                operation, inputs, relevance, output, self.shares[layer], self.balance.at(layer)
             )
         shares = zip(self.shares[layer], inputs, strict=True)
         return tuple(sum_to(relevance * share, x.shape) for share, x in shares)

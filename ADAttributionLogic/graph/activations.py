@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ADAttributionLogic.graph.indicators import ones_where_positive
 from ADAttributionLogic.graph.operations import Activation
 
 
@@ -25,8 +26,8 @@ class ReLU(Activation):
         return F.relu(x) if math.isinf(self.cap) else x.clamp(0, self.cap)
 
     def derivative(self, output: Tensor) -> Tensor:
-        active = output > 0
-        return (active if math.isinf(self.cap) else active & (output < self.cap)).to(output.dtype)
+        active = ones_where_positive(output)
+        return active if math.isinf(self.cap) else active * ones_where_positive(self.cap - output)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ class LeakyReLU(Activation):
         return self.slope < 0
 
     def derivative(self, values: Tensor) -> Tensor:
-        return torch.where(values > 0, torch.ones_like(values), torch.full_like(values, self.slope))
+        active = ones_where_positive(values)
+        return active + self.slope * (1 - active)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,8 @@ class ELU(Activation):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
-        return torch.where(x > 0, x, self.alpha * torch.expm1(self.input_scale * x)) * self.scale
+        result: Tensor = torch.ops.aten.elu(x, self.alpha, self.scale, self.input_scale)
+        return result
 
     @property
     def needs_input(self) -> bool:
@@ -69,10 +72,11 @@ class ELU(Activation):
 
     def derivative(self, values: Tensor) -> Tensor:
         if self.needs_input:
-            below = self.alpha * self.scale * self.input_scale * torch.exp(self.input_scale * values)
+            below = self.alpha * self.scale * self.input_scale * torch.exp(self.input_scale * values.clamp(max=0))
         else:
             below = (values + self.alpha * self.scale) * self.input_scale
-        return torch.where(values > 0, torch.full_like(values, self.scale), below)
+        active = ones_where_positive(values)
+        return self.scale * active + below * (1 - active)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,4 +167,5 @@ class PReLU(Activation):
 
     def derivative(self, values: Tensor) -> Tensor:
         slope = self.slope.reshape((-1,) + (1,) * (values.ndim - 2))
-        return torch.where(values > 0, torch.ones_like(values), slope.expand_as(values))
+        active = ones_where_positive(values)
+        return active + slope * (1 - active)

@@ -42,12 +42,22 @@ class BackwardRule(Protocol):
         """From the output of a softmax inside the network to its input."""
 
     def through_weighted(
-        self, layer: int, operation: WeightedOperation, inputs: tuple[Tensor, ...], relevance: Tensor
+        self,
+        layer: int,
+        operation: WeightedOperation,
+        inputs: tuple[Tensor, ...],
+        relevance: Tensor,
+        output: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """From the output of a weighted sum to each of its inputs."""
 
     def through_product(
-        self, layer: int, operation: Product | MatrixProduct, inputs: tuple[Tensor, ...], relevance: Tensor
+        self,
+        layer: int,
+        operation: Product | MatrixProduct,
+        inputs: tuple[Tensor, ...],
+        relevance: Tensor,
+        output: Tensor,
     ) -> tuple[Tensor, ...]:
         """From the product of two layers to each of them."""
 
@@ -197,7 +207,7 @@ def _through_block(recording: Recording, block: Block, relevance: Tensor, rule: 
             assert values is not None  # such a chain keeps what its activations need
             return rule.through_activation(operation, part, values)
         assert isinstance(operation, WeightedOperation) and before is not None
-        return rule.through_weighted(layer_of[id(operation)], operation, (before,), part)[0]
+        return rule.through_weighted(layer_of[id(operation)], operation, (before,), part, after)[0]
 
     return (
         chain.backward(
@@ -206,7 +216,7 @@ def _through_block(recording: Recording, block: Block, relevance: Tensor, rule: 
             recording.winners[block.output],
             relevance,
             through_elementwise,
-            lambda operation, x, part: rule.through_weighted(convolution_layer, operation, (x,), part)[0],
+            lambda operation, x, part: rule.through_weighted(convolution_layer, operation, (x,), part, None)[0],
             rule.is_linear,
         ),
     )
@@ -226,11 +236,11 @@ def _through_layer(
     if isinstance(operation, Softmax):
         return (rule.through_softmax(index, operation, inputs[0], relevance, output),)
     if isinstance(operation, WeightedOperation):
-        return rule.through_weighted(index, operation, inputs, relevance)
+        return rule.through_weighted(index, operation, inputs, relevance, output)
     if isinstance(operation, Normalisation):
         return rule.through_normalisation(index, operation, inputs, relevance)
     if isinstance(operation, (Product, MatrixProduct)):
-        return rule.through_product(index, operation, inputs, relevance)
+        return rule.through_product(index, operation, inputs, relevance, output)
     if isinstance(operation, Variance):
         return (rule.through_variance(index, operation, inputs[0], relevance, output),)
     if isinstance(operation, MaxPool) and winners is not None:

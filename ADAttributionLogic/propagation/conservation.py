@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ADAttributionLogic.graph.arithmetic import PlacewiseAffine
 from ADAttributionLogic.graph.chains import Block
+from ADAttributionLogic.graph.indicators import ones_where_nonzero
 from ADAttributionLogic.graph.layer_graph import LayerGraph
 from ADAttributionLogic.graph.operations import Operation, ZeroPad
 from ADAttributionLogic.propagation.account import CAUSES, INTENDED, Account, LayerAccount, in_words
@@ -43,7 +44,7 @@ class Kept:
         if bias is None:
             self.add("no contribution", amounts)
             return
-        by_bias = amounts * (bias != 0)
+        by_bias = amounts * ones_where_nonzero(bias)
         self.add(self._by_bias_alone, by_bias)
         self.add("no contribution", amounts - by_bias)
 

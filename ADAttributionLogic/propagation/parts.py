@@ -7,9 +7,11 @@ additions took longer than its convolutions, and of a transformer with windows, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
+from ADAttributionLogic.graph.arithmetic import PlacewiseAffine
 from ADAttributionLogic.graph.operations import Add, Affine, Dense, WeightedOperation
 from ADAttributionLogic.propagation.conservation import Kept
 from ADAttributionLogic.propagation.rules import Rule, Tensors
@@ -21,23 +23,55 @@ _ROWS = 1024
 
 
 def redistribute_in_parts(
-    rule: Rule, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
+    rule: Rule,
+    operation: WeightedOperation,
+    inputs: Tensors,
+    relevance: Tensor,
+    output: Tensor | None,
+    kept: Kept | None = None,
 ) -> Tensors:
-    """Apply a rule; to operations on each element or each token alone, in parts."""
+    """Apply a rule; to operations on each element or each token alone, in parts.
 
-    def work(part: Tensor, *of_inputs: Tensor) -> Tensors:
-        return rule.redistribute(operation, of_inputs, part, kept)
+    Parameters
+    ----------
+    rule : Rule
+    operation : WeightedOperation
+    inputs : tuple of Tensor
+    relevance : Tensor
+        Of the operation's output.
+    output : Tensor or None
+        What was recorded of it.
+    kept : Kept, optional
+    """
+    if output is None:
+        return rule.redistribute(operation, inputs, relevance, kept)
 
+    def work(part: Tensor, output: Tensor, *of_inputs: Tensor) -> Tensors:
+        return rule.redistribute_known(operation, of_inputs, part, output, kept)
+
+    maps = (relevance, output, *inputs)
     is_alike = all(x.shape == relevance.shape for x in inputs)
     if isinstance(operation, Add) and is_alike:
-        rows = [x.reshape(-1) for x in (relevance, *inputs)]
-        return _shaped(in_parts(work, rows), inputs)
+        return _shaped(in_parts(work, [x.reshape(-1) for x in maps]), inputs)
     if isinstance(operation, Affine) and is_alike and relevance.ndim > 2:
-        return in_parts(work, (relevance, *inputs), axis=2)
+        return in_parts(work, maps, axis=2)
+    if isinstance(operation, PlacewiseAffine) and is_alike and relevance.ndim > 2:
+        return _place_by_place(rule, operation, maps, kept)
     if isinstance(operation, Dense):
-        rows = [x.reshape(-1, x.shape[-1]) for x in (relevance, *inputs)]
-        return _shaped(in_parts(work, rows, at_least=_ROWS), inputs)
-    return work(relevance, *inputs)
+        return _shaped(in_parts(work, [x.reshape(-1, x.shape[-1]) for x in maps], at_least=_ROWS), inputs)
+    return work(*maps)
+
+
+def _place_by_place(rule: Rule, operation: PlacewiseAffine, maps: Tensors, kept: Kept | None) -> Tensors:
+    """Apply a rule to a constant image in parts along the first two axes, each with the constants of its places."""
+    constants = {"weight": operation.weight, "bias": operation.bias}
+    images = {name: each.expand(maps[0].shape) for name, each in constants.items() if each is not None and each.ndim}
+
+    def work(part: Tensor, output: Tensor, x: Tensor, *of_images: Tensor) -> Tensors:
+        own = dict(zip(images, of_images, strict=True))
+        return rule.redistribute_known(replace(operation, **own), (x,), part, output, kept)
+
+    return in_parts(lambda *parts: in_parts(work, parts, axis=2), (*maps, *images.values()), axis=1)
 
 
 def in_matrices(work: Callable[..., Tensors], *tensors: Tensor) -> Tensors:
@@ -50,6 +84,12 @@ def in_matrices(work: Callable[..., Tensors], *tensors: Tensor) -> Tensors:
         return work(*tensors)
     found = in_parts(work, [x.flatten(0, -3) for x in tensors])
     return tuple(x.reshape(*tensors[0].shape[:-2], *x.shape[-2:]) for x in found)
+
+
+def by_token(work: Callable[..., Tensors], features: int, *tensors: Tensor) -> Tensors:
+    """Do something with tensors of one shape, whose tokens (of so many axes at the end) are independent, in parts."""
+    found = in_parts(work, [x.reshape(-1, *x.shape[x.ndim - features :]) for x in tensors])
+    return tuple(x.reshape(tensors[0].shape) for x in found)
 
 
 def in_parts(work: Callable[..., Tensors], tensors: Sequence[Tensor], axis: int = 0, at_least: int = 1) -> Tensors:

@@ -18,11 +18,11 @@ from ADAttributionLogic.graph.activations import Sigmoid
 from ADAttributionLogic.graph.arithmetic import Product, Quotient
 from ADAttributionLogic.graph.attention import MatrixProduct
 from ADAttributionLogic.graph.layer_graph import LayerGraph
-from ADAttributionLogic.graph.normalisations import Normalisation
-from ADAttributionLogic.graph.operations import Activation, Permute, Reshape, Softmax, linear_transpose
+from ADAttributionLogic.graph.normalisations import LayerNorm, Normalisation
+from ADAttributionLogic.graph.operations import Activation, Permute, Reshape, Softmax
 from ADAttributionLogic.graph.rearranging import Take
 from ADAttributionLogic.propagation.conservation import Kept
-from ADAttributionLogic.propagation.parts import in_matrices
+from ADAttributionLogic.propagation.parts import by_token, in_matrices
 from ADAttributionLogic.propagation.rules import stabilised_quotient
 
 ATTENTION_PRESETS = ("attn-lrp", "cp-lrp")
@@ -74,7 +74,7 @@ class InnerRules:
                 passed = operation.gradient(gradient, (x,), output)[0]
             else:
                 passed = part - output * part.sum(operation.axis, keepdim=True)
-            found = torch.where(torch.isfinite(x), x, 0.0) * passed
+            found = x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) * passed
             kept.add("softmax", part - found)
             return (found,)
 
@@ -87,27 +87,34 @@ class InnerRules:
         operation: MatrixProduct,
         inputs: tuple[Tensor, ...],
         relevance: Tensor,
+        output: Tensor,
         shares: tuple[float, float],
         kept: Kept,
     ) -> tuple[Tensor, ...]:
         """From a matrix product to its factors, by the ε-rule for each with the other held constant."""
 
-        def by_quotient(relevance: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-            output = operation.forward(*inputs)
+        def by_quotient(relevance: Tensor, output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
             quotient = stabilised_quotient(relevance, output, self.epsilon, kept)
             parts = operation.gradient(quotient, inputs, output)
             return tuple(x * part * share for x, part, share in zip(inputs, parts, shares, strict=True))
 
-        return in_matrices(by_quotient, relevance, *inputs)
+        return in_matrices(by_quotient, relevance, output, *inputs)
 
     def through_normalisation(self, operation: Normalisation, x: Tensor, relevance: Tensor, kept: Kept) -> Tensor:
         """From what was normalised by its own statistics to what it was."""
         if not self.holds_deviation:
             return relevance
-        weighted = operation.scale_as(x, x)
-        z = operation.normalise(x) if self.absorb_bias else weighted
-        quotient = stabilised_quotient(relevance, z, self.epsilon, kept, bias_in_z=z - weighted)
-        return x * linear_transpose(lambda values: operation.scale_as(x, values), quotient, x.shape)[0]
+
+        def by_quotient(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
+            scale = operation.scale_of(x)
+            weighted = operation.centred(x) * scale
+            z = operation.normalise(x) if self.absorb_bias else weighted
+            quotient = stabilised_quotient(relevance, z, self.epsilon, kept, bias_in_z=z - weighted)
+            return (x * operation.centred(quotient * scale),)
+
+        if isinstance(operation, LayerNorm):
+            return by_token(by_quotient, len(operation.shape), relevance, x)[0]
+        return by_quotient(relevance, x)[0]
 
     def notes(self, graph: LayerGraph) -> tuple[str, ...]:
         """What a user must know of the operations that the network has."""

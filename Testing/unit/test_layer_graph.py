@@ -276,7 +276,7 @@ class Gradient(BackwardRule):
         return operation.gradient(relevance, (output,), output)[0]
 
     def through_weighted(
-        self, layer: int, operation: object, inputs: tuple[Tensor, ...], relevance: Tensor
+        self, layer: int, operation: object, inputs: tuple[Tensor, ...], relevance: Tensor, output: Tensor | None
     ) -> tuple[Tensor, ...]:
         return operation.gradient(relevance, inputs, relevance)
 
