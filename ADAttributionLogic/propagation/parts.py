@@ -20,6 +20,9 @@ from ADAttributionLogic.propagation.rules import Rule, Tensors
 PART_BYTES = 500_000
 #: Fewest rows of a dense layer's part: its weights are read once for each part.
 _ROWS = 1024
+#: Size of a part of a dense layer's weights, and up to how many tokens they are divided.
+WEIGHT_BYTES = 4_000_000
+_FEW_TOKENS = 8
 
 
 def redistribute_in_parts(
@@ -58,6 +61,8 @@ def redistribute_in_parts(
     if isinstance(operation, PlacewiseAffine) and is_alike and relevance.ndim > 2:
         return _place_by_place(rule, operation, maps, kept)
     if isinstance(operation, Dense):
+        if relevance.device.type == "cpu" and relevance.numel() <= _FEW_TOKENS * len(operation.weight):
+            return (_output_by_output(rule, operation, maps, kept),)
         return _shaped(in_parts(work, [x.reshape(-1, x.shape[-1]) for x in maps], at_least=_ROWS), inputs)
     return work(*maps)
 
@@ -72,6 +77,21 @@ def _place_by_place(rule: Rule, operation: PlacewiseAffine, maps: Tensors, kept:
         return rule.redistribute_known(replace(operation, **own), (x,), part, output, kept)
 
     return in_parts(lambda *parts: in_parts(work, parts, axis=2), (*maps, *images.values()), axis=1)
+
+
+def _output_by_output(rule: Rule, operation: Dense, maps: Tensors, kept: Kept | None) -> Tensor:
+    """Apply a rule to a dense layer in parts of its weights: of few tokens, to read and write these takes the time."""
+    relevance, output, x = maps
+    weight, bias = operation.weight, operation.bias
+    step = max(WEIGHT_BYTES // (weight.shape[1] * weight.element_size()), 1)
+    total: Tensor | None = None
+    for start in range(0, len(weight), step):
+        own = slice(start, start + step)
+        part = replace(operation, weight=weight[own], bias=None if bias is None else bias[own])
+        (found,) = rule.redistribute_known(part, (x,), relevance[..., own], output[..., own], kept)
+        total = found if total is None else total.add_(found)
+    assert total is not None
+    return total
 
 
 def in_matrices(work: Callable[..., Tensors], *tensors: Tensor) -> Tensors:

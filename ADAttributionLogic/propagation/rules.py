@@ -141,8 +141,10 @@ class AlphaBetaRule(Rule):
     def redistribute(
         self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
     ) -> Tensors:
-        positive, negative = operation.weight.clamp(min=0), operation.weight.clamp(max=0)
         x_positive, x_negative = _split_by_sign(inputs)
+        positive = operation.weight.clamp(min=0)
+        # Of a large dense layer, weights that are not needed take their time.
+        negative = operation.weight.clamp(max=0) if self.beta > 0 or x_negative is not None else positive
         helping: _Terms = [(x_positive, positive), (x_negative, negative)]
         bias = operation.shaped_bias(relevance)
         bias_plus, bias_minus = (bias.clamp(min=0), bias.clamp(max=0)) if self._counts(bias) else (None, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from figures import Figure
+
+from ADAttributionLogic.engines.machine import worker_environment
 
 HERE = Path(__file__).parent
 TABLE = HERE / "networks" / "networks.tsv"
@@ -48,7 +51,8 @@ def covered() -> list[str]:
 
 def measured(name: str, *how: str) -> dict[str, Any]:
     command = [sys.executable, str(HERE / "measure_networks.py"), name, *how]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **worker_environment(1)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

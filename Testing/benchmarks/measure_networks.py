@@ -4,7 +4,9 @@ Processor time of one thread, so that other programs matter little: of a plain f
 of 8 voxels (sampled positions in the middle), of sensitivity, of LRP, and of a plain gradient by autograd, in turn. LRP
 is by the b-rule, and by AttnLRP as well where there is attention or an activation that is no ReLU: of inputs of either
 sign the b-rule takes the two parts one by one. The memory is what each takes at most beyond what the process has
-before it (on Linux). ``counted``: the network is only traced, and the work of a window counted.
+before it (on Linux); the times are those in a process that keeps what it frees, as the program's workers do: for a
+network as SwinUNETR, whose matrices of attention take gigabytes, the system would need longer to find and clear pages
+than the processor to compute. ``counted``: the network is only traced, and the work of a window counted.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from covered_networks import COVERED
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
+from ADAttributionLogic.engines.machine import keep_freed_memory
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.graph.self_attention import has_attention
 from ADAttributionLogic.incremental.forward import IncrementalForward
@@ -120,6 +123,7 @@ def main() -> None:
     for name, case in cases.items():
         case()  # what is made once is not counted
         found[f"memory {name}"] = added_bytes(case)
+    keep_freed_memory()
     cases["gradient"] = gradient
     if counted < WORTH_FOLLOWING:
         windows = IncrementalForward(Evaluation(network, image, torch.device("cpu")).recording())

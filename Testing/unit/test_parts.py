@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from small_networks import Attending, image, make_lively
@@ -73,10 +75,14 @@ def test_parts_change_nothing(name: str, rule: str, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(parts, "in_parts", counted)
     monkeypatch.setattr(parts, "_ROWS", 3)
+    by_outputs = Mock(wraps=parts._output_by_output)
+    monkeypatch.setattr(parts, "_output_by_output", by_outputs)
     for size in (1 << 40, 200):
         monkeypatch.setattr(parts, "PART_BYTES", size)
+        monkeypatch.setattr(parts, "WEIGHT_BYTES", size // 10)
         evaluation = Evaluation(network, x, torch.device("cpu"))
         found[size] = attribute(evaluation, "lrp", Target(1, "logit"), {"rule": rule, "batch_norm": "fold"})
+    assert by_outputs.called
     assert max(lengths) > 100, "something was there to be divided"
     whole, divided_up = found.values()
     scale = abs(whole.values).max()
