@@ -39,7 +39,7 @@ class CohortCalls:
         onError=None,
         **preparation,
     ):
-        """Explain all scans of a folder, or of a CSV with a column ``scan``; see ADAttributionLogic.batch.
+        """Explain all scans of a folder, or of a CSV with a column ``scan``; see ADAttributionLogic.batch.explaining.
 
         `preparation` is as for explain(), without a brain mask; a scan whose quality checks fail is a failed scan with
         the numbers in its row, unless acceptQuality is True. `reference` is as for explain(); `adjusted` takes the

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ADAttributionLogic.batch_list import name_scans
 from ADAttributionLogic.bids.images import BidsImage
 from ADAttributionLogic.bids.selection import EVERYTHING, Chosen, Selection, choose_images
 from ADAttributionLogic.cohort.contradictions import notes_on, refuse_contradictions
 from ADAttributionLogic.cohort.scan import CohortScan
+from ADAttributionLogic.cohort.scan_list import name_scans
 from ADAttributionLogic.cohort.table import Cohort, read_cohorts
 from ADAttributionLogic.errors import CohortError
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic import __version__, provenance
-from ADAttributionLogic.batch_question import differences, write_whole
+from ADAttributionLogic.batch.question import differences
 from ADAttributionLogic.bids.cohort import DESCRIPTION_FILE
 from ADAttributionLogic.bids.naming import IGNORED
 from ADAttributionLogic.bids.sidecars import RAW, document
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.owned_folders import is_owned
+from ADAttributionLogic.whole_files import write_whole
 
 #: What all results of a dataset answer, and that the dataset is ours.
 QUESTION_FILE = "ad-attribution.json"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.attribution.registry import get_method
-from ADAttributionLogic.batch import BatchScan, explain_batch
-from ADAttributionLogic.batch_question import QUESTION_FILE, differences, question_of, write_whole
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import QUESTION_FILE, differences, question_of
 from ADAttributionLogic.bids.cohort import cohort_from_bids
 from ADAttributionLogic.bids.description import check_dataset, claim_dataset
 from ADAttributionLogic.bids.images import BidsImage
@@ -26,6 +26,7 @@ from ADAttributionLogic.bids.restoring import restore
 from ADAttributionLogic.bids.selection import Selection
 from ADAttributionLogic.bids.sidecars import document, source_uri
 from ADAttributionLogic.bids.temporary_files import temporary_files_in
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.cohort.table import Cohort
 from ADAttributionLogic.errors import ADAttributionError, Cancelled, CohortError, OutputError
 from ADAttributionLogic.monitor import Monitor
@@ -38,6 +39,7 @@ from ADAttributionLogic.reference.package import CARD_FILE
 from ADAttributionLogic.study.analysis import StudyOptions
 from ADAttributionLogic.study.material import gather
 from ADAttributionLogic.study.running import PAGE_FILE, run_study
+from ADAttributionLogic.whole_files import write_whole
 
 GROUP_FOLDER = "group"
 REFERENCE_FOLDER, STUDY_FOLDER, SCORES_FILE = "reference", "study", "scores"

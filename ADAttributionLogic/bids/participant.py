@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.batch import BatchOptions, BatchScan, explain_batch
-from ADAttributionLogic.batch_question import differences, question_of, write_whole
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions, differences, question_of
 from ADAttributionLogic.bids.description import Dataset, check_dataset, claim_dataset
 from ADAttributionLogic.bids.images import BidsImage
 from ADAttributionLogic.bids.naming import folder_of
@@ -25,12 +25,14 @@ from ADAttributionLogic.bids.placing_files import finish_placing
 from ADAttributionLogic.bids.publishing import publish, read_published
 from ADAttributionLogic.bids.sidecars import document, source_uri
 from ADAttributionLogic.bids.temporary_files import temporary_files_in
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.networks.packages import Model
 from ADAttributionLogic.private_results import hide_in_record, hide_uids
 from ADAttributionLogic.provenance import now, source_sha256, text_sha256
 from ADAttributionLogic.report.placing import damaged
+from ADAttributionLogic.whole_files import write_whole
 
 LOGS_FOLDER = "logs"
 #: In the output, where the user named none; hidden, as the standard knows no such folder.

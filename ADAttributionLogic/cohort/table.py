@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ADAttributionLogic.batch_list import BatchScan, name_scans
 from ADAttributionLogic.cohort.contradictions import notes_on, refuse_contradictions
 from ADAttributionLogic.cohort.scan import CohortScan
+from ADAttributionLogic.cohort.scan_list import BatchScan, name_scans
 from ADAttributionLogic.errors import CohortError, UnknownNameError
 
 #: Names of the columns that have a meaning of their own, in any case of letters; the first that a table has is taken.

@@ -1,4 +1,4 @@
-"""``ad-attribution batch``: the command line of :mod:`ADAttributionLogic.batch`."""
+"""``ad-attribution batch``: the command line of :mod:`ADAttributionLogic.batch.explaining`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def add(commands: Any) -> None:
 
 
 def _batch(options: argparse.Namespace) -> int:
-    from ADAttributionLogic.batch import count_open, explain_batch, find_scans
+    from ADAttributionLogic.batch.explaining import count_open, explain_batch
+    from ADAttributionLogic.cohort.scan_list import find_scans
     from ADAttributionLogic.networks.loading import load_model
 
     if options.private and options.keep_identifiers:

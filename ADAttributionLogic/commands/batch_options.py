@@ -19,7 +19,7 @@ from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
     from ADAttributionLogic.atlas.atlas import Atlas
-    from ADAttributionLogic.batch import BatchOptions
+    from ADAttributionLogic.batch.question import BatchOptions
     from ADAttributionLogic.explain import MethodRequest
 
 
@@ -61,7 +61,7 @@ def asked_options(options: argparse.Namespace, private: bool = False) -> BatchOp
     ------
     UsageError
     """
-    from ADAttributionLogic.batch import BatchOptions
+    from ADAttributionLogic.batch.question import BatchOptions
     from ADAttributionLogic.preparation import Preparation
 
     preparation = None

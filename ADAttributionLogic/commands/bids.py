@@ -17,7 +17,7 @@ from ADAttributionLogic.commands.run_page import view_of
 from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
-    from ADAttributionLogic.batch import BatchOptions
+    from ADAttributionLogic.batch.question import BatchOptions
     from ADAttributionLogic.bids.images import BidsImage
     from ADAttributionLogic.bids.participant import Level
     from ADAttributionLogic.bids.selection import Chosen, Selection

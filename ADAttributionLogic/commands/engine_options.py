@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
-    from ADAttributionLogic.batch import BatchOptions
+    from ADAttributionLogic.batch.question import BatchOptions
     from ADAttributionLogic.engines.shards import Shard
     from ADAttributionLogic.engines.tasks import Engine
     from ADAttributionLogic.networks.packages import Model
@@ -187,6 +187,6 @@ _USUAL_VALUES, _BYTES_OF_VALUES = 30, 4
 
 def sources_of(options: argparse.Namespace, atlas: str | None) -> Any:
     """Where workers read what was asked with; `atlas` as given, None without one."""
-    from ADAttributionLogic.batch import Sources
+    from ADAttributionLogic.batch.workers import Sources
 
     return Sources.named(options.model, options.output, atlas, options.grouping)

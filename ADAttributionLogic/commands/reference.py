@@ -23,7 +23,7 @@ from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from ADAttributionLogic.batch import BatchOptions
+    from ADAttributionLogic.batch.question import BatchOptions
     from ADAttributionLogic.reference.package import Reference
 
 #: In the working folder: how the reference was asked for, so that ``add`` asks the same.
@@ -150,7 +150,7 @@ def _atlas_of_maps(asked: BatchOptions, atlases: list[str] | None) -> str | None
 
 
 def _asked(options: argparse.Namespace, cache: Path | None) -> BatchOptions:
-    from ADAttributionLogic.batch import BatchOptions
+    from ADAttributionLogic.batch.question import BatchOptions
     from ADAttributionLogic.preparation import Preparation
 
     preparation = None
@@ -169,7 +169,7 @@ def _asked(options: argparse.Namespace, cache: Path | None) -> BatchOptions:
 
 
 def _remember(options: argparse.Namespace, tables: list[str]) -> None:
-    from ADAttributionLogic.batch_question import write_whole
+    from ADAttributionLogic.whole_files import write_whole
 
     kept = {key: value for key, value in vars(options).items() if key != "run" and key not in UNASKED}
     kept["tables"] = [str(Path(table).resolve()) for table in tables]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ADAttributionLogic.batch_question import write_whole
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.networks.packages import file_sha256
 from ADAttributionLogic.page.assembly import build_page, can_make_pages
@@ -24,6 +23,7 @@ from ADAttributionLogic.report.result_places import (
 from ADAttributionLogic.report.result_reading import read_result
 from ADAttributionLogic.service.answer import Answer
 from ADAttributionLogic.volume import Volume
+from ADAttributionLogic.whole_files import write_whole
 
 
 def write_page(

@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 from ADAttributionLogic import __version__
-from ADAttributionLogic.batch_question import write_whole
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.page.assembly import can_make_pages, content_policy
 from ADAttributionLogic.provenance import NOTICE
 from ADAttributionLogic.report.result_places import INDEX_FILE, REPORT_FILE
 from ADAttributionLogic.resources import resources_folder
+from ADAttributionLogic.whole_files import write_whole
 
 #: What a row of the summary holds beside answers.
 _SHOWN_ELSEWHERE = ("name", "scan", "status", "message", "folder", "report", "seconds", "explained_class")

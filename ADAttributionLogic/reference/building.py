@@ -14,7 +14,8 @@ from typing import Any
 
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.attribution.registry import get_method
-from ADAttributionLogic.batch import BatchOptions, explain_batch
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.cohort.joining import ScanResult, join_results
 from ADAttributionLogic.cohort.scan import CohortScan
 from ADAttributionLogic.cohort.table import Cohort, controls_of

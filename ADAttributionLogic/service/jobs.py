@@ -224,7 +224,9 @@ def estimate_job(job: Mapping[str, Any], store: Store) -> dict[str, Any]:
 
 def batch_job(job: Mapping[str, Any], folder: Path, store: Store, monitor: Monitor) -> dict[str, Any]:
     """Explain many scans into a folder."""
-    from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+    from ADAttributionLogic.batch.explaining import explain_batch
+    from ADAttributionLogic.batch.question import BatchOptions
+    from ADAttributionLogic.cohort.scan_list import find_scans
     from ADAttributionLogic.preparation import wanted_preparation
 
     given, mask = _preparation_entry(job, folder)

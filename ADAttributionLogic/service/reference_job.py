@@ -26,7 +26,7 @@ def reference_job(job: Mapping[str, Any], store: Store, monitor: Monitor) -> dic
         As :func:`~ADAttributionLogic.reference.building.build_reference`.
     """
     from ADAttributionLogic.atlas.library import load_atlas
-    from ADAttributionLogic.batch import BatchOptions
+    from ADAttributionLogic.batch.question import BatchOptions
     from ADAttributionLogic.cohort.table import read_cohorts
     from ADAttributionLogic.explanation import MethodRequest
     from ADAttributionLogic.preparation import wanted_preparation

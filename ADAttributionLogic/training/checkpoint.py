@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError, OutputError
+from ADAttributionLogic.whole_files import write_whole
 
 KIND = "ad-attribution/training-checkpoint/1"
 _RECORD = "checkpoint.json"
@@ -76,8 +76,8 @@ class CheckpointFolder:
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.folder / name, content)
-            _write_whole(self.folder / _RECORD, (json.dumps(record) + "\n").encode())
+            write_whole(self.folder / name, content, on_disk=True)
+            write_whole(self.folder / _RECORD, json.dumps(record) + "\n", on_disk=True)
             for older in self.folder.glob("state-*.safetensors*"):
                 if older.name != name:
                     older.unlink(missing_ok=True)
@@ -126,13 +126,3 @@ class CheckpointFolder:
             f"{path}, the state of an interrupted training, is damaged: {cause}. Remove {self.folder} to train this "
             "network anew."
         )
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that has its name only when it is complete and on the disk."""
-    unfinished = path.with_name(f"{path.name}.writing")
-    with open(unfinished, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.training.figures import can_draw, draw_curves
 from ADAttributionLogic.training.fit import Epoch
+from ADAttributionLogic.whole_files import write_whole
 
 EPOCHS_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "epochs.csv", "curves.png", "tensorboard"
 _COLUMNS = ("number", "training_loss", "validation_loss", "validation_accuracy", "seconds")
@@ -51,9 +51,9 @@ class TrainingLog:
         rows.writerows([one.describe() for one in self.epochs])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.folder / EPOCHS_FILE, text.getvalue().encode())
+            write_whole(self.folder / EPOCHS_FILE, text.getvalue())
             if can_draw():
-                _write_whole(self.folder / CURVES_FILE, draw_curves(self.epochs, self.title))
+                write_whole(self.folder / CURVES_FILE, draw_curves(self.epochs, self.title))
             if is_new:
                 self._tensorboard(epoch)
         except OSError as cause:
@@ -84,9 +84,3 @@ def _rows_in(file: Path) -> int:
         return max(len(file.read_text(encoding="utf-8").splitlines()) - 1, 0)
     except (OSError, UnicodeDecodeError):
         return 0
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.writing")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ADAttributionLogic.batch_question import differences, write_whole
+from ADAttributionLogic.batch.question import differences
 from ADAttributionLogic.errors import Cancelled, OutputError
 from ADAttributionLogic.monitor import Monitor
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
@@ -35,6 +35,7 @@ from ADAttributionLogic.training_data.prepared_scans import (
     voxelwise_normalisation,
 )
 from ADAttributionLogic.training_data.split import Part
+from ADAttributionLogic.whole_files import write_whole
 
 KIND = "ad-attribution/training/1"
 PLAN_FILE, SPLIT_FILE, TRAININGS = "training.json", "split.tsv", "trainings"

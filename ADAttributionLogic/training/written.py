@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ADAttributionLogic.batch_question import write_whole
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.networks.packages import save_package
 from ADAttributionLogic.preprocessing.normalisation import Normalisation
@@ -23,6 +22,7 @@ from ADAttributionLogic.training.evaluation import Evaluation
 from ADAttributionLogic.training.figures import can_draw, draw_curves, draw_reliability
 from ADAttributionLogic.training_data.prepared_scans import PreparedScan, VoxelwiseScan
 from ADAttributionLogic.volume import Volume
+from ADAttributionLogic.whole_files import write_whole
 
 PACKAGE, TEST_FILE, SUMMARY_FILE, RELIABILITY_FILE = "package", "test.tsv", "summary.json", "reliability.png"
 

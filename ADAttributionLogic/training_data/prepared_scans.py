@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from ADAttributionLogic.registered_look import registered_look, warning_of
 from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.training_data.table import LabelledScan
+from ADAttributionLogic.whole_files import write_whole
 
 #: To be raised whenever the same input would give another entry.
 VERSION = 1
@@ -188,8 +188,8 @@ class PreparedScans:
         known = {"sha256": hashlib.sha256(content.getbuffer()).hexdigest(), "scale": scale or 1.0, "notes": notes}
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # patients' brains
-            _write_whole(file, content.getvalue())
-            _write_whole(record, json.dumps(known).encode())
+            write_whole(file, content.getvalue())
+            write_whole(record, json.dumps(known))
         except OSError as cause:
             raise OutputError(f"The prepared scan cannot be kept in {self.folder}: {cause}") from cause
         self.notes += notes
@@ -220,9 +220,3 @@ class PreparedScans:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)

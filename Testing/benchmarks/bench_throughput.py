@@ -22,7 +22,10 @@ from native_scans import make_scans
 from worker_simulation import Times, simulate
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, Sources, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
+from ADAttributionLogic.batch.workers import Sources
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.commands.engine_options import memory_need_mb
 from ADAttributionLogic.engines.local import LocalProcesses
 from ADAttributionLogic.engines.machine import Plan, available_cores, plan_for, thread_environment

@@ -21,7 +21,10 @@ from figures import peak_bytes
 from native_scans import make_scans
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, Sources, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
+from ADAttributionLogic.batch.workers import Sources
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.engines.local import LocalProcesses
 from ADAttributionLogic.engines.machine import available_cores, plan_for
 from ADAttributionLogic.explain import MethodRequest

@@ -35,9 +35,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ADAttributionLogic.atlas.atlas import Atlas
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, BatchScan, explain_batch
-from ADAttributionLogic.batch_question import QUESTION_FILE, write_whole
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import QUESTION_FILE, BatchOptions
 from ADAttributionLogic.cli import main as main_command
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.networks.loading import load_model
 from ADAttributionLogic.networks.packages import Model
@@ -45,6 +46,7 @@ from ADAttributionLogic.scan_files import write_volume
 from ADAttributionLogic.simulation.anatomy import SHRINKING, icbm152_anatomy
 from ADAttributionLogic.simulation.population import Person, draw_population, simulate_person
 from ADAttributionLogic.truth.shared_work import in_processes
+from ADAttributionLogic.whole_files import write_whole
 
 PATIENTS = CONTROLS = 60
 #: What is computed of the first so many people only, half of them patients, by the folder of its results.

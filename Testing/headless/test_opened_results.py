@@ -15,7 +15,9 @@ from ADAttributionLib.RunDisplay import RunDisplay
 from ADAttributionLib.VolumeNodes import nodesOfClass, volumeFromNode
 from ADAttributionLib.WorkerClient import WorkerClient
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.errors import ADAttributionError
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
 from ADAttributionLogic.report.overlay_display import OverlayDisplay

@@ -22,8 +22,10 @@ from ADAttributionLogic.answer_spread import (
     spread_note,
     spread_of,
 )
-from ADAttributionLogic.batch import BatchOptions, BatchScan, explain_batch
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.cli import main
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.explain import Explanation, MethodRequest, explain
 from ADAttributionLogic.explain_native import explain_native
 from ADAttributionLogic.geometry import Grid

@@ -17,8 +17,10 @@ from small_grid import SMALL_AFFINE, SMALL_SHAPE
 from small_networks import PublishedStyle, make_lively
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, BatchResult, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import BatchResult, explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.cli import main
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.commands.batch import parse_method
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, UsageError
 from ADAttributionLogic.explain import MethodRequest
@@ -301,7 +303,7 @@ def test_whatever_is_raised_is_one_row(
             raise error
         return read_scan(path)
 
-    monkeypatch.setattr("ADAttributionLogic.batch_scan.read_scan", read)
+    monkeypatch.setattr("ADAttributionLogic.batch.one_scan.read_scan", read)
     result = explain_batch(find_scans(folder), small_model, OPTIONS, tmp_path / "out")
     assert (result.done, result.failed) == (1, 2)
     message = rows_of(result.summary)[0]["message"]

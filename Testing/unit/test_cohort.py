@@ -10,8 +10,10 @@ import pytest
 from small_reference import small_control
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.cohort.joining import join_results
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.cohort.table import Cohort, controls_of, read_cohort, read_cohorts
 from ADAttributionLogic.errors import CohortError, UnknownNameError, UsageError
 from ADAttributionLogic.explanation import MethodRequest

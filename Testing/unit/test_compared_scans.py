@@ -16,8 +16,10 @@ from small_reference import covariates_of, small_control
 
 from ADAttributionLogic.atlas.library import load_atlas
 from ADAttributionLogic.attribution.registry import get_method
-from ADAttributionLogic.batch import BatchOptions, BatchScan, explain_batch
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.cli import main
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.commands.reference_options import asked_by_reference
 from ADAttributionLogic.comparison.comparing import Against, compare
 from ADAttributionLogic.comparison.covariate_text import parse_covariates

@@ -17,8 +17,10 @@ from ADAttributionLogic.atlas.atlas import Atlas, Region
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.checks.findings import read_checks
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.ensembles.agreement import agreement_of, intraclass_correlation
 from ADAttributionLogic.errors import Cancelled, UsageError
 from ADAttributionLogic.explain import CheckRequest, MethodRequest, explain

@@ -22,9 +22,12 @@ import torch
 from test_engines import children_of, dask_processes, on_linux
 
 from ADAttributionLogic import rounding
-from ADAttributionLogic.batch import BatchOptions, Sources, explain_batch, find_scans
-from ADAttributionLogic.batch_scan import LOG_FILE
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.one_scan import LOG_FILE
+from ADAttributionLogic.batch.question import BatchOptions
+from ADAttributionLogic.batch.workers import Sources
 from ADAttributionLogic.cli import main
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.engines.dask_cluster import DaskCluster
 from ADAttributionLogic.engines.local import LocalProcesses
 from ADAttributionLogic.engines.machine import Plan

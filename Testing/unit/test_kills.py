@@ -26,7 +26,9 @@ from ADAttributionLib.WorkerProcess import WorkerProcess
 from ADAttributionLogic.attribution.evaluation import Evaluation
 from ADAttributionLogic.attribution.registry import attribute
 from ADAttributionLogic.attribution.target import Target
-from ADAttributionLogic.batch import BatchOptions, BatchResult, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import BatchResult, explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.explain import MethodRequest, explain
 from ADAttributionLogic.geometry import Grid
 from ADAttributionLogic.incremental import forward

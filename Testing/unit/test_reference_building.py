@@ -12,7 +12,7 @@ import pytest
 from small_reference import covariates_of, small_control
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions
+from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.cohort.table import read_cohort
 from ADAttributionLogic.errors import OutputError, ReferenceCohortError, UsageError

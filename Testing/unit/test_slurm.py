@@ -16,7 +16,9 @@ import pytest
 from tiny_tasks import Squares
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.engines.tasks import Task
 from ADAttributionLogic.explain import MethodRequest
 from ADAttributionLogic.networks.loading import load_model

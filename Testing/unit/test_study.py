@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 
 from ADAttributionLogic.atlas.library import load_atlas
-from ADAttributionLogic.batch import BatchOptions, explain_batch, find_scans
+from ADAttributionLogic.batch.explaining import explain_batch
+from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.cli import main
+from ADAttributionLogic.cohort.scan_list import find_scans
 from ADAttributionLogic.cohort.table import read_cohort
 from ADAttributionLogic.engines.local import LocalProcesses
 from ADAttributionLogic.engines.machine import Plan

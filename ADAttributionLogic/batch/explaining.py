@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.batch_list import BatchScan, find_scans
-from ADAttributionLogic.batch_question import BatchOptions, claim, question_of, require_claimable
-from ADAttributionLogic.batch_rows import write_summary
-from ADAttributionLogic.batch_scan import Asked, lost_row, row_on_disk
-from ADAttributionLogic.batch_workers import STOP, TURNS, BatchOpening, HereOpening, Sources, task_of
+from ADAttributionLogic.batch.one_scan import Asked, lost_row, row_on_disk
+from ADAttributionLogic.batch.question import BatchOptions, claim, question_of, require_claimable
+from ADAttributionLogic.batch.rows import write_summary
+from ADAttributionLogic.batch.workers import STOP, TURNS, BatchOpening, HereOpening, Sources, task_of
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.engines.here import Here
 from ADAttributionLogic.engines.shards import Shard
 from ADAttributionLogic.engines.tasks import Engine, Listener, Outcome, no_listener
@@ -46,8 +46,6 @@ from ADAttributionLogic.runs.record import (
     lock_path,
     record_path,
 )
-
-__all__ = ["BatchOptions", "BatchResult", "BatchScan", "Sources", "count_open", "explain_batch", "find_scans"]
 
 #: Of the time that a batch takes, how much writing its summary again and again may take.
 _SUMMARY_SHARE = 0.01

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.atlas.atlas import Atlas
-from ADAttributionLogic.batch_list import BatchScan
-from ADAttributionLogic.batch_question import BatchOptions, differences
-from ADAttributionLogic.batch_rows import empty_row, row_from_folder, row_of
+from ADAttributionLogic.batch.question import BatchOptions, differences
+from ADAttributionLogic.batch.rows import empty_row, row_from_folder, row_of
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.errors import Cancelled, OutputError, ScanError, sentence_of
 from ADAttributionLogic.explain import Explanation, explain
 from ADAttributionLogic.explain_native import explain_native
@@ -51,7 +51,7 @@ class Asked:
     options : BatchOptions
     atlas : Atlas or None
     question : mapping
-        What all results answer (:func:`~.batch_question.question_of`).
+        What all results answer (:func:`~.question.question_of`).
     folder : Path
         Of the batch.
     scene_writer : callable or None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.explanation import MethodRequest
 from ADAttributionLogic.networks.network import Network
 from ADAttributionLogic.networks.packages import Model
-from ADAttributionLogic.owned_folders import is_owned, owned_folder
+from ADAttributionLogic.owned_folders import is_owned
 from ADAttributionLogic.preparation import Preparation
 from ADAttributionLogic.provenance import array_sha256, describe_atlas, describe_model, text_sha256
 from ADAttributionLogic.tracing.tracer import tensors_of
+from ADAttributionLogic.whole_files import write_whole
 
 QUESTION_FILE = "batch.json"
 KIND = "ad-attribution/batch/2"
@@ -185,19 +185,3 @@ def _answers(folder: Path, question: Mapping[str, Any]) -> bool:
 def _is_of_runs(path: Path) -> bool:
     """Whether it says who is writing here (:mod:`~.runs`), or is what a killed process has left."""
     return path.name.startswith("_") or is_owned(path)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one step, so that it is whole at any moment; for its owner only.
-
-    What is no UTF-8 (some file names) is written as an escape, which JSON understands.
-
-    Raises
-    ------
-    OSError
-    """
-    with owned_folder(path.parent, f".{path.name}-writing-") as folder:
-        unfinished = folder / "file"
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        os.replace(unfinished, path)

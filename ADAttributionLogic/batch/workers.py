@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ADAttributionLogic.batch_list import BatchScan
-from ADAttributionLogic.batch_question import BatchOptions, differences, question_of
-from ADAttributionLogic.batch_scan import Asked, one_scan
+from ADAttributionLogic.batch.one_scan import Asked, one_scan
+from ADAttributionLogic.batch.question import BatchOptions, differences, question_of
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.engines.tasks import Session, Task
 from ADAttributionLogic.engines.turns import NotedTurns, Turns
 from ADAttributionLogic.errors import ADAttributionError, DiskError, EngineError, sentence_of

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.answer_spread import spread_of
-from ADAttributionLogic.batch_list import BatchScan
-from ADAttributionLogic.batch_question import write_whole
 from ADAttributionLogic.checks.findings import KEY, read_checks
+from ADAttributionLogic.cohort.scan_list import BatchScan
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.spreadsheet_cells import plain_cell
+from ADAttributionLogic.whole_files import write_whole
 
 #: Columns before those of the classes and methods.
 _COLUMNS = (
