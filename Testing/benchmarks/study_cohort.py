@@ -258,6 +258,8 @@ def _age_rows(
 
 #: What the kept page's pictures are shrunk to.
 PICTURE_WIDTH = 1000
+#: Figures of the README's picture, row by row.
+PICTURE = (("gain-intervals-lrp", "violins-lrp"), ("volume-lrp", "intersection-beta-lrp-density"))
 
 
 def keep(folder: Path, target: Path) -> None:
@@ -273,6 +275,27 @@ def keep(folder: Path, target: Path) -> None:
     (target / "index.html").write_text(page, encoding="utf-8")
     for name in ("participants.tsv", "truth.tsv"):
         shutil.copy(folder / name, target / name)
+    draw_picture(folder / "study" / "figures", target / "study.png")
+
+
+def draw_picture(figures: Path, target: Path) -> None:
+    """Four figures as one: rows of one width, the figures of a row of one height."""
+    from PIL import Image, ImageOps
+
+    rows = [[Image.open(figures / f"{name}.png").convert("RGB") for name in row] for row in PICTURE]
+    width = max(sum(figure.width for figure in row) for row in rows)
+    bands = []
+    for row in rows:
+        height = int(width / sum(figure.width / figure.height for figure in row))
+        placed = [ImageOps.contain(figure, (width, height)) for figure in row]
+        band = Image.new("RGB", (width, height), "white")
+        for figure, left in zip(placed, np.cumsum([0, *(figure.width for figure in placed)]), strict=False):
+            band.paste(figure, (int(left), 0))
+        bands.append(band)
+    whole = Image.new("RGB", (width, sum(band.height for band in bands)), "white")
+    for band, top in zip(bands, np.cumsum([0, *(band.height for band in bands)]), strict=False):
+        whole.paste(band, (0, int(top)))
+    whole.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def _smaller(picture: str) -> str:
