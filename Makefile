@@ -14,7 +14,7 @@
 #   make benchmark-truth  every method on simulated patients whose atrophy is known (about two hours on one core; stopped,
 #                    it goes on); results and table in truth/, as published in Testing/benchmarks/truth
 #   make reference  make the reference cohort that ships anew (about 20 minutes; REFERENCE="--start logit" …)
-#   make study-cohort  a simulated cohort through a whole group study (half an hour on one core); Testing/benchmarks/study_cohort
+#   make study-cohort  a simulated cohort through a whole group study (under an hour on one core); Testing/benchmarks/study_cohort
 #   make study-robustness  ten trainings on a grid of 2 mm: do they explain alike? (over an hour on one core; stopped, it goes
 #                    on); tables in Testing/benchmarks/robustness
 #   make train   make the demonstration network anew, first on scans as they are, then on scans as scanners vary them (about
