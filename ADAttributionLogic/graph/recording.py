@@ -49,7 +49,7 @@ class BackwardRule(Protocol):
         relevance: Tensor,
         output: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """From the output of a weighted sum to each of its inputs."""
+        """From the output of a weighted sum (None where it was not kept) to each of its inputs."""
 
     def through_product(
         self,

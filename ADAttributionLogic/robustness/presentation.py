@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ADAttributionLogic.robustness.stability import (
+    EXPECTED_WITHIN,
     QUANTITIES,
     Relevance,
     coherence,
     consensus_coherence,
     is_marked,
     marking,
+    marking_of_unseen,
     ranks,
 )
 from ADAttributionLogic.study.coherence import TOP, chance_limit, chance_overlap, intersections
@@ -75,11 +77,11 @@ def coherence_table(relevances: dict[str, Relevance]) -> Table:
 
 
 def marking_table(relevances: dict[str, Relevance]) -> Table:
-    """Does the disagreement of some trainings tell which regions change their place in others?"""
+    """Does disagreement tell which regions change their place, in the same trainings and in others?"""
     rows = []
     for title, relevance in relevances.items():
         for quantity in QUANTITIES:
-            found = marking(relevance, quantity)
+            found, unseen = marking(relevance, quantity), marking_of_unseen(relevance, quantity)
             rows.append(
                 {
                     "method": title,
@@ -87,12 +89,16 @@ def marking_table(relevances: dict[str, Relevance]) -> Table:
                     "flips": found.flips,
                     "marked_of_flips": found.found,
                     "marked_of_others": found.marked_of_stable,
+                    "unseen_flips": unseen.flips,
+                    "marked_of_unseen_flips": unseen.found,
+                    "marked_of_unseen_others": unseen.marked_of_stable,
                 }
             )
     about = (
-        f"Regions that are among the first {TOP} of some trainings and not of others, in one half of the trainings, "
-        "and the part of them that the other half marks: its mean there is no further from the border than two "
-        "standard deviations over trainings. Of the other regions, fewer should be marked."
+        f"Regions that are among the first {TOP} of some trainings and not of others, and the part of them that is "
+        f"marked: rank {TOP + 0.5} lies within the interval in which another training's rank is expected "
+        f"({EXPECTED_WITHIN:.0%}). Of the other regions, fewer should be marked. Unseen: flips in one half of the "
+        "trainings, marked by the disagreement of the other half."
     )
     return _table("marking", "Disagreement and flips of rank", rows, about)
 

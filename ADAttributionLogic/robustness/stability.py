@@ -23,8 +23,8 @@ Flags = npt.NDArray[np.bool_]
 
 #: What ranks regions (Eitel & Ritter 2019, table 2).
 QUANTITIES = ("sum", "density", "gain")
-#: A region is marked where the border of the top ten lies within the interval in which another training is expected,
-#: with this probability.
+#: A region is marked where the border of the top ten lies within the interval in which another training's rank is
+#: expected, with this probability.
 EXPECTED_WITHIN = 0.95
 #: Most splits of the trainings into halves that are looked at.
 _SPLITS = 126
@@ -144,30 +144,26 @@ def is_unstable(relevance: Relevance, quantity: str, trainings: Sequence[int]) -
 def is_marked(relevance: Relevance, quantity: str, trainings: Sequence[int]) -> Flags:
     """Regions of which the disagreement of these trainings says that they may change their place.
 
-    The border between the tenth and the eleventh region lies within the prediction interval of another training:
-    mean ± t · s · √(1 + 1/n) (Student 1908), which knows that s is of a few trainings.
+    The border between the tenth and the eleventh rank lies within the prediction interval of another training's rank,
+    on a logarithmic scale: mean ± t · s · √(1 + 1/n) (Student 1908), which knows that s is of a few trainings.
     """
     from scipy.stats import t
 
-    values, count = relevance.values(quantity)[list(trainings)], len(trainings)
+    count = len(trainings)
+    beyond = np.log(ranks(relevance, quantity)[list(trainings)] / (TOP + 0.5))
     within = float(t.ppf((1 + EXPECTED_WITHIN) / 2, count - 1)) * math.sqrt(1 + 1 / count)
-    with np.errstate(invalid="ignore"):
-        mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
-    known = relevance.is_ranked & np.isfinite(mean)
-    ordered = np.sort(mean[known])[::-1]
-    border = ordered[TOP - 1 : TOP + 1].mean()
-    marked: Flags = known & (np.abs(mean - border) <= within * spread)
-    return marked
+    marked: Flags = np.abs(beyond.mean(axis=0)) <= within * beyond.std(axis=0, ddof=1)
+    return marked & relevance.is_ranked
 
 
 @dataclass(frozen=True)
 class Marking:
-    """How well the disagreement of one half of the trainings tells which regions flip in the other half.
+    """How well disagreement tells which regions change between the first ten and the others.
 
     Attributes
     ----------
     flips : float
-        Mean number of regions that change between the first ten and the others.
+        Mean number of regions that do.
     found : float
         Part of them that is marked; NaN where nothing flips.
     marked_of_stable : float
@@ -180,19 +176,29 @@ class Marking:
 
 
 def marking(relevance: Relevance, quantity: str) -> Marking:
-    """Over all splits into halves, both ways."""
+    """Of the trainings that disagree themselves."""
+    everybody = range(relevance.trainings)
+    return _marking(relevance, quantity, [(everybody, everybody)])
+
+
+def marking_of_unseen(relevance: Relevance, quantity: str) -> Marking:
+    """Of one half of the trainings by the disagreement of the other: over all splits, both ways."""
+    pairs = [pair for one, other in halves(relevance.trainings) for pair in ((one, other), (other, one))]
+    return _marking(relevance, quantity, pairs)
+
+
+def _marking(relevance: Relevance, quantity: str, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Marking:
     flips, hits, stable, wrong = 0, 0, 0, 0
-    tried = 0
-    for one, other in halves(relevance.trainings):
-        for seen, held in ((one, other), (other, one)):
-            marked, flipped = is_marked(relevance, quantity, seen), is_unstable(relevance, quantity, held)
-            quiet = relevance.is_ranked & ~flipped
-            flips, hits = flips + int(flipped.sum()), hits + int((flipped & marked).sum())
-            stable, wrong = stable + int(quiet.sum()), wrong + int((quiet & marked).sum())
-            tried += 1
+    for seen, held in pairs:
+        marked, flipped = is_marked(relevance, quantity, seen), is_unstable(relevance, quantity, held)
+        quiet = relevance.is_ranked & ~flipped
+        flips, hits = flips + int(flipped.sum()), hits + int((flipped & marked).sum())
+        stable, wrong = stable + int(quiet.sum()), wrong + int((quiet & marked).sum())
     nothing = float("nan")
     return Marking(
-        flips / tried if tried else nothing, hits / flips if flips else nothing, wrong / stable if stable else nothing
+        flips / len(pairs) if pairs else nothing,
+        hits / flips if flips else nothing,
+        wrong / stable if stable else nothing,
     )
 
 

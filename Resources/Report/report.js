@@ -66,8 +66,9 @@
     if (data.hasLabels) {
       state.index = await load("volume-labels", { opacity: 0 });
       const outline = await load("volume-labels", { opacity: 1 });
+      outline.setColormapLabel({ R: [0, 255], G: [0, 0], B: [0, 255], A: [0, 255], I: [0, 1], labels: ["", "chosen"] });
       state.outline = outline;
-      colourRegion(0);
+      outlineRegion(0);
       viewer.addVolume(outline);
       viewer.setAtlasOutline(1);
     }
@@ -84,13 +85,16 @@
       cal_minNeg: -map.threshold, cal_maxNeg: -map.maximum, opacity: state.opacity, colorbarVisible: false };
   }
 
-  /* Only the chosen region has a colour, so that its outline alone is drawn. */
-  function colourRegion(place) {
+  /* The chosen region's border, one voxel thick, so that the map within it stays to be seen; in a colour that no map has. */
+  function outlineRegion(place) {
     if (!state.outline) return;
-    const count = data.regions.length + 1;
-    const fill = (value, chosen) => Array.from({ length: count }, (_, i) => (i === place && i > 0 ? chosen : value));
-    state.outline.setColormapLabel({ R: fill(0, 255), G: fill(0, 255), B: fill(0, 255), A: fill(0, 255),
-      I: Array.from({ length: count }, (_, i) => i), labels: ["", ...data.regions.map((r) => r.name)] });
+    const labels = state.index.img, border = state.outline.img;
+    const [, columns, rows] = state.index.hdr.dims;
+    const steps = [1, columns, columns * rows];
+    border.fill(0);
+    for (let i = labels.indexOf(place); place > 0 && i >= 0 && i < labels.length; i++) {
+      if (labels[i] === place && steps.some((s) => labels[i - s] !== place || labels[i + s] !== place)) border[i] = 1;
+    }
   }
 
   async function chooseMap(number) {
@@ -189,7 +193,7 @@
   function chooseRow(row) {
     for (const other of document.querySelectorAll("tr[aria-selected=true]")) other.setAttribute("aria-selected", "false");
     row.setAttribute("aria-selected", "true");
-    colourRegion(Number(row.dataset.index));
+    outlineRegion(Number(row.dataset.index));
     if (state.ready && state.outline) state.viewer.updateGLVolume();
     moveTo(row.dataset.place.split(" ").map(Number));
   }

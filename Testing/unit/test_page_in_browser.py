@@ -83,6 +83,30 @@ def test_a_row_moves_the_crosshair_to_its_peak_and_names_its_region(opened: Brow
         assert "relevance" in said and said.startswith("L" if peak[0] < 0 else "R")
 
 
+def test_the_chosen_region_is_outlined_and_the_map_within_it_stays_visible(opened: Browser) -> None:
+    def magenta() -> int:
+        return int((opened.pixels()[..., [0, 2]].min(axis=-1) > opened.pixels()[..., 1] + 100).sum())
+
+    before = magenta()
+    voxels = "{shape: s.index.hdr.dims.slice(1, 4), labels: Array.from(s.index.img), border: Array.from(s.outline.img)}"
+    rows = opened.driver.find_elements("css selector", 'tbody[data-map="0"] tr[data-place]')
+    regions = [row for row in rows if row.get_attribute("data-index") != "0"]  # without what lies outside
+    largest = max(regions, key=lambda row: opened.run(COUNTED, int(row.get_attribute("data-index"))))
+    opened.run("arguments[0].click()", largest)
+    found = opened.run(f"const s = adReport.state; return {voxels}")
+    shape = found["shape"][::-1]
+    border = np.reshape(found["border"], shape) > 0
+    region = np.pad(np.reshape(found["labels"], shape) == int(largest.get_attribute("data-index")), 1)
+    inside = np.all([np.roll(region, step, axis) for axis in range(3) for step in (-1, 1)], axis=0)
+    np.testing.assert_array_equal(border, (region & ~inside)[1:-1, 1:-1, 1:-1])
+    assert 0 < border.sum() < region.sum()
+    assert magenta() > before + 20, "the border is drawn"
+
+
+#: How many voxels have a label.
+COUNTED = "return adReport.state.index.img.reduce((n, label) => n + (label === arguments[0]), 0)"
+
+
 def test_the_value_at_the_crosshair_is_the_maps(opened: Browser, answer: Answer) -> None:
     """Read through niivue from the quantised file, against the map itself: within the error that the page says."""
     heatmap = answer.maps[0].volume

@@ -27,6 +27,7 @@ from ADAttributionLogic.robustness.stability import (
     is_marked,
     is_unstable,
     marking,
+    marking_of_unseen,
     ranks,
     relevance_of,
 )
@@ -93,22 +94,24 @@ def test_flips_are_marked_by_disagreement_and_firm_regions_are_not() -> None:
     flips, marked = is_unstable(found, "density", everybody), is_marked(found, "density", everybody)
     assert flips.any() and (marked[flips]).mean() >= 0.9
     assert not marked[:3].any() and not marked[-10:].any()
-    held = marking(found, "density")
+    own, held = marking(found, "density"), marking_of_unseen(found, "density")
+    assert own.flips == flips.sum() and own.found == marked[flips].mean()
+    assert own.marked_of_stable == marked[~flips].mean() < 0.1
     assert held.found > 0.9 and held.marked_of_stable < 0.3 and held.flips > 1
 
 
 def test_a_marked_region_is_one_whose_next_training_may_lie_across_the_border() -> None:
-    """With normal noise, another training lies within the interval in 95 %, of however few it was made."""
+    """Where logarithms of ranks are normal, another training lies within in 95 %, of however few it was made."""
     generator = np.random.default_rng(4)
+    others = -np.arange(400.0)  # of which the tested region takes a place among
     inside = {}
     for count in (3, 5, 10):
         hits = 0
         for _ in range(1000):
-            *drawn, following = generator.normal(100.0, 1.0, count + 1)
-            values = np.ones((count, REGIONS))
-            values[:, : TOP - 2], values[:, TOP - 2 : TOP + 2] = 1000.0, following  # where the border lies, in any case
-            values[:, TOP + 2] = drawn
-            hits += bool(is_marked(relevance(values), "sum", range(count))[TOP + 2])
+            *drawn, following = generator.normal(0.0, 0.6, count + 1)
+            place = (TOP + 0.5) * np.exp(np.array(drawn) - following)  # the next one lies on the border, in any case
+            values = np.column_stack([1.5 - place, np.tile(others, (count, 1))])
+            hits += bool(is_marked(relevance(values), "sum", range(count))[0])
         inside[count] = hits / 1000
     assert all(part == pytest.approx(0.95, abs=0.02) for part in inside.values()), inside
 
