@@ -255,7 +255,7 @@ class Chain:
         winners: list[Tensor],
         relevance: Tensor,
         through_elementwise: Callable[[Operation, Tensor, Tensor | None, Tensor], Tensor],
-        through_convolution: Callable[[Convolution, Tensor, Tensor], Tensor],
+        through_convolution: Callable[[Convolution, Tensor, Tensor, Tensor | None], Tensor],
         is_linear: bool = True,
     ) -> Tensor:
         """Pass relevance (or a gradient) from the chain's output to its input.
@@ -269,7 +269,7 @@ class Chain:
         through_elementwise : callable
             (operation, relevance, its input or None, its output) → relevance of its input.
         through_convolution : callable
-            (convolution, input, relevance of its output) → relevance of its input.
+            (convolution, input, relevance of its output, that output or None) → relevance of its input.
         is_linear : bool
             Whether `through_elementwise` gives the same for a sum of relevances as for each of them. Where it does not
             (guided backpropagation), an element that wins several windows gets their sum first.
@@ -288,11 +288,14 @@ class Chain:
             if part.shape[2] == 0:
                 continue
             done = self.unpooled(slab.middle.start, slab.middle.start + part.shape[2], x.shape[2])
+            convolved = output[:, :, done.rows] if not self.elementwise and self.pool is None else None
             if not before_pooling:
                 values = self._elementwise(done, x)
+                convolved = values[0]
                 for operation, before, after in reversed(list(zip(self.elementwise, values, values[1:], strict=False))):
                     part = through_elementwise(operation, part, before, after)
-            result[:, :, done.source] += through_convolution(self.convolution_of(done), x[:, :, done.source], part)
+            convolution, source = self.convolution_of(done), x[:, :, done.source]
+            result[:, :, done.source] += through_convolution(convolution, source, part, convolved)
         return result
 
     @staticmethod

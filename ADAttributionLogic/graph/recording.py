@@ -216,7 +216,7 @@ def _through_block(recording: Recording, block: Block, relevance: Tensor, rule: 
             recording.winners[block.output],
             relevance,
             through_elementwise,
-            lambda operation, x, part: rule.through_weighted(convolution_layer, operation, (x,), part, None)[0],
+            lambda operation, x, part, z: rule.through_weighted(convolution_layer, operation, (x,), part, z)[0],
             rule.is_linear,
         ),
     )

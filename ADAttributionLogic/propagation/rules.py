@@ -200,12 +200,16 @@ class GammaRule(Rule):
     def redistribute(
         self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
     ) -> Tensors:
+        return self.redistribute_known(operation, inputs, relevance, operation.forward(*inputs), kept)
+
+    def redistribute_known(
+        self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, output: Tensor, kept: Kept | None = None
+    ) -> Tensors:
         weight = operation.weight
         more_positive = weight + self.gamma * weight.clamp(min=0)
         more_negative = weight + self.gamma * weight.clamp(max=0)
         x_positive, x_negative = _split_by_sign(inputs)
         own_bias = operation.shaped_bias(relevance)
-        output = _add_bias(operation.map(inputs, weight), own_bias)
         if kept is not None:
             kept.add("no contribution", relevance * (1 - ones_where_nonzero(output)))
         total: list[Tensor] | None = None

@@ -65,7 +65,8 @@ def _status(name: str) -> int:
 
 def normalise_by(module: torch.nn.Module, image: torch.Tensor) -> None:
     """Batch normalisation by what the image gives: without, the values of SENet-154 grow until rounding decides."""
-    norms = [x for x in module.modules() if isinstance(x, torch.nn.modules.batchnorm._BatchNorm)]
+    of_maps = (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)  # the others have one value each
+    norms = [x for x in module.modules() if isinstance(x, of_maps)]
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
