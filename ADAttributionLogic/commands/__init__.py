@@ -1,4 +1,4 @@
 """The commands of ``ad-attribution``, one file each: it adds its parser (``add``) and runs.
 
-Beside them, what several commands share: options of the preparation, the progress bar, how lists are printed.
+Beside them, what several commands show: the progress bar, the page of a run, how lists are printed.
 """

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ADAttributionLogic.commands.batch_options import add_question_options, asked_atlas, asked_options
-from ADAttributionLogic.commands.batch_options import parse_method as parse_method
-from ADAttributionLogic.commands.engine_options import add_engine_options, asked_engine, asked_shard, sources_of
-from ADAttributionLogic.commands.preparation_options import cache_folder
+from ADAttributionLogic.command_options.batch import add_question_options, asked_atlas, asked_options
+from ADAttributionLogic.command_options.batch import parse_method as parse_method
+from ADAttributionLogic.command_options.engine import add_engine_options, asked_engine, asked_shard, sources_of
+from ADAttributionLogic.command_options.preparation import cache_folder
 from ADAttributionLogic.commands.run_page import view_of
 from ADAttributionLogic.errors import Cancelled, UsageError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ADAttributionLogic import __version__
+from ADAttributionLogic.command_options.batch import add_question_options, asked_atlas, asked_options
+from ADAttributionLogic.command_options.engine import add_engine_options, asked_engine, asked_shard, sources_of
 from ADAttributionLogic.commands.batch import SOME_FAILED, going_on_later
-from ADAttributionLogic.commands.batch_options import add_question_options, asked_atlas, asked_options
 from ADAttributionLogic.commands.bids_group_options import add_group_options, run_group
-from ADAttributionLogic.commands.engine_options import add_engine_options, asked_engine, asked_shard, sources_of
 from ADAttributionLogic.commands.run_page import view_of
 from ADAttributionLogic.errors import UsageError
 

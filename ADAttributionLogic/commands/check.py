@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ADAttributionLogic.commands.check_options import add_check_options, check_lines, check_request
+from ADAttributionLogic.command_options.check import add_check_options, check_lines, check_request
 from ADAttributionLogic.commands.progress import Progress
 from ADAttributionLogic.errors import OutputError, UsageError
 

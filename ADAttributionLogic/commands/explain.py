@@ -9,19 +9,19 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ADAttributionLogic.commands.check_options import add_check_options, check_lines, check_request
-from ADAttributionLogic.commands.dicom import CARRIES_NAMES, wanted_export
-from ADAttributionLogic.commands.preparation_options import (
+from ADAttributionLogic.command_options.check import add_check_options, check_lines, check_request
+from ADAttributionLogic.command_options.identifiers import add_identifiers
+from ADAttributionLogic.command_options.preparation import (
     add_preprocessing_options,
     cache_folder,
     preprocessing_options,
     read_mask,
     wants_preprocessing,
 )
+from ADAttributionLogic.command_options.reference import add_reference_options, asked_by_reference, asked_comparison
+from ADAttributionLogic.command_options.start import add_start_options
+from ADAttributionLogic.commands.dicom import CARRIES_NAMES, wanted_export
 from ADAttributionLogic.commands.progress import Progress
-from ADAttributionLogic.commands.reference_options import add_reference_options, asked_by_reference, asked_comparison
-from ADAttributionLogic.commands.report import add_identifiers
-from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:

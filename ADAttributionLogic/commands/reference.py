@@ -9,17 +9,17 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ADAttributionLogic.commands.batch import going_on_later, parse_method
-from ADAttributionLogic.commands.engine_options import UNASKED, add_engine_options, asked_engine, sources_of
-from ADAttributionLogic.commands.listing import print_entry, print_json
-from ADAttributionLogic.commands.preparation_options import (
+from ADAttributionLogic.command_options.engine import UNASKED, add_engine_options, asked_engine, sources_of
+from ADAttributionLogic.command_options.preparation import (
     add_preprocessing_options,
     cache_folder,
     preprocessing_options,
     wants_preprocessing,
 )
+from ADAttributionLogic.command_options.start import add_start_options
+from ADAttributionLogic.commands.batch import going_on_later, parse_method
+from ADAttributionLogic.commands.listing import print_entry, print_json
 from ADAttributionLogic.commands.run_page import view_of
-from ADAttributionLogic.commands.start_options import add_start_options
 from ADAttributionLogic.errors import OutputError, UsageError
 
 if TYPE_CHECKING:

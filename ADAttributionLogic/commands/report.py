@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ADAttributionLogic.command_options.identifiers import add_identifiers
 from ADAttributionLogic.errors import UsageError
 
 
@@ -43,16 +44,6 @@ def add_animate(commands: Any) -> None:
     )
     command.add_argument("--scan", metavar="FILE", help="the scan, where it is not any more what the result names")
     command.set_defaults(run=_animate)
-
-
-def add_identifiers(command: Any) -> None:
-    """The option that lets names into what is written."""
-    command.add_argument(
-        "--keep-identifiers",
-        action="store_true",
-        help="call the scan by its file in the report, and keep the UIDs of a DICOM series; otherwise hashes stand for "
-        "them",
-    )
 
 
 def _report(options: argparse.Namespace) -> int:

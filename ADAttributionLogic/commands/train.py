@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ADAttributionLogic.commands.preparation_options import (
+from ADAttributionLogic.command_options.preparation import (
     add_preprocessing_options,
     cache_folder,
     preprocessing_options,

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ADAttributionLogic.commands.preparation_options import (
+from ADAttributionLogic.command_options.preparation import (
     add_preprocessing_options,
     cache_folder,
     preprocessing_options,

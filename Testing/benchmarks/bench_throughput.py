@@ -26,7 +26,7 @@ from ADAttributionLogic.batch.explaining import explain_batch
 from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.batch.workers import Sources
 from ADAttributionLogic.cohort.scan_list import find_scans
-from ADAttributionLogic.commands.engine_options import memory_need_mb
+from ADAttributionLogic.command_options.engine import memory_need_mb
 from ADAttributionLogic.engines.local import LocalProcesses
 from ADAttributionLogic.engines.machine import Plan, available_cores, plan_for, thread_environment
 from ADAttributionLogic.engines.tasks import Outcome, Task

@@ -20,7 +20,7 @@ from ADAttributionLogic.batch.explaining import explain_batch
 from ADAttributionLogic.batch.question import BatchOptions
 from ADAttributionLogic.cli import main
 from ADAttributionLogic.cohort.scan_list import BatchScan
-from ADAttributionLogic.commands.reference_options import asked_by_reference
+from ADAttributionLogic.command_options.reference import asked_by_reference
 from ADAttributionLogic.comparison.comparing import Against, compare
 from ADAttributionLogic.comparison.covariate_text import parse_covariates
 from ADAttributionLogic.errors import ReferenceCohortError, ScanError, UnknownNameError, UsageError

@@ -6,15 +6,15 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from ADAttributionLogic.commands.check_options import add_check_options, check_request
-from ADAttributionLogic.commands.preparation_options import (
+from ADAttributionLogic.command_options.check import add_check_options, check_request
+from ADAttributionLogic.command_options.identifiers import add_identifiers
+from ADAttributionLogic.command_options.preparation import (
     add_preprocessing_options,
     preprocessing_options,
     wants_preprocessing,
 )
-from ADAttributionLogic.commands.reference_options import add_reference_options, asked_comparison
-from ADAttributionLogic.commands.report import add_identifiers
-from ADAttributionLogic.commands.start_options import add_start_options
+from ADAttributionLogic.command_options.reference import add_reference_options, asked_comparison
+from ADAttributionLogic.command_options.start import add_start_options
 from ADAttributionLogic.errors import UsageError
 
 if TYPE_CHECKING:
