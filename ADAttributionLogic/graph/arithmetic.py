@@ -40,11 +40,20 @@ class PlacewiseAffine(WeightedOperation):
         (x,) = inputs
         return x * weight
 
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return x + self.bias if self.bias is not None and _is_one(self.weight) else super().forward(x)
+
     def transpose(self, output: Tensor, weight: Tensor, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
-        return (output * weight,)
+        return (output if _is_one(weight) else output * weight,)
 
     def shaped_bias(self, output: Tensor) -> Tensor | None:
         return self.bias
+
+
+def _is_one(weight: Tensor) -> bool:
+    """Whether a multiplication changes nothing (of a GPU's memory, to look would take longer)."""
+    return weight.ndim == 0 and weight.device.type == "cpu" and float(weight) == 1.0
 
 
 @dataclass(frozen=True, eq=False)
