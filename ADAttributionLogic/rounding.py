@@ -26,7 +26,7 @@ from ADAttributionLogic.device import describe_device
 from ADAttributionLogic.errors import EngineError
 from ADAttributionLogic.explanation import MethodRequest
 from ADAttributionLogic.networks.packages import Model
-from ADAttributionLogic.owned_folders import owned_folder
+from ADAttributionLogic.whole_files import write_whole
 
 #: Not empty in a process that was forked: the threads of OpenMP do not come along.
 _FORKED: list[bool] = []
@@ -142,6 +142,4 @@ def _keep(path: Path, found: list[dict[str, Any]]) -> None:
     """A disk that takes nothing costs the measurement again, nothing else."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with owned_folder(path.parent, f".{path.name}-writing-") as folder:
-            (folder / "file").write_text(json.dumps(found), encoding="utf-8")
-            os.replace(folder / "file", path)
+        write_whole(path, json.dumps(found))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ADAttributionLogic.owned_folders import owned_folder
+from ADAttributionLogic.owned_folders import owned_folder, remove_leftovers
+
+#: In the names of the folders in which something is written before it has its own name.
+WRITING = "-writing-"
 
 
 def write_whole(path: Path, content: str | bytes, on_disk: bool = False) -> None:
@@ -26,7 +29,7 @@ def write_whole(path: Path, content: str | bytes, on_disk: bool = False) -> None
     """
     if isinstance(content, str):
         content = content.encode("utf-8", errors="backslashreplace")
-    with owned_folder(path.parent, f".{path.name}-writing-") as folder:
+    with owned_folder(path.parent, f".{path.name}{WRITING}") as folder:
         unfinished = folder / "file"
         unfinished.touch(mode=0o600)
         with open(unfinished, "wb") as file:
@@ -35,3 +38,8 @@ def write_whole(path: Path, content: str | bytes, on_disk: bool = False) -> None
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(unfinished, path)
+
+
+def remove_unfinished(folder: Path) -> int:
+    """Remove what killed processes had begun to write here, and return how many they were."""
+    return remove_leftovers(folder, f".*{WRITING}*")

@@ -263,7 +263,7 @@ def _finish(
 ) -> Attribution:
     values = result.values.detach()
     relevance_sum = float(values.double().sum())
-    if not math.isfinite(relevance_sum):  # nor is a voxel then; to look at each takes ten times as long
+    if not math.isfinite(relevance_sum):  # voxels show in their sum; a look at each takes ten times as long
         raise NetworkError(
             f"{method.title} gave NaN or infinite relevance. The network's weights or activations are not finite, or a "
             "stabiliser (ε) is too small."

@@ -142,17 +142,18 @@ class AlphaBetaRule(Rule):
         self, operation: WeightedOperation, inputs: Tensors, relevance: Tensor, kept: Kept | None = None
     ) -> Tensors:
         x_positive, x_negative = _split_by_sign(inputs)
-        positive = operation.weight.clamp(min=0)
-        # Of a large dense layer, weights that are not needed take their time.
-        negative = operation.weight.clamp(max=0) if self.beta > 0 or x_negative is not None else positive
-        helping: _Terms = [(x_positive, positive), (x_negative, negative)]
+        helping: _Terms = [(x_positive, operation.weight.clamp(min=0))]
+        if x_negative is not None:  # of a large dense layer, weights that are not needed take their time
+            helping.append((x_negative, operation.weight.clamp(max=0)))
         bias = operation.shaped_bias(relevance)
         bias_plus, bias_minus = (bias.clamp(min=0), bias.clamp(max=0)) if self._counts(bias) else (None, None)
         z_plus = _add_bias(_sum_terms(operation, helping, relevance), bias_plus)
         if self.beta == 0:
             gain = stabilised_quotient(relevance, z_plus, self.epsilon, kept, bias, bias_plus)
             return _hand_out(operation, helping, gain, inputs)
-        hindering: _Terms = [(x_positive, negative), (x_negative, positive)]
+        hindering: _Terms = [(x_positive, operation.weight.clamp(max=0))]
+        if x_negative is not None:
+            hindering.append((x_negative, operation.weight.clamp(min=0)))
         z_minus = _add_bias(_sum_terms(operation, hindering, relevance), bias_minus)
         # A rare neuron's z is scaled by the coefficient, which then cancels; before ε is added, so that it does fully.
         has_plus, has_minus = ones_where_nonzero(z_plus), ones_where_nonzero(z_minus)

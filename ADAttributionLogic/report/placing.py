@@ -22,9 +22,9 @@ from typing import Any
 
 from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.owned_folders import OwnedFolder, is_owned, remove_leftovers
+from ADAttributionLogic.whole_files import WRITING
 
 #: Names of the folders in which results are written.
-_WRITING = "-writing-"
 #: Inside of them: the new result, the one that it replaces, and a file that says that moving has begun.
 _NEW, _EARLIER, _JOURNAL = "result", "earlier", "placing.json"
 #: What renaming a mount point, or from one file system to another, gives.
@@ -120,7 +120,7 @@ def _usable(folder: str | os.PathLike[str], last: str) -> Place:
 
 def tidy_up(workplace: Path) -> int:
     """Finish or remove what killed processes have left in a folder; the number of what was found."""
-    return remove_leftovers(workplace, f".*{_WRITING}*", _finish)
+    return remove_leftovers(workplace, f".*{WRITING}*", _finish)
 
 
 @contextlib.contextmanager
@@ -134,7 +134,7 @@ def writing(place: Place) -> Iterator[Path]:
     """
     try:
         place.workplace.mkdir(parents=True, exist_ok=True)
-        owned = OwnedFolder(place.workplace, f".{place.target.name}{_WRITING}")
+        owned = OwnedFolder(place.workplace, f".{place.target.name}{WRITING}")
     except OSError as cause:
         raise OutputError(f"{place.target} cannot be written: {cause}") from cause
     try:
@@ -253,7 +253,7 @@ def _move_inside(place: Place, owned: Path) -> None:
             raise _taken(place)
         if owned.parent != place.target:
             # Found to be no place for renaming only now: from here on as if it had been known.
-            inner = OwnedFolder(place.target, f".{place.target.name}{_WRITING}")
+            inner = OwnedFolder(place.target, f".{place.target.name}{WRITING}")
             shutil.copytree(owned / _NEW, inner.path / _NEW)
             _write_journal(place, inner.path)
             _go_on_inside(place, inner.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ADAttributionLogic.errors import OutputError, UsageError
-from ADAttributionLogic.owned_folders import owned_folder
 from ADAttributionLogic.runs.lock import Held, look
 from ADAttributionLogic.runs.spans import Spans
+from ADAttributionLogic.whole_files import write_whole
 
 KIND = "ad-attribution/run/1"
 #: Names of no scan begin with an underscore, so that none is taken for another's result.
@@ -183,11 +182,7 @@ class Record:
             return
         document = {"kind": KIND, "written": time.time(), **asdict(self.progress)}
         text = json.dumps(document, indent=1, default=str) + "\n"
-        with owned_folder(self._path.parent, f".{self._path.name}-writing-") as folder:
-            unfinished = folder / "file"
-            unfinished.touch(mode=0o600)
-            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(unfinished, self._path)
+        write_whole(self._path, text)
         now = time.monotonic()
         self._next = now + max(_EVERY_SECONDS, (now - started) / _SHARE)
 

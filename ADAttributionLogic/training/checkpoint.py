@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ADAttributionLogic.errors import NetworkError, OutputError
-from ADAttributionLogic.whole_files import write_whole
+from ADAttributionLogic.whole_files import remove_unfinished, write_whole
 
 KIND = "ad-attribution/training-checkpoint/1"
 _RECORD = "checkpoint.json"
@@ -76,9 +76,10 @@ class CheckpointFolder:
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.folder)
             write_whole(self.folder / name, content, on_disk=True)
             write_whole(self.folder / _RECORD, json.dumps(record) + "\n", on_disk=True)
-            for older in self.folder.glob("state-*.safetensors*"):
+            for older in self.folder.glob("state-*.safetensors"):
                 if older.name != name:
                     older.unlink(missing_ok=True)
         except OSError as cause:

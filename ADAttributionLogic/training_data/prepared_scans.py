@@ -29,7 +29,7 @@ from ADAttributionLogic.registered_look import registered_look, warning_of
 from ADAttributionLogic.registration.target import RegistrationTarget
 from ADAttributionLogic.scan_files import read_scan
 from ADAttributionLogic.training_data.table import LabelledScan
-from ADAttributionLogic.whole_files import write_whole
+from ADAttributionLogic.whole_files import remove_unfinished, write_whole
 
 #: To be raised whenever the same input would give another entry.
 VERSION = 1
@@ -158,6 +158,9 @@ class PreparedScans:
     entrance: Entrance
     preprocessed: Path | None = None
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        remove_unfinished(self.folder)
 
     def get(self, scan: LabelledScan) -> PreparedScan:
         """A scan, prepared now unless it was before.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -31,6 +30,7 @@ from ADAttributionLogic.truth.contestants import Contestant, FloatMap
 from ADAttributionLogic.truth.patients import CONTROLS, BenchmarkData, Patient, patient_name
 from ADAttributionLogic.truth.region_z import Levels, control_levels, ordered_by_z
 from ADAttributionLogic.truth.shared_work import in_processes
+from ADAttributionLogic.whole_files import write_whole
 
 #: Changes whenever the same map would be scored otherwise.
 VERSION = 1
@@ -343,6 +343,4 @@ def _write_result(path: Path, key: str, seen: Seen, found: dict[str, float]) -> 
         "probability": seen.probability,
         "metrics": plain,
     }
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(document, indent=1) + "\n")

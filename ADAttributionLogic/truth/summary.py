@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ADAttributionLogic.errors import OutputError
 from ADAttributionLogic.truth.contestants import CONTESTANTS
 from ADAttributionLogic.truth.metrics import bootstrap_interval
 from ADAttributionLogic.truth.scoring import read_result, result_path
+from ADAttributionLogic.whole_files import write_whole
 
 #: Metric → what it is, and whether more is better.
 METRICS: dict[str, tuple[str, bool]] = {
@@ -100,10 +100,8 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     ------
     OutputError
     """
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        unfinished.write_text(table_text(rows), encoding="utf-8")
-        os.replace(unfinished, path)
+        write_whole(path, table_text(rows))
     except OSError as cause:
         raise OutputError(f"{path} cannot be written: {cause.strerror}.") from cause
 

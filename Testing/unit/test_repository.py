@@ -64,36 +64,18 @@ ROOMS = {
     "cohort": {"cohort", "report", "relevance"},
     "engines": {"engines"},
     "runs": {"runs"},
-    "bids": {
-        "bids",
-        "batch",
-        "cohort",
-        "atlas",
-        "attribution",
-        "networks",
-        "page",
-        "reference",
-        "relevance",
-        "report",
-        "study",
-    },
+    "bids": {"bids", "batch", "cohort", "atlas", "attribution", "networks", "page", "reference", "relevance"}
+    | {"report", "study"},
     "page": {"page", "checks", "networks", "relevance", "report", "service"},
     "study_figures": {"study_figures", "atlas", "report"},
     "study": {"study", "study_figures", "engines", "cohort", "comparison", "relevance", "report", "atlas"}
     | {"registration"},
     "robustness": {"robustness", "study", "study_figures", "comparison", "cohort", "attribution", "architectures"}
     | {"graph", "networks", "relevance", "atlas", "report"},
-    "reference": {
-        "reference",
-        "batch",
-        "cohort",
-        "relevance",
-        "atlas",
-        "attribution",
-        "networks",
-        "preprocessing",
-        "report",
-    },
+    "reference": {"reference", "batch", "cohort", "relevance", "atlas", "attribution", "networks", "preprocessing"}
+    | {"report"},
+    "batch": {"batch", "cohort", "engines", "runs", "atlas", "attribution", "checks", "comparison", "networks", "page"}
+    | {"preprocessing", "reference", "report", "tracing"},
 }
 
 
